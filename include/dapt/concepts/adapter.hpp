@@ -1,0 +1,50 @@
+// What an adapter must provide: which parameters of a model train, and how they enter its forward pass.
+#pragma once
+
+#include <concepts>
+#include <string_view>
+
+#include <dapt/concepts/causal_lm.hpp>
+#include <dapt/core/named_parameter.hpp>
+
+namespace dapt {
+
+/// AdapterFor: adapter `A` can be attached to models of type `M`. Options are the fields of `A`; what attaching makes is in `A::State`.
+///
+/// Given `const A adapter`, `M model`, `A::State state`:
+///
+/// | expression                            | returns           | meaning                                                                  |
+/// |---------------------------------------|-------------------|--------------------------------------------------------------------------|
+/// | `A::name`                             | string_view       | stable identifier in reports and checkpoints                             |
+/// | `adapter.attach(model)`               | `A::State`        | freezes what is not trained and enters the forward pass (Linear::adapted); random numbers from LibTorch's default generator; throws dapt::Error where an option matches nothing |
+/// | `adapter.trainable_parameters(state)` | `NamedParameters` | what trains, by name, in a fixed order; reading and writing their values is the adapter's whole saved state |
+/// | `adapter.merge(state, model)`         | void              | folds the adapter into the base weights and leaves the forward pass      |
+///
+/// Laws (run them with `dapt::testing::adapter_failures(adapter)`):
+///   A1 attaching leaves the model's loss as it was (for a fresh adapter);
+///   A2 every trainable parameter requires a gradient, and no other parameter of the model does;
+///   A3 after merge the loss is that of the adapted model, within the rounding of the weights;
+///   A4 writing the trainable parameters of one attached model into another gives the same loss.
+template <class A, class M>
+concept AdapterFor = std::movable<A> && CausalLM<M> && requires(const A& adapter, M& model, typename A::State& state) {
+  { A::name } -> std::convertible_to<std::string_view>;
+  { adapter.attach(model) } -> std::same_as<typename A::State>;
+  { adapter.trainable_parameters(state) } -> std::same_as<NamedParameters>;
+  { adapter.merge(state, model) } -> std::same_as<void>;
+};
+
+template <class A, class M>
+consteval bool check_adapter() {
+  static_assert(requires { { A::name } -> std::convertible_to<std::string_view>; },
+                "dapt::AdapterFor [name]: add  static constexpr std::string_view name = \"my_adapter\";");
+  static_assert(requires { requires std::movable<typename A::State>; }, "dapt::AdapterFor [State]: add a movable  struct State { ... };");
+  static_assert(requires(const A& a, M& m) { { a.attach(m) } -> std::same_as<typename A::State>; },
+                "dapt::AdapterFor [attach]: add  template <dapt::CausalLM M> State attach(M& model) const;");
+  static_assert(requires(const A& a, typename A::State& s) { { a.trainable_parameters(s) } -> std::same_as<NamedParameters>; },
+                "dapt::AdapterFor [trainable_parameters]: add  dapt::NamedParameters trainable_parameters(State& state) const;");
+  static_assert(requires(const A& a, typename A::State& s, M& m) { { a.merge(s, m) } -> std::same_as<void>; },
+                "dapt::AdapterFor [merge]: add  template <dapt::CausalLM M> void merge(State& state, M& model) const;");
+  return AdapterFor<A, M>;
+}
+
+}  // namespace dapt

@@ -1,0 +1,60 @@
+// What a causal language model must provide to be trained, adapted and scored.
+#pragma once
+
+#include <concepts>
+#include <cstdint>
+#include <functional>
+#include <span>
+#include <vector>
+
+#include <dapt/core/batch.hpp>
+#include <dapt/core/linear.hpp>
+#include <dapt/core/named_parameter.hpp>
+
+namespace dapt {
+
+/// CausalLM. Given `M model`, `Batch batch`:
+///
+/// | expression                     | returns               | meaning                                                                            |
+/// |--------------------------------|-----------------------|------------------------------------------------------------------------------------|
+/// | `model.loss(batch)`            | `LossSum`             | sum of cross entropies over the supervised tokens, differentiable in every parameter that requires a gradient |
+/// | `model.token_log_probs(batch)` | Tensor, fp32 [B, T]   | log p(labels[b, t] given the row before it), natural logarithm; 0 where the label is ignored; no gradient |
+/// | `model.parameters()`           | `NamedParameters`     | every parameter once (tied ones once), by its Hugging Face name, in a fixed order  |
+/// | `model.linears()`              | `std::vector<Linear*>`| the linear layers that an adapter may attach to, in order; the output head last     |
+///
+/// A batch may have any B and T >= 1. `loss` and `token_log_probs` give the same numbers for the same row whatever else is in the
+/// batch, within the rounding of the compute dtype.
+template <class M>
+concept CausalLM = requires(M& model, const Batch& batch) {
+  { model.loss(batch) } -> std::same_as<LossSum>;
+  { model.token_log_probs(batch) } -> std::same_as<Tensor>;
+  { model.parameters() } -> std::same_as<NamedParameters>;
+  { model.linears() } -> std::same_as<std::vector<Linear*>>;
+};
+
+/// Says whether a row's answer is complete, so that its generation ends. `generated` are the new tokens of row `row` so far.
+using StopRule = std::function<bool(std::size_t row, std::span<const std::int32_t> generated)>;
+
+/// A causal language model that also answers prompts: what metrics over generated text need.
+///
+/// | `model.generate_greedy(prompts, max_new_tokens, stop)` | `std::vector<std::vector<std::int32_t>>` | for each prompt (any lengths >= 1) the arg-max
+///   continuation, at most `max_new_tokens` tokens, ending with the token after which `stop` said so; ties go to the smaller id |
+template <class M>
+concept GeneratingLM = CausalLM<M> && requires(M& model, const std::vector<std::vector<std::int32_t>>& prompts, const StopRule& stop) {
+  { model.generate_greedy(prompts, std::int64_t{}, stop) } -> std::same_as<std::vector<std::vector<std::int32_t>>>;
+};
+
+template <class M>
+consteval bool check_causal_lm() {
+  static_assert(requires(M& m, const Batch& b) { { m.loss(b) } -> std::same_as<LossSum>; },
+                "dapt::CausalLM [loss]: add  dapt::LossSum loss(const dapt::Batch& batch);");
+  static_assert(requires(M& m, const Batch& b) { { m.token_log_probs(b) } -> std::same_as<Tensor>; },
+                "dapt::CausalLM [token_log_probs]: add  dapt::Tensor token_log_probs(const dapt::Batch& batch);");
+  static_assert(requires(M& m) { { m.parameters() } -> std::same_as<NamedParameters>; },
+                "dapt::CausalLM [parameters]: add  dapt::NamedParameters parameters();");
+  static_assert(requires(M& m) { { m.linears() } -> std::same_as<std::vector<Linear*>>; },
+                "dapt::CausalLM [linears]: add  std::vector<dapt::Linear*> linears();");
+  return CausalLM<M>;
+}
+
+}  // namespace dapt

@@ -1,0 +1,29 @@
+// What a learning-rate schedule must provide, and the trivial one.
+#pragma once
+
+#include <concepts>
+
+#include <dapt/core/step_record.hpp>
+
+namespace dapt {
+
+/// LrSchedule. `schedule.factor(progress)` -> double in [0, inf): what the base lr is multiplied with at this step. Pure.
+template <class T>
+concept LrSchedule = std::copyable<T> && requires(const T& schedule, const Progress& progress) {
+  { schedule.factor(progress) } -> std::same_as<double>;
+};
+
+template <class T>
+consteval bool check_lr_schedule() {
+  static_assert(requires(const T& s, const Progress& p) { { s.factor(p) } -> std::same_as<double>; },
+                "dapt::LrSchedule [factor]: add  double factor(const dapt::Progress& progress) const;");
+  return LrSchedule<T>;
+}
+
+/// The base lr at every step.
+struct ConstantLr {
+  double factor(const Progress&) const { return 1.0; }
+};
+static_assert(check_lr_schedule<ConstantLr>());
+
+}  // namespace dapt

@@ -1,0 +1,92 @@
+// What an optimizer must provide: the update rule of one parameter. The trainer owns the loop over parameters, so it chooses when a
+// step happens (after the accumulation window, or layer by layer from the gradient hook) and that works for every rule.
+#pragma once
+
+#include <concepts>
+#include <cstdint>
+#include <string_view>
+
+#include <dapt/core/named_parameter.hpp>
+#include <dapt/core/step_record.hpp>
+
+namespace dapt {
+
+namespace detail {
+
+/// Accepts what a state may hold; used to ask whether `visit` can be called.
+struct StateVisitor {
+  void operator()(std::string_view, Tensor&) const {}
+  void operator()(std::string_view, std::int64_t&) const {}
+};
+
+template <class T> concept OptimizerHasName = requires { { T::name } -> std::convertible_to<std::string_view>; };
+template <class T> concept OptimizerHasState = std::movable<typename T::State>;
+template <class T> concept OptimizerInits = requires(const T& rule, const NamedParameter& parameter) {
+  { rule.init(parameter) } -> std::same_as<typename T::State>;
+};
+template <class T> concept OptimizerAccumulates = requires(const T& rule, typename T::State& state, const Tensor& gradient) {
+  { rule.accumulate(state, gradient) } -> std::same_as<void>;
+};
+template <class T> concept OptimizerShowsAccumulated = requires(const T& rule, typename T::State& state) {
+  { rule.accumulated(state) } -> std::same_as<Tensor&>;
+};
+template <class T> concept OptimizerSteps = requires(const T& rule, Tensor& weight, typename T::State& state, const StepInfo& info) {
+  { rule.step(weight, state, info) } -> std::same_as<void>;
+};
+template <class T> concept OptimizerVisitsState = requires(const T& rule, typename T::State& state) {
+  rule.visit(state, StateVisitor{});
+};
+
+}  // namespace detail
+
+/// Optimizer: the update rule of one parameter. Hyper-parameters are the fields of `T`; what a run changes is in `T::State`.
+///
+/// Given `const T rule`, `T::State state`, `Tensor weight`:
+///
+/// | expression                        | returns    | meaning                                                                                 |
+/// |-----------------------------------|------------|-----------------------------------------------------------------------------------------|
+/// | `T::name`                         | string_view| stable identifier in reports and checkpoints                                            |
+/// | `rule.init(parameter)`            | `T::State` | fresh state for one NamedParameter, by its name, shape, dtype; throws dapt::Error on an option out of range |
+/// | `rule.accumulate(state, g)`       | void       | adds the gradient of one micro-batch; keeps `g` or a copy of it, the caller drops its own |
+/// | `rule.accumulated(state)`         | `Tensor&`  | the sum so far, in whatever space the rule keeps it: what ranks average and clipping measures and scales; undefined if nothing was accumulated |
+/// | `rule.step(weight, state, info)`  | void       | applies the accumulated gradient to `weight` in place and clears it                     |
+/// | `rule.visit(state, f)`            |            | `f(name, Tensor&)` or `f(name, std::int64_t&)` for everything in `state`, always in the same order |
+///
+/// `weight` comes detached and without gradient recording. `info.step` counts from 1; `info.lr` is after the schedule.
+/// Laws (run them on your own rule with `dapt::testing::optimizer_failures(rule)`; empty means none is broken):
+///   L1 with `info.lr == 0`, `step` leaves the weight as it was;
+///   L2 the same weight, state and gradients give the same bits;
+///   L3 accumulating g1 then g2 steps as accumulating g1 + g2 does, within rounding;
+///   L4 on a convex quadratic with a small lr, 100 steps lower the loss;
+///   L5 a state written and read back through `visit` continues the trajectory bit for bit;
+///   L6 after `step`, `accumulated` is undefined.
+template <class T>
+concept Optimizer = std::movable<T> && detail::OptimizerHasName<T> && detail::OptimizerHasState<T> && detail::OptimizerInits<T> &&
+                    detail::OptimizerAccumulates<T> && detail::OptimizerShowsAccumulated<T> && detail::OptimizerSteps<T> &&
+                    detail::OptimizerVisitsState<T>;
+
+/// An optimizer that can also say where it would go, without going there: what a projecting wrapper such as GaLore needs.
+///
+/// | `rule.direction(state, info)`     | Tensor     | the accumulated gradient's update, of its shape, to be subtracted with factor lr; clears it, moves the moments |
+/// | `rule.decay(weight, info)`        | void       | decoupled weight decay of the full weight in place; nothing where the rule has none     |
+template <class T>
+concept DirectionalOptimizer = Optimizer<T> && requires(const T& rule, typename T::State& state, Tensor& weight, const StepInfo& info) {
+  { rule.direction(state, info) } -> std::same_as<Tensor>;
+  { rule.decay(weight, info) } -> std::same_as<void>;
+};
+
+/// Call in your own test: `static_assert(dapt::check_optimizer<MyOptimizer>());` Says what is missing and what to write.
+template <class T>
+consteval bool check_optimizer() {
+  static_assert(std::movable<T>, "dapt::Optimizer [movable]: give the type a move constructor and a move assignment.");
+  static_assert(detail::OptimizerHasName<T>, "dapt::Optimizer [name]: add  static constexpr std::string_view name = \"my_optimizer\";");
+  static_assert(detail::OptimizerHasState<T>, "dapt::Optimizer [State]: add a movable  struct State { ... };  for what one parameter's run changes.");
+  static_assert(detail::OptimizerInits<T>, "dapt::Optimizer [init]: add  State init(const dapt::NamedParameter& parameter) const;");
+  static_assert(detail::OptimizerAccumulates<T>, "dapt::Optimizer [accumulate]: add  void accumulate(State& state, const dapt::Tensor& gradient) const;");
+  static_assert(detail::OptimizerShowsAccumulated<T>, "dapt::Optimizer [accumulated]: add  dapt::Tensor& accumulated(State& state) const;");
+  static_assert(detail::OptimizerSteps<T>, "dapt::Optimizer [step]: add  void step(dapt::Tensor& weight, State& state, const dapt::StepInfo& info) const;");
+  static_assert(detail::OptimizerVisitsState<T>, "dapt::Optimizer [visit]: add  template <class F> void visit(State& state, F&& f) const;  calling f(name, tensor) and f(name, int64) for all of it.");
+  return Optimizer<T>;
+}
+
+}  // namespace dapt

@@ -1,0 +1,57 @@
+// What a run tells about itself: steps, metric values, and how training ended.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <string>
+#include <vector>
+
+namespace dapt {
+
+/// What an optimizer's rule is told about the step it takes.
+struct StepInfo {
+  std::int64_t step = 1;  ///< counts from 1
+  double lr = 0;          ///< after the schedule
+};
+
+/// Where a run stands in its budget; what a learning-rate schedule is asked with.
+struct Progress {
+  std::int64_t step = 1;  ///< the step about to be taken, from 1
+  double fraction = 0;    ///< share of the budget spent before this step, in [0, 1]: the largest of steps, tokens and minutes
+};
+
+/// One optimizer step, as observers see it.
+struct StepRecord {
+  std::int64_t step = 0;             ///< from 1
+  std::int64_t tokens = 0;           ///< supervised tokens since the start, this step included
+  double loss = 0;                   ///< nats per supervised token, over the whole accumulation window
+  double lr = 0;                     ///< the rate given to the optimizer at this step
+  double grad_norm = 0;              ///< L2 norm over all accumulated gradients as the optimizer holds them, before clipping
+  double tokens_per_second = 0;      ///< input tokens of this step over its seconds
+  std::int64_t peak_memory_bytes = 0;  ///< of the process (CPU) or of the device's allocator
+  double seconds = 0;                ///< since the start of training
+  std::map<std::string, double> phase_seconds;  ///< of this step: "data", "forward", "backward", "optimizer"
+  bool skipped = false;              ///< nothing was supervised in the window, so nothing was updated
+  double fraction = 0;               ///< share of the budget spent after this step, in [0, 1]
+};
+
+/// One question or sentence of a metric.
+struct ItemResult {
+  std::string id;
+  double value = 0;        ///< what the metric averages over: 1 or 0 for exact match, 1/rank for MRR
+  std::string prediction;  ///< generated answer (exact match) or best candidate (MRR)
+  double rank = 0;         ///< rank of the right candidate, averaged over ties; 0 where the metric does not rank
+  std::vector<std::pair<std::string, double>> scores;  ///< candidate -> score, in the order of the file
+};
+
+/// What a metric says of one model.
+struct MetricValue {
+  std::string name;   ///< "qa_exact", "logp_mrr", "perplexity"
+  double value = 0;   ///< NaN where there were no items: never a silent 0
+  bool higher_is_better = true;
+  std::vector<ItemResult> items;
+  std::map<std::string, double> details;       ///< further values, e.g. MRR by mean log probability per token
+  std::map<std::string, std::string> settings;  ///< rules that decided the value, e.g. {"start_token", "<|endoftext|> (0)"}
+};
+
+}  // namespace dapt
