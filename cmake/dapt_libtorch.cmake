@@ -1,0 +1,107 @@
+# dapt_find_libtorch(): makes the imported target dapt::libtorch (headers, libtorch_cpu, libc10), once per project.
+#
+# Why not find_package(Torch): the config of PyPI's wheel insists on a CUDA toolkit and links libtorch_cuda. A CPU program needs two
+# libraries. The wheel's libtorch_cpu still names libcudart and libcupti, so those are linked where its own search path lacks them.
+#
+# Where LibTorch is looked for, in this order; each place may be the folder that holds include/ and lib/, or a parent of torch/:
+#   DAPT_LIBTORCH (CMake or environment variable), Torch_DIR, CMAKE_PREFIX_PATH, an importable Python torch.
+# DAPT_LIBRARY_PATH (CMake or environment variable, a list) holds further folders for libcudart and libcupti.
+include_guard(GLOBAL)
+
+function(_dapt_libtorch_from_python result)
+  set(${result} "" PARENT_SCOPE)
+  find_program(DAPT_PYTHON NAMES python3 python)
+  mark_as_advanced(DAPT_PYTHON)
+  if(DAPT_PYTHON)
+    execute_process(
+      COMMAND ${DAPT_PYTHON} -c "import importlib.util as u; s = u.find_spec('torch'); print(s.submodule_search_locations[0] if s else '')"
+      OUTPUT_VARIABLE folder OUTPUT_STRIP_TRAILING_WHITESPACE ERROR_QUIET)
+    set(${result} "${folder}" PARENT_SCOPE)
+  endif()
+endfunction()
+
+function(_dapt_libtorch_root result)
+  set(named ${DAPT_LIBTORCH} $ENV{DAPT_LIBTORCH})
+  set(prefixes ${CMAKE_PREFIX_PATH})
+  if(DEFINED ENV{CMAKE_PREFIX_PATH})
+    string(REPLACE ":" ";" from_environment "$ENV{CMAKE_PREFIX_PATH}")
+    list(APPEND prefixes ${from_environment})
+  endif()
+  set(places ${named})
+  if(Torch_DIR)
+    list(APPEND places "${Torch_DIR}/../../..")
+  endif()
+  list(APPEND places ${prefixes})
+  set(header include/ATen/core/Tensor.h)
+  foreach(step first python)
+    foreach(place IN LISTS places)
+      foreach(folder "${place}" "${place}/torch" "${place}/libtorch" "${place}/../../..")
+        if(EXISTS "${folder}/${header}" AND EXISTS "${folder}/lib/libtorch_cpu.so")
+          get_filename_component(folder "${folder}" ABSOLUTE)
+          set(${result} "${folder}" PARENT_SCOPE)
+          return()
+        endif()
+      endforeach()
+    endforeach()
+    if(named)
+      message(FATAL_ERROR "dapt: DAPT_LIBTORCH is ${named}, but there is no ${header} and lib/libtorch_cpu.so in it or in its torch/.")
+    endif()
+    _dapt_libtorch_from_python(places)
+  endforeach()
+  message(FATAL_ERROR "dapt: LibTorch was not found. Set DAPT_LIBTORCH to the folder that holds its include/ and lib/, or run cmake/bootstrap.sh, "
+                      "which downloads it and prints that folder.")
+endfunction()
+
+# The libraries that libtorch_cpu names beside those of the system, unless they lie where it looks itself ($ORIGIN/../../nvidia/cu13/lib, ...).
+function(_dapt_libtorch_cuda_needs root result)
+  set(found "")
+  if(CMAKE_OBJDUMP)
+    execute_process(COMMAND ${CMAKE_OBJDUMP} -p "${root}/lib/libtorch_cpu.so" OUTPUT_VARIABLE dynamic ERROR_QUIET)
+    string(REGEX MATCHALL "lib(cudart|cupti)\\.so\\.[0-9]+" needed "${dynamic}")
+    list(REMOVE_DUPLICATES needed)
+    set(extra ${DAPT_LIBRARY_PATH})
+    if(DEFINED ENV{DAPT_LIBRARY_PATH})
+      string(REPLACE ":" ";" from_environment "$ENV{DAPT_LIBRARY_PATH}")
+      list(APPEND extra ${from_environment})
+    endif()
+    foreach(name IN LISTS needed)
+      file(GLOB own "${root}/../nvidia/*/lib/${name}" "${root}/lib/${name}")
+      list(APPEND own_libraries ${own})
+      find_library(_dapt_need NAMES ${name} NO_CACHE
+        HINTS ${extra} PATHS /usr/local/cuda/lib64 /usr/local/cuda/extras/CUPTI/lib64 ENV CUDA_HOME ENV LD_LIBRARY_PATH PATH_SUFFIXES lib64 lib)
+      if(own)
+        list(GET own 0 own)
+        list(APPEND found "${own}")
+      elseif(_dapt_need)
+        list(APPEND found "${_dapt_need}")
+      else()
+        message(WARNING "dapt: ${root}/lib/libtorch_cpu.so needs ${name}, which was not found; programs will not start. "
+                        "cmake/bootstrap.sh downloads it, or set DAPT_LIBRARY_PATH to its folder.")
+      endif()
+      unset(_dapt_need)
+    endforeach()
+  endif()
+  set(${result} "${found}" PARENT_SCOPE)
+endfunction()
+
+function(dapt_find_libtorch)
+  if(TARGET dapt::libtorch)
+    return()
+  endif()
+  _dapt_libtorch_root(root)
+  _dapt_libtorch_cuda_needs("${root}" needs)
+  file(STRINGS "${root}/include/torch/headeronly/version.h" version_lines REGEX "define TORCH_VERSION_(MAJOR|MINOR) ")
+  string(REGEX REPLACE "[^0-9]*([0-9]+)[^0-9]+([0-9]+).*" "\\1.\\2" version "${version_lines}")
+  if(version VERSION_LESS 2.8)
+    message(FATAL_ERROR "dapt: ${root} is LibTorch ${version}; dapt needs 2.8 or newer.")
+  endif()
+  message(STATUS "dapt: LibTorch ${version} in ${root}")
+
+  add_library(dapt::libtorch INTERFACE IMPORTED GLOBAL)
+  target_include_directories(dapt::libtorch SYSTEM INTERFACE "${root}/include" "${root}/include/torch/csrc/api/include")
+  target_compile_features(dapt::libtorch INTERFACE cxx_std_20)
+  target_link_libraries(dapt::libtorch INTERFACE "${root}/lib/libtorch_cpu.so" "${root}/lib/libc10.so" ${needs})
+  # libtorch_cpu of the wheel leaves symbols to libraries that are loaded with it; --no-as-needed keeps cudart and cupti, whose only user it is.
+  target_link_options(dapt::libtorch INTERFACE LINKER:--allow-shlib-undefined LINKER:--no-as-needed)
+  set_property(TARGET dapt::libtorch PROPERTY DAPT_ROOT "${root}")
+endfunction()
