@@ -2,6 +2,7 @@
 #pragma once
 
 #include <functional>
+#include <optional>
 #include <string>
 
 #include <ATen/ops/linear.h>
@@ -19,7 +20,7 @@ struct Linear {
   /// Set by an adapter: computes the layer's output from its input [..., in]; called with this layer. Empty: the plain product.
   std::function<Tensor(const Tensor& input, const Linear& layer)> adapted;
 
-  Tensor plain(const Tensor& input) const { return at::linear(input, weight, bias.defined() ? c10::optional<Tensor>(bias) : c10::nullopt); }
+  Tensor plain(const Tensor& input) const { return at::linear(input, weight, bias.defined() ? std::optional<Tensor>(bias) : std::nullopt); }
   Tensor forward(const Tensor& input) const { return adapted ? adapted(input, *this) : plain(input); }
 };
 

@@ -1,0 +1,93 @@
+#include "options.hpp"
+
+#include <dapt/core/error.hpp>
+
+namespace dapt_program {
+
+void add_setting_options(CLI::App& app, SettingOptions& setting) {
+  AdapterOptions& adapter = setting.adapter;
+  app.add_option("--adapter", adapter.adapter, "what trains: none, lora, full")->check(CLI::IsMember({"none", "lora", "full"}))->capture_default_str();
+  app.add_option("--rank", adapter.rank, "LoRA rank")->check(CLI::PositiveNumber)->capture_default_str();
+  app.add_option("--alpha", adapter.alpha, "LoRA alpha; the scaling is alpha / rank (default: equal to rank)");
+  app.add_option("--targets", adapter.targets, "linear layers that LoRA adapts, by the end of their names (default: all but the head)")->delimiter(',');
+
+  OptimizerOptions& optimizer = setting.optimizer;
+  app.add_option("--optimizer", optimizer.optimizer, "adamw, galore-adamw")->check(CLI::IsMember({"adamw", "galore-adamw"}))->capture_default_str();
+  app.add_option("--galore-rank", optimizer.galore_rank, "rank of GaLore's projection")->check(CLI::PositiveNumber)->capture_default_str();
+  app.add_option("--update-proj-gap", optimizer.update_proj_gap, "steps between two refreshes of GaLore's projection")->check(CLI::PositiveNumber)->capture_default_str();
+  app.add_option("--scale", optimizer.scale, "factor of GaLore's update; its effective lr is lr * scale")->capture_default_str();
+  app.add_option("--projector", optimizer.projector, "how GaLore finds its subspace: exact (SVD), randomized")->check(CLI::IsMember({"exact", "randomized"}))->capture_default_str();
+  app.add_option("--beta1", optimizer.beta1, "decay of the first moment")->capture_default_str();
+  app.add_option("--beta2", optimizer.beta2, "decay of the second moment")->capture_default_str();
+  app.add_option("--eps", optimizer.eps, "denominator's eps (default: 1e-8; GaLore 1e-6)");
+  app.add_option("--weight-decay", optimizer.weight_decay, "decoupled weight decay")->capture_default_str();
+  app.add_option("--weight-write", optimizer.weight_write,
+                 "how bf16 weights are written: plain, fp32-master, stochastic (automatic: fp32-master where trained weights are bf16)")
+      ->check(CLI::IsMember({"automatic", "plain", "fp32-master", "stochastic"}))
+      ->capture_default_str();
+
+  BudgetOptions& budget = setting.budget;
+  app.add_option("--lr", budget.lr, "learning rate")->capture_default_str();
+  app.add_option("--schedule", budget.schedule, "constant, linear, cosine")->check(CLI::IsMember({"constant", "linear", "cosine"}))->capture_default_str();
+  app.add_option("--warmup", budget.warmup, "share of the budget over which the lr rises from 0")->check(CLI::Range(0.0, 1.0))->capture_default_str();
+  app.add_option("--batch-size", budget.batch_size, "sequences of one optimizer step")->check(CLI::PositiveNumber)->capture_default_str();
+  app.add_option("--micro-batch-size", budget.micro_batch_size, "sequences of one forward pass; divides the batch size")->check(CLI::PositiveNumber)->capture_default_str();
+  app.add_option("--max-steps", budget.max_steps, "stop after so many optimizer steps")->check(CLI::NonNegativeNumber);
+  app.add_option("--max-tokens", budget.max_tokens, "stop after so many supervised tokens")->check(CLI::NonNegativeNumber);
+  app.add_option("--max-minutes", budget.max_minutes, "stop after so many minutes of training")->check(CLI::NonNegativeNumber);
+  app.add_option("--max-grad-norm", budget.max_grad_norm, "clip the gradient's norm (0: never)")->check(CLI::NonNegativeNumber)->capture_default_str();
+}
+
+void add_page_options(CLI::App& app, PageOptions& pages) {
+  app.add_option("--pages", pages.pages, "JSON lines with work, page, text and perhaps score; or a folder of text files")->required();
+  app.add_option("--on-bad-input", pages.on_bad_input, "a line that is no page: stop, skip (and count), replace (invalid UTF-8 by U+FFFD)")
+      ->check(CLI::IsMember({"stop", "skip", "replace"}))
+      ->capture_default_str();
+  app.add_option("--scorer", pages.scorer, "none, field (the pages' own score), terms (density of --terms), ngram and lm (cross-entropy difference)")
+      ->check(CLI::IsMember({"none", "field", "terms", "ngram", "lm"}))
+      ->capture_default_str();
+  app.add_option("--min-score", pages.min_score, "drop pages with a lower score (default: the scorer's own rule)");
+  app.add_option("--terms", pages.terms, "domain terms, one a line, or a .jsonl file whose answers they are: what scorers terms and ngram start from");
+  app.add_option("--domain-model", pages.domain_model, "HF folder, scorer lm");
+  app.add_option("--general-model", pages.general_model, "HF folder, scorer lm");
+  app.add_option("--labels", pages.labels, "JSON lines with work, page, domain: prints the filter's precision and recall, changes nothing");
+}
+
+void add_task_options(CLI::App& app, TaskOptions& tasks) {
+  app.add_option("--qa", tasks.qa, "JSON lines with id, question, answers");
+  app.add_option("--fewshot", tasks.fewshot, "exemplars of the questions, same format");
+  app.add_option("--cloze", tasks.cloze, "JSON lines with id, sentence with {word}, answer, candidates");
+  app.add_option("--start-token", tasks.start_token, "token before each cloze sentence (default: BOS where the tokenizer adds it, else end of document)");
+}
+
+void add_packing_options(CLI::App& app, PackingOptions& packing) {
+  app.add_option("--max-length", packing.max_length, "tokens of one sequence")->check(CLI::PositiveNumber)->capture_default_str();
+  app.add_flag("--isolate-documents", packing.isolate_documents, "documents of one sequence do not see each other");
+  app.add_flag("--eos,!--no-eos", packing.eos, "put the end-of-document token after each document (default: yes)");
+}
+
+void add_model_options(CLI::App& app, RunOptions& run, bool several_models) {
+  auto* model = app.add_option("--model", run.models, "Hugging Face folder")->required();
+  if (!several_models) model->expected(1);
+  app.add_option("--dtype", run.dtype, "bf16, fp32")->check(CLI::IsMember({"bf16", "fp32"}))->capture_default_str();
+  app.add_option("--threads", run.threads, "CPU threads (0: all cores)")->check(CLI::NonNegativeNumber);
+}
+
+SettingOptions parse_setting(const std::string& text, const SettingOptions& common) {
+  const auto equals = text.find('=');
+  dapt::require(equals != std::string::npos && text.find_first_not_of(" \t") < equals, "--setting: found \"", text,
+                "\", expected NAME = OPTIONS, for instance \"LoRA 8 = --adapter lora --rank 8\"");
+  SettingOptions setting = common;
+  setting.name = CLI::detail::trim_copy(text.substr(0, equals));
+  CLI::App app;
+  app.set_help_flag();
+  add_setting_options(app, setting);
+  try {
+    app.parse(text.substr(equals + 1));
+  } catch (const CLI::ParseError& error) {
+    dapt::fail("--setting \"", setting.name, "\": ", error.what());
+  }
+  return setting;
+}
+
+}  // namespace dapt_program

@@ -1,0 +1,100 @@
+// The options of the command-line program: plain structs, one for each concern, and how CLI11 fills them.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include <CLI/CLI.hpp>
+
+namespace dapt_program {
+
+namespace fs = std::filesystem;
+
+/// Which pages are trained on.
+struct PageOptions {
+  fs::path pages;                        // JSON lines, or a folder of text files
+  std::string on_bad_input = "stop";     // stop | skip | replace
+  std::string scorer = "none";           // none | field | terms | ngram | lm
+  std::optional<double> min_score;       // absent: the scorer's own rule, where it has one
+  fs::path terms;                        // one domain term a line; also qa.jsonl or cloze.jsonl
+  fs::path domain_model, general_model;  // of scorer lm
+  fs::path labels;                       // for scoring the filter only
+};
+
+/// The three files that judge a model.
+struct TaskOptions {
+  fs::path qa, fewshot, cloze;
+  std::string start_token;  // empty: the tokenizer's rule
+};
+
+struct AdapterOptions {
+  std::string adapter = "lora";  // none | lora | full
+  std::int64_t rank = 8;
+  std::optional<double> alpha;   // absent: equal to rank
+  std::vector<std::string> targets;  // empty: all linear layers except the head
+};
+
+struct OptimizerOptions {
+  std::string optimizer = "adamw";  // adamw | galore-adamw
+  double beta1 = 0.9, beta2 = 0.999;
+  std::optional<double> eps;        // absent: 1e-8, and 1e-6 for GaLore as galore_torch has it
+  double weight_decay = 0;
+  std::int64_t galore_rank = 128, update_proj_gap = 200;
+  double scale = 0.25;
+  std::string projector = "exact";         // exact | randomized
+  std::string weight_write = "automatic";  // automatic | plain | fp32-master | stochastic
+};
+
+struct BudgetOptions {
+  double lr = 1e-4;
+  std::string schedule = "constant";  // constant | linear | cosine
+  double warmup = 0;                  // share of the budget
+  std::int64_t batch_size = 32, micro_batch_size = 1;
+  std::int64_t max_steps = 0, max_tokens = 0;
+  double max_minutes = 0;
+  double max_grad_norm = 0;
+};
+
+struct PackingOptions {
+  std::int64_t max_length = 1024;
+  bool isolate_documents = false;
+  bool eos = true;
+};
+
+/// Everything that a setting of `compare` may change, and `train` takes once.
+struct SettingOptions {
+  std::string name;
+  AdapterOptions adapter;
+  OptimizerOptions optimizer;
+  BudgetOptions budget;
+};
+
+/// Everything that stays the same for all settings of one run.
+struct RunOptions {
+  std::vector<fs::path> models;
+  std::vector<fs::path> peft;  // adapter folders, evaluated on the first model
+  std::string dtype = "bf16";
+  bool gradient_checkpointing = false;
+  int threads = 0;  // 0: as many as there are cores
+  std::uint64_t seed = 0;
+  fs::path out;
+  PageOptions pages;
+  PackingOptions packing;
+  TaskOptions tasks;
+  double held_out = 0.02;  // share of the kept pages whose perplexity is measured and that are not trained on
+};
+
+void add_setting_options(CLI::App& app, SettingOptions& setting);
+void add_page_options(CLI::App& app, PageOptions& pages);
+void add_task_options(CLI::App& app, TaskOptions& tasks);
+void add_packing_options(CLI::App& app, PackingOptions& packing);
+/// `several_models`: --model may be given more than once.
+void add_model_options(CLI::App& app, RunOptions& run, bool several_models);
+
+/// "LoRA 8 = --adapter lora --rank 8" parsed over a copy of `common`.
+SettingOptions parse_setting(const std::string& text, const SettingOptions& common);
+
+}  // namespace dapt_program
