@@ -1,0 +1,169 @@
+// Causal attention over packed documents: Vaswani et al. 2017 (arXiv:1706.03762), eq. 1, computed block by block with only the logarithm of the
+// softmax's denominator kept for the backward pass (Dao et al. 2022, arXiv:2205.14135). Position t attends to [document_starts[t], t], so documents that
+// share a row do not see each other, and no work is done outside of them. Query heads share key heads in groups (GQA, arXiv:2305.13245).
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <limits>
+#include <utility>
+
+#include <ATen/ops/arange.h>
+#include <ATen/ops/empty_like.h>
+#include <ATen/ops/logsumexp.h>
+#include <ATen/ops/matmul.h>
+#include <ATen/ops/softmax.h>
+#include <ATen/ops/zeros.h>
+
+#include <dapt/core/error.hpp>
+#include <dapt/core/tensor.hpp>
+#include <dapt/kernels/instruction_set.hpp>
+#include <torch/csrc/autograd/custom_function.h>
+
+namespace dapt {
+
+namespace detail {
+
+struct AttentionOptions {
+  double scale = 1;                 ///< of the products of queries and keys
+  std::int64_t sliding_window = 0;  ///< how many positions a query sees, its own included; 0: all of its document
+};
+
+/// Output and logsumexp of attention in blocks of query rows, with LibTorch's operations: any device, any floating type.
+class BlockedAttention {
+ public:
+  BlockedAttention(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& document_starts, AttentionOptions options)
+      : options_(options), wide_(q.scalar_type() == at::kDouble ? at::kDouble : at::kFloat), groups_(q.size(2) / k.size(2)),
+        q_(grouped(q)), k_(k.permute({0, 2, 1, 3})), v_(v.permute({0, 2, 1, 3})), starts_(first_visible(document_starts.to(at::kLong))),
+        block_starts_(starts_.to(at::kCPU)) {}
+
+  /// Output [B, T, H, D] and logsumexp [B, HK, G, T], of the type statistics are computed in.
+  std::pair<Tensor, Tensor> forward() const {
+    Tensor o = at::empty_like(q_), lse = at::empty(q_.sizes().slice(0, 4), q_.options().dtype(wide_));
+    for_each_block([&](Block block) {
+      const Tensor scores = masked_scores(block);
+      const Tensor normalizer = at::logsumexp(scores, -1, /*keepdim=*/true);
+      lse_rows(lse, block).copy_(normalizer.squeeze(-1));
+      const Tensor p = scores.sub(normalizer).exp_().to(q_.scalar_type());
+      rows(o, block).copy_(at::matmul(fold(p), keys(v_, block)).view_as(rows(o, block)));
+    });
+    return {ungrouped(o), lse};
+  }
+
+  /// Gradients of q, k and v from that of the output.
+  std::array<Tensor, 3> backward(const Tensor& o, const Tensor& lse, const Tensor& gradient) const {
+    const Tensor og = grouped(o), dog = grouped(gradient.to(o.scalar_type()));
+    Tensor dq = at::empty_like(q_), dk = at::zeros(k_.sizes(), k_.options().dtype(wide_)), dv = at::zeros_like(dk);
+    for_each_block([&](Block block) {
+      const Tensor p = masked_scores(block).sub_(lse_rows(lse, block).unsqueeze(-1)).exp_();
+      const Tensor d_out = rows(dog, block), delta = d_out.to(wide_).mul(rows(og, block).to(wide_)).sum(-1, true);
+      const Tensor d_out_rows = fold(d_out);
+      keys(dv, block).add_(at::matmul(fold(p.to(q_.scalar_type())).transpose(-1, -2), d_out_rows));
+      const Tensor dp = at::matmul(d_out_rows, keys(v_, block).transpose(-1, -2)).view_as(p).to(wide_);
+      const Tensor ds = fold(p.mul(dp.sub(delta)).mul_(options_.scale).to(q_.scalar_type()));
+      rows(dq, block).copy_(at::matmul(ds, keys(k_, block)).view_as(rows(dq, block)));
+      keys(dk, block).add_(at::matmul(ds.transpose(-1, -2), fold(rows(q_, block))));
+    });
+    return {ungrouped(dq), dk.to(k_.scalar_type()).permute({0, 2, 1, 3}).contiguous(), dv.to(k_.scalar_type()).permute({0, 2, 1, 3}).contiguous()};
+  }
+
+ private:
+  static constexpr std::int64_t block_rows = 128;
+
+  /// Query rows [begin, end) of row `batch`, which see keys [first_key, end) at most.
+  struct Block {
+    std::int64_t batch, begin, end, first_key;
+  };
+
+  /// [B, T, H, D] -> [B, HK, G, T, D] and back.
+  Tensor grouped(const Tensor& x) const { return x.view({x.size(0), x.size(1), -1, groups_, x.size(3)}).permute({0, 2, 3, 1, 4}).contiguous(); }
+  static Tensor ungrouped(const Tensor& x) { return x.permute({0, 3, 1, 2, 4}).reshape({x.size(0), x.size(3), -1, x.size(4)}); }
+
+  Tensor first_visible(const Tensor& starts) const {
+    if (options_.sliding_window == 0) return starts;
+    return at::maximum(starts, at::arange(starts.size(1), starts.options()).sub(options_.sliding_window - 1));
+  }
+
+  template <class Body>
+  void for_each_block(Body body) const {
+    const std::int64_t length = q_.size(3);
+    for (std::int64_t batch = 0; batch < q_.size(0); ++batch)
+      for (std::int64_t begin = 0; begin < length; begin += block_rows) {
+        const std::int64_t end = std::min(begin + block_rows, length);
+        body(Block{batch, begin, end, block_starts_[batch].slice(0, begin, end).min().template item<std::int64_t>()});
+      }
+  }
+
+  static Tensor rows(const Tensor& x, Block b) { return x[b.batch].slice(2, b.begin, b.end); }        // [HK, G, M, D]
+  static Tensor lse_rows(const Tensor& x, Block b) { return x[b.batch].slice(2, b.begin, b.end); }    // [HK, G, M]
+  static Tensor keys(const Tensor& x, Block b) { return x[b.batch].slice(1, b.first_key, b.end); }    // [HK, N, D]
+  static Tensor fold(const Tensor& x) { return x.reshape({x.size(0), x.size(1) * x.size(2), x.size(3)}); }  // [HK, G*M, D or N]
+
+  /// Scaled products [HK, G, M, N], minus infinity where a query does not see a key.
+  Tensor masked_scores(Block b) const {
+    const Tensor queries = rows(q_, b);
+    const Tensor products = at::matmul(fold(queries), keys(k_, b).transpose(-1, -2)).to(wide_).mul_(options_.scale);
+    const Tensor key = at::arange(b.first_key, b.end, starts_.options()).unsqueeze(0), row = at::arange(b.begin, b.end, starts_.options()).unsqueeze(1);
+    const Tensor hidden = key.gt(row).logical_or_(key.lt(starts_[b.batch].slice(0, b.begin, b.end).unsqueeze(1)));
+    return products.view({queries.size(0), queries.size(1), queries.size(2), -1}).masked_fill_(hidden, -std::numeric_limits<double>::infinity());
+  }
+
+  AttentionOptions options_;
+  at::ScalarType wide_;
+  std::int64_t groups_;
+  Tensor q_, k_, v_, starts_, block_starts_;
+};
+
+struct CausalAttentionFunction : torch::autograd::Function<CausalAttentionFunction> {
+  static Tensor forward(torch::autograd::AutogradContext* context, const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& document_starts,
+                        double scale, std::int64_t sliding_window) {
+    auto [o, lse] = BlockedAttention(q, k, v, document_starts, {scale, sliding_window}).forward();
+    context->save_for_backward({q, k, v, document_starts, o, lse});
+    context->saved_data["scale"] = scale;
+    context->saved_data["sliding_window"] = sliding_window;
+    return o;
+  }
+
+  static torch::autograd::variable_list backward(torch::autograd::AutogradContext* context, torch::autograd::variable_list gradients) {
+    const auto saved = context->get_saved_variables();
+    const AttentionOptions options{context->saved_data["scale"].toDouble(), context->saved_data["sliding_window"].toInt()};
+    auto [dq, dk, dv] = BlockedAttention(saved[0], saved[1], saved[2], saved[3], options).backward(saved[4], saved[5], gradients[0]);
+    return {dq, dk, dv, Tensor(), Tensor(), Tensor()};
+  }
+};
+
+}  // namespace detail
+
+/// q [B, T, H, D], k and v [B, T, HK, D] of one type (H a multiple of HK), document_starts int32 [B, T] with 0 <= document_starts[b, t] <= t ->
+/// [B, T, H, D]. `scale` multiplies the products (usually 1 / sqrt(D)). With sliding_window > 0 a query sees that many positions at most, its own included.
+/// Differentiable in q, k and v; keeps these, the output and one fp32 number a row and head.
+inline Tensor causal_attention(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& document_starts, double scale,
+                               std::int64_t sliding_window = 0) {
+  require(q.dim() == 4 && k.dim() == 4 && k.sizes() == v.sizes() && q.size(0) == k.size(0) && q.size(1) == k.size(1) && q.size(3) == k.size(3) &&
+              q.size(2) % k.size(2) == 0,
+          "causal_attention: q has shape ", q.sizes(), ", k ", k.sizes(), ", v ", v.sizes(), "; expected [B, T, H, D] and twice [B, T, HK, D]");
+  require(document_starts.sizes() == q.sizes().slice(0, 2) && document_starts.scalar_type() == at::kInt, "causal_attention: document_starts is ",
+          document_starts.scalar_type(), " ", document_starts.sizes(), "; expected int32 [B, T]");
+  require(q.scalar_type() == k.scalar_type() && q.scalar_type() == v.scalar_type(), "causal_attention: q is ", q.scalar_type(), ", k ", k.scalar_type(),
+          ", v ", v.scalar_type(), "; expected the same type");
+  return detail::CausalAttentionFunction::apply(q, k, v, document_starts, scale, sliding_window);
+}
+
+/// Attention of new tokens to a cache, without gradient. q [B, S, H, D]; k and v [B, N, HK, D] hold the cache, the new tokens included. Query s of row b sees
+/// the cached positions [first[b], last[b, s]]; first int64 [B], last int64 [B, S] -> [B, S, H, D]. A sliding window is the caller's choice of first.
+inline Tensor decode_attention(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& first, const Tensor& last, double scale) {
+  const c10::NoGradGuard no_grad;
+  const auto b = q.size(0), s = q.size(1), h = q.size(2), d = q.size(3), n = k.size(1), hk = k.size(2);
+  require(first.sizes() == at::IntArrayRef({b}) && last.sizes() == at::IntArrayRef({b, s}), "decode_attention: first has shape ", first.sizes(), ", last ",
+          last.sizes(), "; expected [B] and [B, S]");
+  const Tensor queries = q.view({b, s, hk, h / hk, d}).permute({0, 2, 3, 1, 4}).reshape({b, hk, h / hk * s, d});
+  const auto wide = q.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
+  const Tensor scores = at::matmul(queries, k.permute({0, 2, 3, 1})).to(wide).mul_(scale).view({b, hk, h / hk, s, n});
+  const Tensor position = at::arange(n, first.options());
+  const Tensor hidden = position.lt(first.view({b, 1, 1})).logical_or(position.gt(last.view({b, s, 1}))).view({b, 1, 1, s, n});
+  const Tensor p = at::softmax(scores.masked_fill(hidden, -std::numeric_limits<double>::infinity()), -1).to(q.scalar_type());
+  const Tensor o = at::matmul(p.view({b, hk, h / hk * s, n}), v.permute({0, 2, 1, 3}));
+  return o.view({b, hk, h / hk, s, d}).permute({0, 3, 1, 2, 4}).reshape({b, s, h, d});
+}
+
+}  // namespace dapt
