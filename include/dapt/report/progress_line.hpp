@@ -20,12 +20,12 @@
 namespace dapt {
 
 struct ProgressLineOptions {
-  std::string what;                  ///< what is being done, e.g. "LoRA rank 8"; shown first
+  std::string what{};                ///< what is being done, e.g. "LoRA rank 8"; shown first
   std::FILE* stream = stderr;        ///< where the line goes
-  std::optional<bool> terminal;      ///< default: whether the stream is one
+  std::optional<bool> terminal{};    ///< default: whether the stream is one
   double redraw_seconds = 0.1;       ///< on a terminal, at least this long between two drawings
   double plain_line_seconds = 0;     ///< elsewhere, a plain line every so many seconds, for log files; 0: none
-  std::function<double()> seconds;   ///< a clock that does not jump; default std::chrono::steady_clock
+  std::function<double()> seconds{}; ///< a clock that does not jump; default std::chrono::steady_clock
 };
 
 /// Observer; also for work that has no steps (`update`). Its destructor leaves the last state on the screen and ends the line.

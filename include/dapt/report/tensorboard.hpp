@@ -115,7 +115,7 @@ inline std::string record(std::string_view payload) {
 }  // namespace tensorboard
 
 struct TensorBoardOptions {
-  std::function<double()> wall_time;  ///< seconds since 1970; default: the system's clock
+  std::function<double()> wall_time{}; ///< seconds since 1970; default: the system's clock
 };
 
 /// Observer that writes an event file into `folder`: `tensorboard --logdir folder` (or the folder above, to compare runs).
