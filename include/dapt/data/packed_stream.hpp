@@ -1,0 +1,128 @@
+// Packed sequences in memory as a stream of batches: a new order in each epoch, and a position to continue from.
+#pragma once
+
+#include <cstdint>
+#include <iterator>
+#include <limits>
+#include <numeric>
+#include <optional>
+#include <random>
+#include <utility>
+#include <vector>
+
+#include <range/v3/view/transform.hpp>
+
+#include <dapt/concepts/batch_stream.hpp>
+#include <dapt/core/error.hpp>
+#include <dapt/data/batch.hpp>
+
+namespace dapt {
+
+/// The order of epoch `epoch`: Fisher-Yates from the back (i = count-1 ... 1, j uniform in [0, i], swap), j drawn from std::mt19937_64 seeded
+/// with splitmix64(seed + epoch * 0x9E3779B97F4A7C15) by rejection of the draws above the largest multiple of i+1. The same on every platform.
+inline std::vector<std::int64_t> epoch_permutation(std::int64_t count, std::uint64_t seed, std::int64_t epoch) {
+  std::uint64_t mixed = seed + static_cast<std::uint64_t>(epoch) * 0x9E3779B97F4A7C15u + 0x9E3779B97F4A7C15u;
+  mixed = (mixed ^ (mixed >> 30)) * 0xBF58476D1CE4E5B9u;
+  mixed = (mixed ^ (mixed >> 27)) * 0x94D049BB133111EBu;
+  std::mt19937_64 generator(mixed ^ (mixed >> 31));
+  std::vector<std::int64_t> order(static_cast<std::size_t>(count));
+  std::iota(order.begin(), order.end(), 0);
+  for (auto i = static_cast<std::uint64_t>(count); i > 1; --i) {
+    const std::uint64_t limit = std::numeric_limits<std::uint64_t>::max() / i * i;
+    std::uint64_t draw = generator();
+    while (draw >= limit) draw = generator();
+    std::swap(order[i - 1], order[draw % i]);
+  }
+  return order;
+}
+
+struct PackedStreamOptions {
+  std::int64_t micro_batch_size = 1;  ///< rows a batch
+  std::uint64_t seed = 0;
+  bool shuffle = true;                ///< a new order in each epoch; false: the order of the file
+  std::int64_t epochs = 0;            ///< the stream ends after so many; 0: it never ends
+};
+
+/// BatchStream over sequences in memory. A batch may hold rows of two epochs; only the last batch of a finite stream may have fewer rows.
+class PackedStream {
+ public:
+  explicit PackedStream(std::vector<PackedSequence> sequences, PackedStreamOptions options = {}) : sequences_(std::move(sequences)), options_(options) {
+    require(!sequences_.empty(), "PackedStream: no sequences");
+    require(options.micro_batch_size >= 1, "PackedStream: micro_batch_size is ", options.micro_batch_size, ", expected at least 1");
+    require(options.epochs >= 0, "PackedStream: epochs is ", options.epochs, ", expected 0 (without end) or more");
+    enter_epoch(0);
+  }
+
+  class Iterator {
+   public:
+    using value_type = Batch;
+    using reference = const Batch&;
+    using pointer = const Batch*;
+    using difference_type = std::ptrdiff_t;
+    using iterator_category = std::input_iterator_tag;
+
+    Iterator() = default;
+    explicit Iterator(PackedStream& stream) : stream_(&stream) { stream.advance(); }
+    reference operator*() const { return *stream_->batch_; }
+    pointer operator->() const { return &*stream_->batch_; }
+    Iterator& operator++() {
+      stream_->advance();
+      return *this;
+    }
+    void operator++(int) { ++*this; }
+    bool at_end() const { return !stream_->batch_; }
+    friend bool operator==(const Iterator& it, ranges::default_sentinel_t) { return it.at_end(); }
+    friend bool operator!=(const Iterator& it, ranges::default_sentinel_t end) { return !(it == end); }
+    friend bool operator==(ranges::default_sentinel_t end, const Iterator& it) { return it == end; }
+    friend bool operator!=(ranges::default_sentinel_t end, const Iterator& it) { return !(it == end); }
+
+   private:
+    PackedStream* stream_ = nullptr;
+  };
+
+  Iterator begin() { return Iterator(*this); }
+  ranges::default_sentinel_t end() const { return {}; }
+
+  StreamPosition position() const { return position_; }
+
+  /// Throws where `position` is not one of this stream.
+  void seek(StreamPosition position) {
+    const bool inside = position.epoch >= 0 && position.sequence >= 0 && position.sequence < sequences_per_epoch() && (!finished(position) || position.sequence == 0);
+    require(inside, "PackedStream: no position with epoch ", position.epoch, " and sequence ", position.sequence, " in a stream of ", options_.epochs,
+            " epochs (0: without end) of ", sequences_per_epoch(), " sequences");
+    batch_.reset();
+    enter_epoch(position.epoch);
+    position_.sequence = position.sequence;
+  }
+
+  std::int64_t sequences_per_epoch() const { return static_cast<std::int64_t>(sequences_.size()); }
+  const std::vector<PackedSequence>& sequences() const { return sequences_; }
+
+ private:
+  bool finished(StreamPosition position) const { return options_.epochs > 0 && position.epoch >= options_.epochs; }
+
+  void enter_epoch(std::int64_t epoch) {
+    position_ = {epoch, 0};
+    if (options_.shuffle) order_ = epoch_permutation(sequences_per_epoch(), options_.seed, epoch);
+  }
+
+  void advance() {
+    std::vector<std::int64_t> rows;
+    while (static_cast<std::int64_t>(rows.size()) < options_.micro_batch_size && !finished(position_)) {
+      rows.push_back(options_.shuffle ? order_[position_.sequence] : position_.sequence);
+      if (++position_.sequence == sequences_per_epoch()) enter_epoch(position_.epoch + 1);
+    }
+    batch_.reset();
+    if (!rows.empty()) batch_ = collate(rows | ranges::views::transform([this](std::int64_t row) -> const PackedSequence& { return sequences_[row]; }));
+  }
+
+  std::vector<PackedSequence> sequences_;
+  PackedStreamOptions options_;
+  std::vector<std::int64_t> order_;
+  StreamPosition position_;
+  std::optional<Batch> batch_;
+};
+
+static_assert(check_batch_stream<PackedStream>());
+
+}  // namespace dapt

@@ -1,0 +1,39 @@
+// Which pages are of the domain, by a person's judgement: to tell how good a filter is, never to tune it.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <fstream>
+#include <map>
+#include <string>
+#include <utility>
+
+#include <nlohmann/json.hpp>
+
+#include <dapt/core/error.hpp>
+
+namespace dapt {
+
+/// (work, page) -> is it of the domain?
+using PageLabels = std::map<std::pair<std::string, std::int64_t>, bool>;
+
+/// Reads JSON lines {"work": string, "page": integer, "domain": boolean}. Throws dapt::Error with file:line.
+inline PageLabels read_page_labels(const std::filesystem::path& path) {
+  std::ifstream stream(path, std::ios::binary);
+  require(stream.is_open(), "cannot read page labels from ", path.string());
+  PageLabels labels;
+  std::string line;
+  for (std::int64_t number = 1; std::getline(stream, line); ++number) {
+    try {
+      const auto value = nlohmann::json::parse(line);
+      const auto [it, is_new] = labels.try_emplace({value.at("work").get<std::string>(), value.at("page").get<std::int64_t>()}, value.at("domain").get<bool>());
+      require(is_new, path.string(), ":", number, ": work \"", it->first.first, "\", page ", it->first.second, " has a label already");
+    } catch (const nlohmann::json::exception& error) {
+      fail(path.string(), ":", number, ": expected {\"work\": string, \"page\": integer, \"domain\": boolean}: ", error.what());
+    }
+  }
+  require(!labels.empty(), "the label file ", path.string(), " is empty");
+  return labels;
+}
+
+}  // namespace dapt

@@ -1,0 +1,104 @@
+// The one shape of all stages between a file and a batch: a source with `std::optional<Value> next()`, as a range-v3 input view.
+#pragma once
+
+#include <iterator>
+#include <memory>
+#include <optional>
+#include <utility>
+
+#include <range/v3/iterator/default_sentinel.hpp>
+#include <range/v3/range/access.hpp>
+#include <range/v3/range/concepts.hpp>
+#include <range/v3/range/traits.hpp>
+#include <range/v3/view/all.hpp>
+#include <range/v3/view/interface.hpp>
+#include <range/v3/view/view.hpp>
+
+namespace dapt {
+
+/// A lazy single-pass view of what `Source::next()` gives until it gives nothing. Copies share the source. Holds one value at a time.
+template <class Source>
+class PullView : public ranges::view_interface<PullView<Source>> {
+ public:
+  using Value = typename decltype(std::declval<Source&>().next())::value_type;
+
+  class Iterator {
+   public:
+    using value_type = Value;
+    using reference = const Value&;
+    using pointer = const Value*;
+    using difference_type = std::ptrdiff_t;
+    using iterator_category = std::input_iterator_tag;
+
+    Iterator() = default;
+    explicit Iterator(const PullView& view) : state_(view.state_.get()) { ++*this; }
+    reference operator*() const { return *state_->value; }
+    pointer operator->() const { return &*state_->value; }
+    Iterator& operator++() {
+      state_->value = state_->source.next();
+      return *this;
+    }
+    void operator++(int) { ++*this; }
+    friend bool operator==(const Iterator& it, ranges::default_sentinel_t) { return !it.state_->value; }
+    friend bool operator!=(const Iterator& it, ranges::default_sentinel_t end) { return !(it == end); }
+    friend bool operator==(ranges::default_sentinel_t end, const Iterator& it) { return it == end; }
+    friend bool operator!=(ranges::default_sentinel_t end, const Iterator& it) { return !(it == end); }
+
+   private:
+    typename PullView::State* state_ = nullptr;
+  };
+
+  PullView() = default;
+  explicit PullView(Source source) : state_(std::make_shared<State>(State{std::move(source), std::nullopt})) {}
+
+  Iterator begin() const { return Iterator(*this); }
+  ranges::default_sentinel_t end() const { return {}; }
+
+  /// The source, for what it counted so far.
+  const Source& source() const { return state_->source; }
+
+ private:
+  struct State {
+    Source source;
+    std::optional<Value> value;
+  };
+  std::shared_ptr<State> state_;
+};
+
+/// Reads a range one value at a time; what a stage's source holds of the stage before it.
+template <ranges::input_range Range>
+class Upstream {
+ public:
+  explicit Upstream(Range range) : range_(std::move(range)) {}
+
+  /// The next value, valid until the next call; null at the end.
+  const ranges::range_value_t<Range>* next() {
+    if (!iterator_) {
+      iterator_.emplace(ranges::begin(range_));
+    } else if (*iterator_ != ranges::end(range_)) {
+      ++*iterator_;
+    }
+    if (*iterator_ == ranges::end(range_)) return nullptr;
+    if constexpr (std::is_lvalue_reference_v<ranges::range_reference_t<Range>>) {
+      return std::addressof(**iterator_);
+    } else {
+      return std::addressof(value_.emplace(**iterator_));
+    }
+  }
+
+ private:
+  Range range_;
+  std::optional<ranges::iterator_t<Range>> iterator_;
+  std::optional<ranges::range_value_t<Range>> value_;
+};
+
+/// A pipeable stage: `range | stage([](auto upstream) { return Source(...); })`.
+template <class MakeSource>
+auto stage(MakeSource make_source) {
+  return ranges::make_view_closure([make_source = std::move(make_source)](auto&& range) {
+    auto view = ranges::views::all(std::forward<decltype(range)>(range));
+    return PullView(make_source(Upstream(std::move(view))));
+  });
+}
+
+}  // namespace dapt

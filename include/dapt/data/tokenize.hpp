@@ -1,0 +1,60 @@
+// Pages to token ids, several pages at a time on several threads; the order and the ids do not depend on the number of threads.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <utility>
+#include <vector>
+
+#include <dapt/concepts/tokenizer.hpp>
+#include <dapt/core/page.hpp>
+#include <dapt/data/parallel_for.hpp>
+#include <dapt/data/pull_view.hpp>
+
+namespace dapt {
+
+struct TokenizeOptions {
+  int threads = 0;                  ///< 0: one a core
+  std::int64_t pages_at_once = 256;  ///< pages held in memory; more lets threads wait less for each other
+};
+
+template <class Pages, Tokenizer T>
+class TokenizeSource {
+ public:
+  TokenizeSource(Pages pages, const T& tokenizer, TokenizeOptions options) : pages_(std::move(pages)), tokenizer_(&tokenizer), options_(options) {}
+
+  std::optional<TokenizedPage> next() {
+    if (position_ == ready_.size()) refill();
+    if (position_ == ready_.size()) return std::nullopt;
+    return std::move(ready_[position_++]);
+  }
+
+ private:
+  void refill() {
+    std::vector<Page> pages;
+    while (static_cast<std::int64_t>(pages.size()) < options_.pages_at_once) {
+      const Page* page = pages_.next();
+      if (page == nullptr) break;
+      pages.push_back(*page);
+    }
+    ready_.assign(pages.size(), {});
+    position_ = 0;
+    parallel_for(static_cast<std::int64_t>(pages.size()), options_.threads, [&](std::int64_t i) {
+      ready_[i] = {std::move(pages[i].work), pages[i].page, tokenizer_->encode(pages[i].text, SpecialText::as_text)};
+    });
+  }
+
+  Pages pages_;
+  const T* tokenizer_;
+  TokenizeOptions options_;
+  std::vector<TokenizedPage> ready_;
+  std::size_t position_ = 0;
+};
+
+/// Stage Page -> TokenizedPage. Text that spells a special token stays text. The tokenizer must outlive the view.
+template <Tokenizer T>
+auto tokenize(const T& tokenizer, TokenizeOptions options = {}) {
+  return stage([&tokenizer, options](auto pages) { return TokenizeSource(std::move(pages), tokenizer, options); });
+}
+
+}  // namespace dapt
