@@ -1,0 +1,59 @@
+// What a run leaves behind: plain values that train/ fills and report/ renders.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include <dapt/core/step_record.hpp>
+
+namespace dapt {
+
+/// What must be known to repeat a run: ordered pairs of key and value, as reports print them.
+struct RunHeader {
+  std::vector<std::pair<std::string, std::string>> entries;
+
+  void add(std::string key, std::string value) { entries.emplace_back(std::move(key), std::move(value)); }
+  void append(const RunHeader& other) { entries.insert(entries.end(), other.entries.begin(), other.entries.end()); }
+  /// The first value under `key`, or nullptr.
+  const std::string* find(const std::string& key) const {
+    for (const auto& [name, value] : entries)
+      if (name == key) return &value;
+    return nullptr;
+  }
+};
+
+/// How training went and why it ended.
+struct TrainReport {
+  std::int64_t steps = 0;                  ///< optimizer steps that changed the weights
+  std::int64_t skipped = 0;                ///< windows that changed nothing: no supervised token, or a bad loss under OnBadLoss::skip
+  std::int64_t tokens = 0;                 ///< supervised tokens of the steps
+  double first_loss = 0;                   ///< of the first step, nats per token; NaN where there was none
+  double last_loss = 0;                    ///< mean over the last 10 steps (or all, if fewer); NaN where there was none
+  double seconds = 0;                      ///< wall time of training
+  double optimizer_seconds = 0;            ///< of it in the update rule: accumulating, clipping, stepping
+  std::int64_t peak_memory_bytes = 0;      ///< since training began where the system can say so, else of the process
+  std::int64_t trainable_parameters = 0;   ///< numbers, not tensors
+  std::int64_t state_bytes = 0;            ///< of the optimizer's state after training
+  std::string stopped_because;             ///< "max_steps", "max_tokens", "max_minutes", "end of stream", "stop requested"
+};
+
+/// One model of a comparison: the base, or what one setting made of it.
+struct SettingResult {
+  std::string name;         ///< short, unique in its comparison: "lora-8"
+  std::string description;  ///< one line for the reader: "LoRA rank 8, AdamW, lr 1e-3"
+  RunHeader header;         ///< what is particular to this setting: adapter, optimizer, effective lr of each group, ...
+  std::vector<MetricValue> metrics;  ///< after training; of the base: as it came
+  std::vector<StepRecord> steps;     ///< empty for the base
+  TrainReport train;                 ///< all zero for the base
+};
+
+/// A base model and what each setting made of it, from the same data in the same order under the same budget.
+struct ComparisonResult {
+  RunHeader header;  ///< what all settings share: model, data, versions, seed, machine, ...
+  SettingResult base;
+  std::vector<SettingResult> settings;
+};
+
+}  // namespace dapt
