@@ -1,0 +1,74 @@
+// A file that appears whole or not at all: written beside its target, flushed to the disk, then renamed over it.
+#pragma once
+
+#include <cerrno>
+#include <cstddef>
+#include <cstring>
+#include <filesystem>
+#include <string>
+#include <string_view>
+
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <dapt/core/error.hpp>
+
+namespace dapt {
+
+/// Write, then commit. Without commit (an exception on the way) the target stays as it was and nothing is left beside it.
+/// Every failure is a dapt::Error that names the target and the system's reason.
+class AtomicFile {
+ public:
+  explicit AtomicFile(std::filesystem::path target)
+      : target_(std::move(target)),
+        temporary_(target_.parent_path() / ("." + target_.filename().string() + "." + std::to_string(::getpid()) + ".tmp")),
+        descriptor_(::open(temporary_.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666)) {
+    if (descriptor_ < 0) fail_with_reason("cannot create a file in its folder");
+  }
+  AtomicFile(const AtomicFile&) = delete;
+  AtomicFile& operator=(const AtomicFile&) = delete;
+  ~AtomicFile() {
+    if (descriptor_ < 0) return;
+    ::close(descriptor_);
+    ::unlink(temporary_.c_str());
+  }
+
+  void write(const void* data, std::size_t size) {
+    const auto* bytes = static_cast<const char*>(data);
+    while (size > 0) {
+      const ssize_t written = ::write(descriptor_, bytes, size);
+      if (written < 0 && errno == EINTR) continue;
+      if (written < 0) fail_with_reason("cannot write");
+      bytes += written;
+      size -= static_cast<std::size_t>(written);
+    }
+  }
+  void write(std::string_view text) { write(text.data(), text.size()); }
+
+  void commit() {
+    if (::fsync(descriptor_) != 0) fail_with_reason("cannot flush to the disk");
+    if (::rename(temporary_.c_str(), target_.c_str()) != 0) fail_with_reason("cannot rename the finished file");
+    ::close(descriptor_);
+    descriptor_ = -1;
+    // The rename itself must survive a power cut; a folder that cannot be flushed (some network file systems) is no reason to fail.
+    if (const int folder = ::open(target_.has_parent_path() ? target_.parent_path().c_str() : ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC); folder >= 0) {
+      ::fsync(folder);
+      ::close(folder);
+    }
+  }
+
+ private:
+  [[noreturn]] void fail_with_reason(const char* what) const { fail(target_.string(), ": ", what, ": ", std::strerror(errno)); }
+
+  std::filesystem::path target_, temporary_;
+  int descriptor_;
+};
+
+/// Replaces the whole content of `target` by `text`.
+inline void write_file_atomically(const std::filesystem::path& target, std::string_view text) {
+  AtomicFile file(target);
+  file.write(text);
+  file.commit();
+}
+
+}  // namespace dapt

@@ -1,0 +1,104 @@
+// A Hugging Face model folder: config.json, safetensors weights, tokenizer files. Read into a Llama, and written so that transformers opens it.
+#pragma once
+
+#include <filesystem>
+#include <string>
+#include <vector>
+
+#include <nlohmann/json.hpp>
+
+#include <dapt/core/error.hpp>
+#include <dapt/core/precision.hpp>
+#include <dapt/io/atomic_file.hpp>
+#include <dapt/io/safetensors.hpp>
+#include <dapt/models/llama.hpp>
+
+namespace dapt {
+
+/// Reads the model of `folder`, each tensor converted to `dtype` on its own, so that the peak is the model and one tensor.
+/// Throws dapt::Error naming folder or file, tensor, what was found and expected: on weights in another format, on missing or unexpected tensors,
+/// on wrong shapes, and on a missing lm_head.weight unless the config ties it to the embedding.
+inline Llama load_llama(const std::filesystem::path& folder, at::ScalarType dtype, LlamaOptions options = {});
+
+/// Writes `model` to `out_folder` with the configuration and tokenizer files of `source_folder` (where it was loaded from). The folder may exist; its files of
+/// these names are replaced, each at once. Adapters must have been merged: what Linear::adapted adds is not in the weights.
+inline void save_llama(Llama& model, const std::filesystem::path& source_folder, const std::filesystem::path& out_folder);
+
+namespace detail {
+
+/// What belongs to the tokenizer, and to generation: copied as it is.
+inline constexpr const char* tokenizer_files[] = {"tokenizer.json", "tokenizer.model", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json",
+                                                  "merges.txt",     "chat_template.jinja", "generation_config.json"};
+
+inline void refuse_other_formats(const std::filesystem::path& folder) {
+  if (std::filesystem::exists(folder / "model.safetensors") || std::filesystem::exists(folder / "model.safetensors.index.json")) return;
+  std::string found;
+  for (const auto& entry : std::filesystem::directory_iterator(folder)) {
+    const auto name = entry.path().filename().string(), extension = entry.path().extension().string();
+    const bool weights = extension == ".bin" || extension == ".pt" || extension == ".pth" || extension == ".gguf" || extension == ".safetensors" ||
+                         name.ends_with(".bin.index.json");
+    if (weights) found += (found.empty() ? "" : ", ") + name;
+  }
+  fail(folder.string(), ": found ", found.empty() ? "no weights" : found, ", expected model.safetensors or model.safetensors.index.json");
+}
+
+/// Tensors that a Llama folder may hold beyond the parameters: rotary tables that old versions of transformers saved, and a copy of a tied head.
+inline void refuse_unexpected(const SafetensorsFolder& weights, const LlamaConfig& config, const NamedParameters& parameters) {
+  std::vector<std::string> expected;
+  for (const auto& parameter : parameters) expected.push_back(parameter.name);
+  for (const auto& name : weights.names()) {
+    if (std::find(expected.begin(), expected.end(), name) != expected.end() || name.ends_with(".rotary_emb.inv_freq")) continue;
+    const auto& file = weights.file(name).path();
+    require(config.tie_word_embeddings && name == "lm_head.weight", file.string(), ": unexpected tensor \"", name, "\"");
+    require(weights.tensor(name).equal(weights.tensor("model.embed_tokens.weight")), file.string(),
+            ": lm_head.weight differs from model.embed_tokens.weight, but config.json says tie_word_embeddings true");
+  }
+}
+
+}  // namespace detail
+
+inline Llama load_llama(const std::filesystem::path& folder, at::ScalarType dtype, LlamaOptions options) {
+  require(std::filesystem::is_directory(folder), folder.string(), ": not a folder; expected a Hugging Face model folder");
+  const auto config = LlamaConfig::from_file(folder / "config.json");
+  detail::refuse_other_formats(folder);
+  const SafetensorsFolder weights(folder);
+  const auto lookup = [&](const std::string& name) {
+    if (name == "lm_head.weight")
+      require(weights.contains(name), folder.string(), ": no tensor \"lm_head.weight\"; expected it because config.json says tie_word_embeddings false");
+    const Tensor view = weights.tensor(name);
+    require(at::isFloatingType(view.scalar_type()), weights.file(name).path().string(), ": tensor \"", name, "\" is ", view.scalar_type(),
+            ", expected F32, BF16 or F16");
+    return view.to(dtype, /*non_blocking=*/false, /*copy=*/true);
+  };
+  try {
+    Llama model(config, lookup, options);
+    detail::refuse_unexpected(weights, config, model.parameters());
+    return model;
+  } catch (const Error& error) {
+    const std::string message = error.what();
+    if (message.find(folder.string()) != std::string::npos) throw;
+    fail(folder.string(), ": ", message);
+  }
+}
+
+inline void save_llama(Llama& model, const std::filesystem::path& source_folder, const std::filesystem::path& out_folder) {
+  for (const Linear* linear : model.linears())
+    require(!linear->adapted, "save_llama: an adapter is attached to ", linear->name, "; merge it first, or save the adapter");
+  std::error_code reason;
+  std::filesystem::create_directories(out_folder, reason);
+  require(!reason, out_folder.string(), ": cannot create the folder: ", reason.message());
+  require(!std::filesystem::equivalent(source_folder, out_folder), out_folder.string(), ": is the folder the model was loaded from; expected another one");
+
+  auto config = detail::read_json_file(source_folder / "config.json");
+  config.erase("torch_dtype");  // the older name of the same key
+  config["dtype"] = dtype_name(model.dtype());
+  for (const char* name : detail::tokenizer_files) {
+    if (!std::filesystem::exists(source_folder / name)) continue;
+    std::filesystem::copy_file(source_folder / name, out_folder / name, std::filesystem::copy_options::overwrite_existing, reason);
+    require(!reason, (out_folder / name).string(), ": cannot write: ", reason.message());
+  }
+  write_file_atomically(out_folder / "config.json", config.dump(2) + "\n");
+  write_safetensors(out_folder / "model.safetensors", model.parameters());
+}
+
+}  // namespace dapt

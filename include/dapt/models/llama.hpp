@@ -1,0 +1,268 @@
+// Llama (Touvron et al. 2023, arXiv:2302.13971) and Mistral (Jiang et al. 2023, arXiv:2310.06825) for training and scoring: transformers' modeling_llama.py
+// in its numbers, except that RoPE's angles and SwiGLU are not rounded to bf16 on the way. Documents of a row are isolated by Batch::document_starts.
+// The head's loss never holds all logits: fused where the head is plain, in recomputed chunks of rows where an adapter is attached to it.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include <ATen/TensorOperators.h>
+#include <ATen/ops/arange.h>
+#include <ATen/ops/cat.h>
+#include <ATen/ops/cumsum.h>
+#include <ATen/ops/embedding.h>
+#include <ATen/ops/log_softmax.h>
+#include <ATen/ops/nonzero.h>
+#include <ATen/ops/pow.h>
+#include <ATen/ops/where.h>
+#include <ATen/ops/zeros.h>
+#include <ATen/ops/zeros_like.h>
+
+#include <dapt/concepts/causal_lm.hpp>
+#include <dapt/core/error.hpp>
+#include <dapt/kernels/attention.hpp>
+#include <dapt/kernels/linear_cross_entropy.hpp>
+#include <dapt/kernels/rms_norm.hpp>
+#include <dapt/kernels/rope.hpp>
+#include <dapt/kernels/swiglu.hpp>
+#include <dapt/models/llama_config.hpp>
+#include <dapt/models/recompute.hpp>
+
+namespace dapt {
+
+struct LlamaOptions {
+  bool gradient_checkpointing = false;  ///< keep only each layer's input for the backward pass and run the layer again there: less memory, about a third slower
+};
+
+/// One decoder layer: x + attention(norm(x)), then x + feed_forward(norm(x)).
+struct LlamaLayer {
+  Tensor input_layernorm, post_attention_layernorm;  // [C]
+  Linear q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj;
+  std::int64_t head_dim = 0, sliding_window = 0;
+  double rms_norm_eps = 0;
+
+  /// Keys and values of a [B, T, C] input, [B, T, HK, D] each; and the queries, [B, T, H, D].
+  struct Heads {
+    Tensor q, k, v;
+  };
+  Heads heads(const Tensor& x, const RopeTable& table) const {
+    const Tensor h = rms_norm(x, input_layernorm, rms_norm_eps);
+    const auto split = [&](const Linear& linear) { return linear.forward(h).view({x.size(0), x.size(1), -1, head_dim}); };
+    return {rope(split(q_proj), table), rope(split(k_proj), table), split(v_proj)};
+  }
+
+  /// What follows attention: output projection and feed-forward. attended [B, T, H, D], x [B, T, C] -> [B, T, C].
+  Tensor finish(const Tensor& attended, const Tensor& x) const {
+    const Tensor y = x + o_proj.forward(attended.reshape({x.size(0), x.size(1), -1}));
+    const Tensor h = rms_norm(y, post_attention_layernorm, rms_norm_eps);
+    return y + down_proj.forward(swiglu(gate_proj.forward(h), up_proj.forward(h)));
+  }
+
+  Tensor forward(const Tensor& x, const RopeTable& table, const Tensor& document_starts) const {
+    const auto [q, k, v] = heads(x, table);
+    return finish(causal_attention(q, k, v, document_starts, scale(), sliding_window), x);
+  }
+
+  double scale() const { return 1 / std::sqrt(static_cast<double>(head_dim)); }
+};
+
+/// The model. Its compute dtype is that of its weights (fp32 or bf16). Parameters do not require gradients until an adapter asks for it.
+class Llama {
+ public:
+  /// Gives the tensor of a Hugging Face name; the model takes it as it is, so it must not be shared with anything that must not change.
+  using TensorLookup = std::function<Tensor(const std::string& name)>;
+
+  /// Throws dapt::Error naming the tensor where its shape or dtype is not the configured one.
+  Llama(LlamaConfig config, const TensorLookup& lookup, LlamaOptions options = {});
+
+  LossSum loss(const Batch& batch);
+  Tensor token_log_probs(const Batch& batch);
+  NamedParameters parameters();
+  std::vector<Linear*> linears();
+  std::vector<std::vector<std::int32_t>> generate_greedy(const std::vector<std::vector<std::int32_t>>& prompts, std::int64_t max_new_tokens,
+                                                         const StopRule& stop);
+
+  /// All logits, [B, T, V], in the compute dtype: for tests and inspection.
+  Tensor logits(const Batch& batch) { return head_->forward(hidden(batch)); }
+
+  const LlamaConfig& config() const { return config_; }
+  at::ScalarType dtype() const { return embed_tokens_.scalar_type(); }
+  at::Device device() const { return embed_tokens_.device(); }
+  /// May be changed at any time between two steps.
+  LlamaOptions& options() { return options_; }
+
+ private:
+  friend class LlamaGeneration;
+
+  Tensor hidden(const Batch& batch) const;
+  Tensor embed(const Tensor& input_ids) const;
+  RopeTable table(const Tensor& position_ids) const { return rope_table(position_ids, inverse_frequencies_); }
+  /// Applies `chunk(hidden rows, labels)` to the head's input in pieces, for heads with an adapter.
+  Tensor adapted_head_loss(const Tensor& hidden, const Tensor& labels) const;
+
+  LlamaConfig config_;
+  LlamaOptions options_;
+  Tensor embed_tokens_, norm_, inverse_frequencies_;
+  std::vector<LlamaLayer> layers_;
+  std::unique_ptr<Linear> head_;  // on the heap, so that its address survives a move of the model
+};
+
+namespace detail {
+
+/// Log probabilities of the labels, fp32 [N], 0 where ignored, from the rows' logits.
+inline Tensor label_log_probs(const Tensor& logits, const Tensor& labels) {
+  const Tensor ignored = labels.eq(ignore_index);
+  const Tensor chosen = at::log_softmax(logits.to(softmax_dtype(logits)), -1).gather(1, labels.masked_fill(ignored, 0).unsqueeze(1)).squeeze(1);
+  return chosen.masked_fill(ignored, 0);
+}
+
+/// The batch without the right padding of its rows: one row in which each row is a document (or several), and where its tokens came from.
+/// Tokens after a row's last label change nothing that anyone asks for.
+struct CompactBatch {
+  Batch batch;
+  Tensor source;  ///< int64 [N]: index into the B*T tokens; undefined where nothing was dropped
+};
+
+inline CompactBatch without_padding(const Batch& batch) {
+  const auto rows = batch.input_ids.size(0), length = batch.input_ids.size(1);
+  const Tensor position = at::arange(length, batch.labels.options());
+  const Tensor used = at::where(batch.labels.ne(ignore_index), position + 1, at::zeros_like(position)).amax(1);  // tokens of each row, [B]
+  const Tensor source = at::nonzero(position.unsqueeze(0).lt(used.unsqueeze(1)).reshape(-1)).squeeze(1);
+  if (source.size(0) == rows * length || source.size(0) == 0) return {batch, Tensor()};
+  const Tensor row_begin = at::cumsum(used, 0) - used;  // where each row begins in the compact one
+  const auto pick = [&](const Tensor& x) { return x.reshape(-1).index_select(0, source).unsqueeze(0); };
+  const Tensor starts = (batch.document_starts + row_begin.unsqueeze(1)).to(at::kInt);
+  return {{pick(batch.input_ids), pick(batch.labels), pick(batch.position_ids), pick(starts), batch.supervised_tokens}, source};
+}
+
+}  // namespace detail
+
+inline Llama::Llama(LlamaConfig config, const TensorLookup& lookup, LlamaOptions options) : config_(std::move(config)), options_(options) {
+  config_.check("LlamaConfig");
+  const auto& c = config_;
+  at::ScalarType dtype = at::ScalarType::Undefined;
+  const auto get = [&](const std::string& name, std::vector<std::int64_t> shape) {
+    Tensor tensor = lookup(name);
+    require(tensor.defined(), "Llama: no tensor \"", name, "\"");
+    require(tensor.sizes() == at::IntArrayRef(shape), "Llama: tensor \"", name, "\" has shape ", tensor.sizes(), ", expected ", at::IntArrayRef(shape));
+    if (dtype == at::ScalarType::Undefined) dtype = tensor.scalar_type();
+    require(tensor.scalar_type() == dtype, "Llama: tensor \"", name, "\" is ", tensor.scalar_type(), ", expected ", dtype, " as the others");
+    return tensor;
+  };
+  const auto linear = [&](const std::string& name, std::int64_t out, std::int64_t in, bool bias) {
+    return Linear{name, get(name + ".weight", {out, in}), bias ? get(name + ".bias", {out}) : Tensor(), {}};
+  };
+
+  embed_tokens_ = get("model.embed_tokens.weight", {c.vocab_size, c.hidden_size});
+  layers_.reserve(c.num_hidden_layers);
+  for (std::int64_t index = 0; index < c.num_hidden_layers; ++index) {
+    const std::string layer = "model.layers." + std::to_string(index) + ".", attention = layer + "self_attn.", mlp = layer + "mlp.";
+    const auto heads = c.num_attention_heads * c.head_dim, key_heads = c.num_key_value_heads * c.head_dim;
+    layers_.push_back({get(layer + "input_layernorm.weight", {c.hidden_size}), get(layer + "post_attention_layernorm.weight", {c.hidden_size}),
+                       linear(attention + "q_proj", heads, c.hidden_size, c.attention_bias), linear(attention + "k_proj", key_heads, c.hidden_size, c.attention_bias),
+                       linear(attention + "v_proj", key_heads, c.hidden_size, c.attention_bias), linear(attention + "o_proj", c.hidden_size, heads, c.attention_bias),
+                       linear(mlp + "gate_proj", c.intermediate_size, c.hidden_size, c.mlp_bias), linear(mlp + "up_proj", c.intermediate_size, c.hidden_size, c.mlp_bias),
+                       linear(mlp + "down_proj", c.hidden_size, c.intermediate_size, c.mlp_bias), c.head_dim, c.sliding_window, c.rms_norm_eps});
+  }
+  norm_ = get("model.norm.weight", {c.hidden_size});
+  head_ = std::make_unique<Linear>(c.tie_word_embeddings ? Linear{"lm_head", embed_tokens_, {}, {}} : linear("lm_head", c.vocab_size, c.hidden_size, false));
+  const Tensor exponents = at::arange(0, c.head_dim, 2, embed_tokens_.options().dtype(at::kDouble)) / static_cast<double>(c.head_dim);
+  inverse_frequencies_ = at::pow(c.rope_theta, exponents.neg());
+}
+
+inline Tensor Llama::embed(const Tensor& input_ids) const {
+  const auto largest = input_ids.max().item<std::int64_t>(), smallest = input_ids.min().item<std::int64_t>();
+  require(smallest >= 0 && largest < config_.vocab_size, "Llama: input_ids hold ", smallest < 0 ? smallest : largest, ", expected 0 to ", config_.vocab_size - 1);
+  return at::embedding(embed_tokens_, input_ids);
+}
+
+inline Tensor Llama::hidden(const Batch& batch) const {
+  Tensor x = embed(batch.input_ids);
+  const RopeTable angles = table(batch.position_ids);
+  for (const LlamaLayer& layer : layers_) {
+    if (options_.gradient_checkpointing) {
+      x = recompute([&layer, angles, starts = batch.document_starts](const Tensor& input) { return layer.forward(input, angles, starts); }, x);
+    } else {
+      x = layer.forward(x, angles, batch.document_starts);
+    }
+  }
+  return rms_norm(x, norm_, config_.rms_norm_eps);
+}
+
+inline LossSum Llama::loss(const Batch& batch) {
+  const auto compact = detail::without_padding(batch).batch;
+  const Tensor rows = hidden(compact).reshape({-1, config_.hidden_size}), labels = compact.labels.reshape(-1);
+  const Tensor sum = head_->adapted ? adapted_head_loss(rows, labels) : linear_cross_entropy_sum(rows, head_->weight, labels);
+  return {sum, batch.supervised_tokens};
+}
+
+inline Tensor Llama::adapted_head_loss(const Tensor& hidden, const Tensor& labels) const {
+  Tensor sum = at::zeros({}, hidden.options().dtype(detail::softmax_dtype(hidden)));
+  for (std::int64_t begin = 0; begin < hidden.size(0); begin += detail::cross_entropy_chunk_rows) {
+    const auto length = std::min(detail::cross_entropy_chunk_rows, hidden.size(0) - begin);
+    const auto chunk_loss = [head = head_.get(), targets = labels.narrow(0, begin, length)](const Tensor& rows) {
+      return detail::label_log_probs(head->forward(rows), targets).sum().neg();
+    };
+    sum = sum + recompute(chunk_loss, hidden.narrow(0, begin, length));
+  }
+  return sum;
+}
+
+inline Tensor Llama::token_log_probs(const Batch& batch) {
+  const c10::NoGradGuard no_grad;
+  const auto [compact, source] = detail::without_padding(batch);
+  const Tensor rows = hidden(compact).reshape({-1, config_.hidden_size}), labels = compact.labels.reshape(-1);
+  Tensor result;
+  if (head_->adapted) {
+    std::vector<Tensor> chunks;
+    for (std::int64_t begin = 0; begin < rows.size(0); begin += detail::cross_entropy_chunk_rows) {
+      const auto length = std::min(detail::cross_entropy_chunk_rows, rows.size(0) - begin);
+      chunks.push_back(detail::label_log_probs(head_->forward(rows.narrow(0, begin, length)), labels.narrow(0, begin, length)));
+    }
+    result = at::cat(chunks);
+  } else {
+    result = linear_log_probs(rows, head_->weight, labels);
+  }
+  if (source.defined()) result = at::zeros({batch.labels.numel()}, result.options()).index_copy_(0, source, result);
+  return result.view(batch.labels.sizes());
+}
+
+inline NamedParameters Llama::parameters() {
+  NamedParameters result{{"model.embed_tokens.weight", embed_tokens_}};
+  const auto add = [&](const Linear& linear) {
+    result.push_back({linear.name + ".weight", linear.weight});
+    if (linear.bias.defined()) result.push_back({linear.name + ".bias", linear.bias});
+  };
+  for (std::size_t index = 0; index < layers_.size(); ++index) {
+    const LlamaLayer& layer = layers_[index];
+    const std::string name = "model.layers." + std::to_string(index) + ".";
+    for (const Linear* linear : {&layer.q_proj, &layer.k_proj, &layer.v_proj, &layer.o_proj, &layer.gate_proj, &layer.up_proj, &layer.down_proj}) add(*linear);
+    result.push_back({name + "input_layernorm.weight", layer.input_layernorm});
+    result.push_back({name + "post_attention_layernorm.weight", layer.post_attention_layernorm});
+  }
+  result.push_back({"model.norm.weight", norm_});
+  if (!config_.tie_word_embeddings) add(*head_);
+  return result;
+}
+
+inline std::vector<Linear*> Llama::linears() {
+  std::vector<Linear*> result;
+  for (LlamaLayer& layer : layers_)
+    for (Linear* linear : {&layer.q_proj, &layer.k_proj, &layer.v_proj, &layer.o_proj, &layer.gate_proj, &layer.up_proj, &layer.down_proj}) result.push_back(linear);
+  result.push_back(head_.get());
+  return result;
+}
+
+}  // namespace dapt
+
+#include <dapt/models/llama_generation.hpp>
+
+namespace dapt {
+static_assert(check_causal_lm<Llama>() && GeneratingLM<Llama>);
+}

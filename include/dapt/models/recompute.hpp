@@ -1,0 +1,77 @@
+// Gradient checkpointing: Chen et al. 2016 (arXiv:1604.06174). Only the input of a function is kept; the backward pass runs the function again.
+// Parameters inside the function get their gradients by accumulation (Tensor::backward reaches them, torch::autograd::grad does not).
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <utility>
+#include <vector>
+
+#include <ATen/Context.h>
+#include <ATen/core/Generator.h>
+#include <ATen/core/ivalue.h>
+
+#include <dapt/core/tensor.hpp>
+#include <torch/csrc/autograd/autograd.h>
+#include <torch/csrc/autograd/custom_function.h>
+
+namespace dapt {
+
+namespace detail {
+
+/// The random state of the CPU and, where the tensor lives elsewhere, of its device; so that dropout draws the same numbers twice.
+class RandomState {
+ public:
+  explicit RandomState(const at::Device& device) {
+    keep(at::Device(at::kCPU));
+    if (device.type() != at::kCPU) keep(device);
+  }
+  void restore() {
+    for (auto& [generator, state] : states_) generator.set_state(state);
+  }
+
+ private:
+  void keep(const at::Device& device) {
+    at::Generator generator = at::globalContext().defaultGenerator(device);
+    states_.emplace_back(generator, generator.get_state());
+  }
+  std::vector<std::pair<at::Generator, Tensor>> states_;
+};
+
+struct RecomputedCall : torch::CustomClassHolder {
+  RecomputedCall(std::function<Tensor(const Tensor&)> f, RandomState r) : function(std::move(f)), random(std::move(r)) {}
+  std::function<Tensor(const Tensor&)> function;
+  RandomState random;
+};
+
+struct RecomputeFunction : torch::autograd::Function<RecomputeFunction> {
+  static Tensor forward(torch::autograd::AutogradContext* context, const Tensor& x, c10::intrusive_ptr<RecomputedCall> call) {
+    context->save_for_backward({x});
+    context->saved_data["call"] = c10::IValue::make_capsule(call);
+    return call->function(x);
+  }
+
+  static torch::autograd::variable_list backward(torch::autograd::AutogradContext* context, torch::autograd::variable_list gradients) {
+    const auto call = c10::static_intrusive_pointer_cast<RecomputedCall>(context->saved_data["call"].toCapsule());
+    const Tensor x = context->get_saved_variables()[0].detach().requires_grad_(true);
+    const c10::AutoGradMode recording(true);
+    RandomState now(x.device());
+    call->random.restore();
+    const Tensor y = call->function(x);
+    now.restore();
+    torch::autograd::backward({y}, {gradients[0]});
+    return {x.grad(), Tensor()};
+  }
+};
+
+}  // namespace detail
+
+/// function(x), of which the backward pass keeps x alone. Works where nothing but parameters inside `function` requires a gradient (a frozen base
+/// with adapters): x is then treated as if it did. Outside of gradient recording it is the plain call.
+inline Tensor recompute(std::function<Tensor(const Tensor&)> function, const Tensor& x) {
+  if (!c10::GradMode::is_enabled()) return function(x);
+  auto call = c10::make_intrusive<detail::RecomputedCall>(std::move(function), detail::RandomState(x.device()));
+  return detail::RecomputeFunction::apply(x.requires_grad() ? x : x.detach().requires_grad_(true), std::move(call));
+}
+
+}  // namespace dapt
