@@ -1,0 +1,110 @@
+// QA_exact: share of few-shot questions whose greedy answer, cut at its first line, is one of the accepted spellings.
+// Same prompt and same cut as the HF evaluation it was checked against; generation ends at the newline instead of after a fixed number
+// of tokens, which gives the same first line.
+#pragma once
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <numeric>
+#include <span>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include <c10/core/GradMode.h>
+
+#include <dapt/concepts/metric.hpp>
+#include <dapt/core/error.hpp>
+#include <dapt/metrics/few_shot_prompt.hpp>
+#include <dapt/metrics/item_means.hpp>
+#include <dapt/metrics/normalise.hpp>
+#include <dapt/metrics/question_set.hpp>
+
+namespace dapt {
+
+/// The answer is decoded from all its bytes at once, because a token may end inside a character. An empty answer is wrong.
+struct ExactMatch {
+  static constexpr std::string_view name = "qa_exact";
+
+  std::vector<Question> questions;
+  std::vector<Question> exemplars;   ///< shown before each question, in order; none: zero-shot
+  FewShotPrompt prompt = {};
+  Normalisation normalisation = {};  ///< of the answer and of the accepted spellings, before they are compared
+  std::int64_t max_new_tokens = 24;
+  bool stop_at_end_of_document = false;  ///< also end an answer at the end-of-document token; the reference generates on
+  std::int64_t batch_tokens = 8192;      ///< of prompts answered together, padding and answers included; bounds the memory of keys and values
+
+  /// Throws dapt::Error on impossible options. details: "group/NAME" where questions have groups. settings: every rule above.
+  template <GeneratingLM M, Tokenizer K>
+  MetricValue evaluate(M& model, const K& tokenizer) const;
+
+  /// First line of a generated text, without white space at its ends.
+  static std::string cut(std::string_view generated) {
+    // Spaces before the newline would be an empty first line to a reader of "Answer:", and are one here.
+    generated.remove_prefix(std::min(generated.find_first_not_of(' '), generated.size()));
+    return std::string(metrics::strip(generated.substr(0, generated.find('\n'))));
+  }
+
+  bool accepts(const Question& question, std::string_view prediction) const {
+    const std::string normalised = normalisation(prediction);
+    return !normalised.empty() && std::ranges::any_of(question.answers, [&](const std::string& a) { return normalisation(a) == normalised; });
+  }
+
+ private:
+  template <Tokenizer K>
+  std::vector<std::int32_t> prompt_ids(const K& tokenizer, const Question& question) const {
+    std::vector<std::int32_t> ids = tokenizer.encode(prompt(exemplars, question), SpecialText::as_tokens);
+    const SpecialTokens& special = tokenizer.special_tokens();
+    if (special.adds_bos && special.bos && (ids.empty() || ids.front() != *special.bos)) ids.insert(ids.begin(), *special.bos);
+    require(!ids.empty(), "question \"", question.id, "\": its prompt has no tokens");
+    return ids;
+  }
+};
+
+template <GeneratingLM M, Tokenizer K>
+MetricValue ExactMatch::evaluate(M& model, const K& tokenizer) const {
+  require(max_new_tokens >= 1, "max_new_tokens: found ", max_new_tokens, ", expected at least 1");
+  require(batch_tokens >= 1, "batch_tokens: found ", batch_tokens, ", expected at least 1");
+  const c10::AutoGradMode no_gradient(false);
+  const SpecialTokens& special = tokenizer.special_tokens();
+
+  std::vector<std::vector<std::int32_t>> prompts;
+  for (const Question& question : questions) prompts.push_back(prompt_ids(tokenizer, question));
+  std::vector<std::size_t> order(prompts.size());
+  std::iota(order.begin(), order.end(), std::size_t{0});
+  std::ranges::stable_sort(order, std::greater{}, [&](std::size_t q) { return prompts[q].size(); });
+
+  MetricValue result{.name = std::string(name)};
+  result.items.resize(questions.size());
+  const StopRule stop = [&](std::size_t, std::span<const std::int32_t> generated) {
+    if (stop_at_end_of_document && special.end_of_document && generated.back() == *special.end_of_document) return true;
+    return tokenizer.decode({generated.begin(), generated.end()}).find('\n') != std::string::npos;
+  };
+  for (std::size_t from = 0; from < order.size();) {
+    const std::size_t width = prompts[order[from]].size() + static_cast<std::size_t>(max_new_tokens);  // the longest comes first
+    const std::size_t count = std::clamp<std::size_t>(static_cast<std::size_t>(batch_tokens) / width, 1, order.size() - from);
+    std::vector<std::vector<std::int32_t>> together;
+    for (std::size_t r = from; r < from + count; ++r) together.push_back(prompts[order[r]]);
+    const std::vector<std::vector<std::int32_t>> generated = model.generate_greedy(together, max_new_tokens, stop);
+    require(generated.size() == count, "generate_greedy: found ", generated.size(), " answers, expected ", count);
+    for (std::size_t r = 0; r < count; ++r) {
+      const Question& question = questions[order[from + r]];
+      std::string prediction = cut(tokenizer.decode(generated[r]));
+      const double correct = accepts(question, prediction) ? 1 : 0;
+      result.items[order[from + r]] = {.id = question.id, .value = correct, .prediction = std::move(prediction), .rank = 0, .scores = {}};
+    }
+    from += count;
+  }
+  metrics::set_means(result, questions);
+  result.settings = {{"exemplars", std::to_string(exemplars.size())},
+                     {"prompt", prompt.exemplar + prompt.query},
+                     {"bos", special.adds_bos && special.bos ? std::to_string(*special.bos) : "none"},
+                     {"normalisation", normalisation.to_string()},
+                     {"max_new_tokens", std::to_string(max_new_tokens)},
+                     {"stop", stop_at_end_of_document ? "newline or end of document" : "newline"}};
+  return result;
+}
+
+}  // namespace dapt

@@ -1,0 +1,144 @@
+// The task of a domain: questions with accepted answers, and sentences whose term is to be chosen among candidates.
+// JSON lines: {"id", "question", "answers": [...]} and {"id", "sentence" with {word}, "answer", "candidates": [...]}; both may have a "group".
+#pragma once
+
+#include <cstddef>
+#include <filesystem>
+#include <fstream>
+#include <set>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include <nlohmann/json.hpp>
+
+#include <dapt/core/error.hpp>
+
+namespace dapt {
+
+/// A question whose answer is one term.
+struct Question {
+  std::string id;
+  std::string question;
+  std::vector<std::string> answers;  ///< accepted spellings; an exemplar of the prompt shows the first
+  std::string group;                 ///< items of one group are also reported by themselves; empty: none
+};
+
+/// A sentence that explains a term, with `{word}` in the term's place.
+struct ClozeItem {
+  std::string id;
+  std::string sentence;
+  std::string answer;
+  std::vector<std::string> candidates;  ///< at least two, the answer among them
+  std::string group;
+
+  /// The sentence with `candidate` for each `{word}`.
+  std::string sentence_with(std::string_view candidate) const {
+    std::string text;
+    std::size_t from = 0;
+    for (std::size_t at; (at = sentence.find(placeholder, from)) != std::string::npos; from = at + placeholder.size()) {
+      text.append(sentence, from, at - from).append(candidate);
+    }
+    return text.append(sentence, from);
+  }
+
+  static constexpr std::string_view placeholder = "{word}";
+};
+
+namespace metrics {
+
+/// One line of a task file. Every complaint names file and line.
+class TaskLine {
+ public:
+  TaskLine(std::string where, const std::string& line) : where_(std::move(where)) {
+    std::set<std::string> keys;
+    const auto refuse_duplicate = [&](int depth, nlohmann::json::parse_event_t event, nlohmann::json& key) {
+      // The parser would keep the last of two equal keys without a word.
+      if (event == nlohmann::json::parse_event_t::key && depth == 1) {
+        require(keys.insert(key.get<std::string>()).second, where_, ": \"", key.get<std::string>(), "\" is given twice");
+      }
+      return true;
+    };
+    try {
+      object_ = nlohmann::json::parse(line, refuse_duplicate);
+    } catch (const nlohmann::json::exception& error) {
+      fail(where_, ": no valid JSON: ", error.what());
+    }
+    require(object_.is_object(), where_, ": found ", object_.type_name(), ", expected an object");
+  }
+
+  const std::string& where() const { return where_; }
+  bool has(const char* key) const { return object_.contains(key); }
+  std::string text(const char* key) const { return text_of(member(key), key); }
+
+  std::vector<std::string> texts(const char* key) const {
+    const nlohmann::json& array = member(key);
+    require(array.is_array(), where_, ": \"", key, "\" is ", array.type_name(), ", expected an array of strings");
+    std::vector<std::string> all;
+    for (const nlohmann::json& value : array) all.push_back(text_of(value, key));
+    require(!all.empty(), where_, ": \"", key, "\" is empty");
+    return all;
+  }
+
+ private:
+  const nlohmann::json& member(const char* key) const {
+    require(has(key), where_, ": \"", key, "\" is missing");
+    return object_[key];
+  }
+  std::string text_of(const nlohmann::json& value, const char* key) const {
+    require(value.is_string(), where_, ": \"", key, "\" holds ", value.type_name(), ", expected a string");
+    auto text = value.get<std::string>();
+    require(text.find_first_not_of(" \t\r\n") != std::string::npos, where_, ": \"", key, "\" holds an empty text");
+    return text;
+  }
+
+  std::string where_;
+  nlohmann::json object_;
+};
+
+/// Reads a file of JSON lines, `make(line)` giving one item each; blank lines are skipped.
+template <class Make>
+auto read_task(const std::filesystem::path& file, const Make& make) {
+  std::ifstream stream(file, std::ios::binary);
+  require(stream.is_open(), file.string(), ": cannot be opened");
+  std::vector<decltype(make(std::declval<const TaskLine&>()))> items;
+  std::set<std::string> ids;
+  std::string line;
+  for (std::size_t number = 1; std::getline(stream, line); ++number) {
+    if (number == 1 && line.starts_with("\xEF\xBB\xBF")) line.erase(0, 3);
+    if (line.find_first_not_of(" \t\r") == std::string::npos) continue;
+    const TaskLine task_line(file.string() + ":" + std::to_string(number), line);
+    items.push_back(make(task_line));
+    items.back().id = task_line.text("id");
+    if (task_line.has("group")) items.back().group = task_line.text("group");
+    require(ids.insert(items.back().id).second, task_line.where(), ": id \"", items.back().id, "\" is used twice");
+  }
+  require(!stream.bad(), file.string(), ": cannot be read to its end");
+  require(!items.empty(), file.string(), ": found no items, expected at least one line");
+  return items;
+}
+
+}  // namespace metrics
+
+/// Reads questions or exemplars ("qa.jsonl", "fewshot.jsonl"). Throws dapt::Error naming file and line.
+inline std::vector<Question> read_questions(const std::filesystem::path& file) {
+  return metrics::read_task(file, [](const metrics::TaskLine& line) {
+    return Question{.id = {}, .question = line.text("question"), .answers = line.texts("answers"), .group = {}};
+  });
+}
+
+/// Reads sentences with candidates ("cloze.jsonl"). Throws dapt::Error naming file and line.
+inline std::vector<ClozeItem> read_cloze(const std::filesystem::path& file) {
+  return metrics::read_task(file, [](const metrics::TaskLine& line) {
+    ClozeItem item{.id = {}, .sentence = line.text("sentence"), .answer = line.text("answer"), .candidates = line.texts("candidates"), .group = {}};
+    require(item.sentence.find(ClozeItem::placeholder) != std::string::npos, line.where(), ": \"sentence\" has no ", ClozeItem::placeholder);
+    const std::set<std::string> distinct(item.candidates.begin(), item.candidates.end());
+    require(distinct.size() == item.candidates.size(), line.where(), ": a candidate is given twice");
+    require(distinct.size() >= 2, line.where(), ": found one candidate, expected at least two");
+    require(distinct.contains(item.answer), line.where(), ": the answer \"", item.answer, "\" is not among the candidates");
+    return item;
+  });
+}
+
+}  // namespace dapt
