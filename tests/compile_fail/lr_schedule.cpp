@@ -1,0 +1,11 @@
+// dapt::LrSchedule: half the rate, whole unless a part is broken.
+#include <dapt/concepts/lr_schedule.hpp>
+
+struct Half {
+#ifndef BREAK_factor
+  double factor(const dapt::Progress& progress) const;
+#else
+  double factor(const dapt::Progress& progress);  // not const
+#endif
+};
+static_assert(dapt::check_lr_schedule<Half>());

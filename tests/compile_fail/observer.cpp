@@ -1,0 +1,11 @@
+// dapt::Observer: a counter of steps, whole unless a part is broken.
+#include <dapt/concepts/observer.hpp>
+
+struct Counter {
+#ifndef BREAK_observe
+  void observe(const dapt::StepRecord& record);
+#else
+  void observe(dapt::StepRecord& record);  // would change the run's record
+#endif
+};
+static_assert(dapt::check_observer<Counter>());
