@@ -1,0 +1,216 @@
+// Pre-tokenizers of tokenizer.json: they cut a text into the pieces that BPE must not merge across.
+// What the reference calls "normalized" is here the text of a piece; offsets into the original are not kept.
+#pragma once
+
+#include <algorithm>
+#include <cstddef>
+#include <deque>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <variant>
+#include <vector>
+
+#include <dapt/text/byte_level.hpp>
+#include <dapt/text/json_node.hpp>
+#include <dapt/text/regex.hpp>
+#include <dapt/text/split.hpp>
+#include <dapt/text/unicode.hpp>
+
+namespace dapt::text {
+
+struct Piece {
+  std::string_view text;
+  bool first = false;  ///< starts where the whole text starts
+};
+
+/// The pieces of one text. Steps that change characters keep their strings here.
+class Pieces {
+ public:
+  void start_over(std::string_view text, bool first) {
+    current_.clear();
+    storage_.clear();
+    if (!text.empty()) current_.push_back({text, first});
+  }
+  const std::vector<Piece>& all() const { return current_; }
+  std::string_view keep(std::string text) { return storage_.emplace_back(std::move(text)); }
+
+  /// Replaces each piece by what f(piece, emit) emits; emit(text) takes a part of the piece, or of a kept string in its place.
+  template <class F>
+  void split(F&& f) {
+    next_.clear();
+    for (const Piece& piece : current_) {
+      bool first = piece.first;
+      const char* const begin = piece.text.data();
+      f(piece, [&](std::string_view text) {
+        if (text.empty()) return;
+        const bool behind_a_dropped_part = text.data() > begin && text.data() < begin + piece.text.size();
+        next_.push_back({text, std::exchange(first, false) && !behind_a_dropped_part});
+      });
+    }
+    current_.swap(next_);
+  }
+
+ private:
+  std::vector<Piece> current_, next_;
+  std::deque<std::string> storage_;
+};
+
+/// Cuts by the pattern of GPT-2; the bytes become the characters that stand for them where `spell_bytes` says so.
+struct ByteLevelStep {
+  bool add_prefix_space = true;
+  bool use_regex = true;
+  bool spell_bytes = true;
+
+  void operator()(Pieces& pieces) const {
+    pieces.split([&](const Piece& piece, auto&& emit) {
+      std::string_view text = piece.text;
+      if (add_prefix_space && !text.starts_with(' ')) text = pieces.keep(" " + std::string(text));
+      for (std::size_t begin = 0; begin < text.size();) {
+        const std::size_t end = use_regex ? gpt2_piece_end(text, begin) : text.size();
+        const std::string_view part = text.substr(begin, end - begin);
+        emit(spell_bytes ? pieces.keep(to_byte_characters(part)) : part);
+        begin = end;
+      }
+    });
+  }
+};
+
+struct DigitsStep {
+  bool individual_digits = false;
+
+  void operator()(Pieces& pieces) const {
+    pieces.split([&](const Piece& piece, auto&& emit) {
+      split_by_char(piece.text, [](char32_t c) { return char_class(c) == CharClass::number; },
+                    individual_digits ? SplitBehavior::isolated : SplitBehavior::contiguous, emit);
+    });
+  }
+};
+
+struct PunctuationStep {
+  SplitBehavior behavior = SplitBehavior::isolated;
+
+  void operator()(Pieces& pieces) const {
+    pieces.split([&](const Piece& piece, auto&& emit) { split_by_char(piece.text, is_punctuation, behavior, emit); });
+  }
+};
+
+/// Runs of word characters, and runs of what is neither word character nor white space; white space is dropped.
+struct WhitespaceStep {
+  void operator()(Pieces& pieces) const {
+    pieces.split([](const Piece& piece, auto&& emit) {
+      const auto kind = [](char32_t c) { return is_word(c) ? 1 : is_space(c) ? 0 : 2; };
+      const std::string_view text = piece.text;
+      for (std::size_t begin = 0; begin < text.size();) {
+        std::size_t end = begin;
+        const int wanted = kind(next_char(text, end));
+        for (std::size_t behind = end; behind < text.size() && kind(next_char(text, behind)) == wanted;) end = behind;
+        if (wanted != 0) emit(text.substr(begin, end - begin));
+        begin = end;
+      }
+    });
+  }
+};
+
+struct WhitespaceSplitStep {
+  void operator()(Pieces& pieces) const {
+    pieces.split([](const Piece& piece, auto&& emit) { split_by_char(piece.text, is_space, SplitBehavior::removed, emit); });
+  }
+};
+
+struct SplitStep {
+  Pattern pattern;
+  SplitBehavior behavior = SplitBehavior::isolated;
+  bool invert = false;
+
+  void operator()(Pieces& pieces) const {
+    pieces.split([&](const Piece& piece, auto&& emit) { split_by_pattern(piece.text, pattern, invert, behavior, emit); });
+  }
+};
+
+/// Spaces become `replacement`, which may also be put in front; pieces then start with it.
+struct MetaspaceStep {
+  enum class Prepend { always, first, never };
+  std::string replacement;
+  Prepend prepend = Prepend::always;
+  bool cut = true;
+
+  void operator()(Pieces& pieces) const {
+    pieces.split([&](const Piece& piece, auto&& emit) {
+      std::string changed = replace_all(piece.text, " ", replacement);
+      const bool wanted = prepend == Prepend::always || (prepend == Prepend::first && piece.first);
+      if (wanted && !changed.starts_with(replacement)) changed.insert(0, replacement);
+      const std::string_view text = pieces.keep(std::move(changed));
+      if (!cut) return emit(text);
+      std::size_t begin = 0;
+      while (begin < text.size()) {
+        const std::size_t end = std::min(text.find(replacement, begin + 1), text.size());
+        emit(text.substr(begin, end - begin));
+        begin = end;
+      }
+    });
+  }
+};
+
+class PreTokenizer {
+ public:
+  /// No pre-tokenizer: the text is one piece.
+  PreTokenizer() = default;
+
+  /// Throws dapt::Error naming the component that is not known.
+  explicit PreTokenizer(const JsonNode& node) { add(node); }
+
+  /// The last step is ByteLevel: its pieces can stay bytes for a model that knows the byte characters.
+  bool ends_with_byte_level() const { return !steps_.empty() && std::holds_alternative<ByteLevelStep>(steps_.back()); }
+  void leave_bytes_to_the_model() { std::get<ByteLevelStep>(steps_.back()).spell_bytes = false; }
+
+  void operator()(Pieces& pieces) const {
+    for (const Step& step : steps_) std::visit([&](const auto& known) { known(pieces); }, step);
+  }
+
+ private:
+  using Step = std::variant<ByteLevelStep, DigitsStep, PunctuationStep, WhitespaceStep, WhitespaceSplitStep, SplitStep, MetaspaceStep>;
+
+  void add(const JsonNode& node);
+  static MetaspaceStep metaspace(const JsonNode& node);
+
+  std::vector<Step> steps_;
+};
+
+inline void PreTokenizer::add(const JsonNode& node) {
+  const auto type = node.get<std::string>("type");
+  if (type == "Sequence") {
+    node.for_each("pretokenizers", [&](const JsonNode& element) { add(element); });
+  } else if (type == "ByteLevel") {
+    steps_.push_back(ByteLevelStep{node.get_or("add_prefix_space", true), node.get_or("use_regex", true)});
+  } else if (type == "Digits") {
+    steps_.push_back(DigitsStep{node.get_or("individual_digits", false)});
+  } else if (type == "Punctuation") {
+    steps_.push_back(PunctuationStep{node.has("behavior") ? split_behavior(node.at("behavior")) : SplitBehavior::isolated});
+  } else if (type == "Whitespace") {
+    steps_.push_back(WhitespaceStep{});
+  } else if (type == "WhitespaceSplit") {
+    steps_.push_back(WhitespaceSplitStep{});
+  } else if (type == "Split") {
+    steps_.push_back(SplitStep{Pattern(node.at("pattern")), split_behavior(node.at("behavior")), node.get_or("invert", false)});
+  } else if (type == "Metaspace") {
+    steps_.push_back(metaspace(node));
+  } else {
+    node.refuse("pre-tokenizer", type);
+  }
+}
+
+inline MetaspaceStep PreTokenizer::metaspace(const JsonNode& node) {
+  MetaspaceStep step{.replacement = node.get<std::string>("replacement"), .cut = node.get_or("split", true)};
+  const auto scheme = node.get_or<std::string>("prepend_scheme", node.get_or("add_prefix_space", true) ? "always" : "never");
+  if (scheme == "never") {
+    step.prepend = MetaspaceStep::Prepend::never;
+  } else if (scheme == "first") {
+    step.prepend = MetaspaceStep::Prepend::first;
+  } else if (scheme != "always") {
+    node.refuse("prepend_scheme", scheme);
+  }
+  return step;
+}
+
+}  // namespace dapt::text

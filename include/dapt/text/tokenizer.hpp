@@ -1,0 +1,56 @@
+// The tokenizer of a model folder, whatever its kind: chosen by the files that are there, not by a class name.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <variant>
+#include <vector>
+
+#include <dapt/concepts/tokenizer.hpp>
+#include <dapt/core/error.hpp>
+#include <dapt/text/hf_tokenizer.hpp>
+#include <dapt/text/sentencepiece_tokenizer.hpp>
+
+namespace dapt {
+
+/// One of the built-in tokenizers; a value that is cheap to copy.
+class AnyTokenizer {
+ public:
+  AnyTokenizer(HfTokenizer tokenizer) : tokenizer_(std::move(tokenizer)) {}
+  AnyTokenizer(SentencePieceTokenizer tokenizer) : tokenizer_(std::move(tokenizer)) {}
+
+  std::vector<std::int32_t> encode(std::string_view text, SpecialText special) const {
+    return std::visit([&](const auto& known) { return known.encode(text, special); }, tokenizer_);
+  }
+  std::string decode(const std::vector<std::int32_t>& ids) const {
+    return std::visit([&](const auto& known) { return known.decode(ids); }, tokenizer_);
+  }
+  std::optional<std::int32_t> token_to_id(std::string_view token) const {
+    return std::visit([&](const auto& known) { return known.token_to_id(token); }, tokenizer_);
+  }
+  const SpecialTokens& special_tokens() const {
+    return std::visit([](const auto& known) -> const SpecialTokens& { return known.special_tokens(); }, tokenizer_);
+  }
+  std::int64_t vocab_size() const {
+    return std::visit([](const auto& known) { return known.vocab_size(); }, tokenizer_);
+  }
+
+ private:
+  std::variant<HfTokenizer, SentencePieceTokenizer> tokenizer_;
+};
+
+static_assert(check_tokenizer<AnyTokenizer>());
+
+/// Opens tokenizer.json of a model folder, or tokenizer.model where there is none.
+/// Throws dapt::Error naming the folder if it has neither, and what the tokenizers throw.
+inline AnyTokenizer load_tokenizer(const std::filesystem::path& folder) {
+  if (std::filesystem::exists(folder / "tokenizer.json")) return HfTokenizer::from_folder(folder);
+  if (std::filesystem::exists(folder / "tokenizer.model")) return SentencePieceTokenizer::from_folder(folder);
+  fail(folder.string(), ": neither tokenizer.json nor tokenizer.model is there");
+}
+
+}  // namespace dapt

@@ -1,0 +1,105 @@
+// Characters of UTF-8 text as the reference tokenizers classify them: general category, White_Space, word characters.
+#pragma once
+
+#include <algorithm>
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <string_view>
+
+#include <unicode/uchar.h>
+#include <unicode/utf8.h>
+
+namespace dapt::text {
+
+/// The character at byte `at`, which moves behind it. What is no UTF-8 reads as U+FFFD, one for each maximal broken part.
+inline char32_t next_char(std::string_view text, std::size_t& at) {
+  UChar32 c = 0;
+  U8_NEXT_OR_FFFD(text.data(), at, text.size(), c);
+  return static_cast<char32_t>(c);
+}
+
+/// The character that ends before byte `at`, which moves to its start and must not be 0.
+inline char32_t step_back(std::string_view text, std::size_t& at) {
+  const std::size_t length = std::min<std::size_t>(at, U8_MAX_LENGTH);
+  const std::string_view tail = text.substr(at - length, length);
+  UChar32 c = 0;
+  auto position = static_cast<std::int32_t>(length);
+  U8_PREV_OR_FFFD(tail.data(), 0, position, c);
+  at -= length - static_cast<std::size_t>(position);
+  return static_cast<char32_t>(c);
+}
+
+inline char32_t previous_char(std::string_view text, std::size_t at) { return step_back(text, at); }
+
+inline void append_utf8(std::string& text, char32_t c) {
+  std::array<char, U8_MAX_LENGTH> bytes{};
+  std::size_t length = 0;
+  U8_APPEND_UNSAFE(bytes.data(), length, c);
+  text.append(bytes.data(), length);
+}
+
+/// A copy in which what is no UTF-8 is U+FFFD.
+inline std::string valid_utf8(std::string_view text) {
+  std::string valid;
+  valid.reserve(text.size());
+  for (std::size_t at = 0; at < text.size();) append_utf8(valid, next_char(text, at));
+  return valid;
+}
+
+inline bool is_space(char32_t c) { return u_isUWhiteSpace(static_cast<UChar32>(c)) != 0; }
+
+/// Where the white space that ends before byte `end` starts.
+inline std::size_t begin_of_space(std::string_view text, std::size_t end) {
+  for (std::size_t at = end; at > 0 && is_space(step_back(text, at));) end = at;
+  return end;
+}
+
+inline bool is_number(char32_t c) { return (U_GET_GC_MASK(static_cast<UChar32>(c)) & U_GC_N_MASK) != 0; }
+
+/// ASCII punctuation with its symbols, and the categories P of the rest.
+inline bool is_punctuation(char32_t c) {
+  if (c < 128) return u_ispunct(static_cast<UChar32>(c)) != 0 || (U_GET_GC_MASK(static_cast<UChar32>(c)) & U_GC_S_MASK) != 0;
+  return (U_GET_GC_MASK(static_cast<UChar32>(c)) & U_GC_P_MASK) != 0;
+}
+
+/// \w of UTS 18: alphabetic, mark, decimal digit, connector punctuation, joiner.
+inline bool is_word(char32_t c) {
+  const auto code = static_cast<UChar32>(c);
+  constexpr std::uint32_t categories = U_GC_M_MASK | U_GC_ND_MASK | U_GC_PC_MASK;
+  return (U_GET_GC_MASK(code) & categories) != 0 || u_isUAlphabetic(code) != 0 || c == 0x200C || c == 0x200D;
+}
+
+/// What the pre-tokenizers' patterns tell apart: \p{L}, \p{N}, \s and the rest.
+enum class CharClass : std::uint8_t { other, letter, number, space };
+
+inline CharClass find_char_class(char32_t c) {
+  const std::uint32_t category = U_GET_GC_MASK(static_cast<UChar32>(c));
+  if ((category & U_GC_L_MASK) != 0) return CharClass::letter;
+  if ((category & U_GC_N_MASK) != 0) return CharClass::number;
+  return is_space(c) ? CharClass::space : CharClass::other;
+}
+
+/// The class of a character, from a table for the first 65,536 of them.
+inline CharClass char_class(char32_t c) {
+  static const auto table = [] {
+    auto classes = std::make_unique<std::array<CharClass, 0x10000>>();
+    for (char32_t code = 0; code < 0x10000; ++code) (*classes)[code] = find_char_class(code);
+    return classes;
+  }();
+  return c < 0x10000 ? (*table)[c] : find_char_class(c);
+}
+
+/// The first byte behind the run of characters of class `wanted` that starts at byte `at`.
+inline std::size_t end_of_run(std::string_view text, std::size_t at, CharClass wanted) {
+  while (at < text.size()) {
+    std::size_t behind = at;
+    if (char_class(next_char(text, behind)) != wanted) break;
+    at = behind;
+  }
+  return at;
+}
+
+}  // namespace dapt::text
