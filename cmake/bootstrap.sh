@@ -3,7 +3,8 @@
 #
 #   cmake/bootstrap.sh [--browser] [--cuda] [--no-data]
 #     --browser  also Chromium, for the test that looks at the report
-#     --cuda     LibTorch with its CUDA libraries (the CUDA toolkit and NCCL are yours to install)
+#     --cuda     LibTorch with its CUDA libraries; the CUDA toolkit with NCCL, cuDNN, cuSPARSELt and NVSHMEM are yours to install (an
+#                installed Python torch brings the last three: name it with DAPT_LIBTORCH)
 #     --no-data  no model and no corpus: enough to use the headers
 #
 # LibTorch is the one that DAPT_LIBTORCH, CMAKE_PREFIX_PATH or an importable Python torch (2.8 or newer) names, else the pinned wheel from

@@ -22,7 +22,8 @@ function(dapt_link_cuda root problem)
   endif()
   message(STATUS "dapt: CUDA toolkit ${CUDAToolkit_VERSION}, NCCL in ${DAPT_NCCL_LIBRARY}")
   target_include_directories(dapt::libtorch SYSTEM INTERFACE ${CUDAToolkit_INCLUDE_DIRS} "${DAPT_NCCL_INCLUDE}")
-  target_link_libraries(dapt::libtorch INTERFACE "${root}/lib/libtorch_cuda.so" "${root}/lib/libc10_cuda.so" "${DAPT_NCCL_LIBRARY}" CUDA::cudart)
+  # libcudart is there already: libtorch_cpu names it.
+  target_link_libraries(dapt::libtorch INTERFACE "${root}/lib/libtorch_cuda.so" "${root}/lib/libc10_cuda.so" "${DAPT_NCCL_LIBRARY}")
   # cuDNN, cuSPARSELt, NVSHMEM and others come as wheels beside torch, or not at all on a machine that only compiles.
   target_link_options(dapt::libtorch INTERFACE LINKER:--unresolved-symbols=ignore-in-shared-libs)
 endfunction()

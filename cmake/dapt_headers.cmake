@@ -12,9 +12,11 @@ set(DAPT_HEADERS
   include/dapt/concepts/tokenizer.hpp
   include/dapt/core/batch.hpp
   include/dapt/core/error.hpp
+  include/dapt/core/gradient.hpp
   include/dapt/core/linear.hpp
   include/dapt/core/named_parameter.hpp
   include/dapt/core/page.hpp
+  include/dapt/core/peak_memory.hpp
   include/dapt/core/precision.hpp
   include/dapt/core/run_result.hpp
   include/dapt/core/seed.hpp
@@ -57,6 +59,9 @@ set(DAPT_HEADERS
   include/dapt/models/llama_config.hpp
   include/dapt/models/llama_generation.hpp
   include/dapt/models/recompute.hpp
+  include/dapt/optim/adamw.hpp
+  include/dapt/optim/galore.hpp
+  include/dapt/optim/subspace.hpp
   include/dapt/report/html_page.hpp
   include/dapt/report/json_lines.hpp
   include/dapt/report/numbers.hpp
