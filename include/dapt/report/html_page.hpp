@@ -146,7 +146,7 @@ const drawCurves = () => {
     const xs = lines.flatMap(line => line.x), inner = lines.flatMap(line => line.raw.filter(v => v !== null)).sort((a, b) => a - b);
     if (!inner.length) { svgElement(svg, "text", { x: width / 2, y: height / 2, "text-anchor": "middle" }, "nothing was measured"); return; }
     const smoothed = lines.flatMap(line => line.value.filter(v => v !== null)), at = share => inner[Math.round(share * (inner.length - 1))];
-    const xLow = xName === "step" ? Math.min(...xs) : 0, xHigh = Math.max(...xs, xLow + 1e-9);
+    const xLow = xName === "step" ? xs.reduce((a, b) => Math.min(a, b)) : 0, xHigh = xs.reduce((a, b) => Math.max(a, b), xLow + 1e-9);
     let yLow = Math.min(at(.01), smoothed.reduce((a, b) => Math.min(a, b))), yHigh = Math.max(at(.99), smoothed.reduce((a, b) => Math.max(a, b)));
     const margin = (yHigh - yLow || Math.abs(yHigh) || 1) * .06;
     yLow -= margin; yHigh += margin;
