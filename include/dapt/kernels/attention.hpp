@@ -29,42 +29,42 @@ struct AttentionOptions {
   std::int64_t sliding_window = 0;  ///< how many positions a query sees, its own included; 0: all of its document
 };
 
-/// Output and logsumexp of attention in blocks of query rows, with LibTorch's operations: any device, any floating type.
+/// Output and logsumexp of attention in blocks of query rows, with LibTorch's operations: any device, any floating type. Products are in fp32: where this
+/// runs for bf16, the processor has no bf16 products.
 class BlockedAttention {
  public:
   BlockedAttention(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& document_starts, AttentionOptions options)
       : options_(options), wide_(q.scalar_type() == at::kDouble ? at::kDouble : at::kFloat), groups_(q.size(2) / k.size(2)),
-        q_(grouped(q)), k_(k.permute({0, 2, 1, 3})), v_(v.permute({0, 2, 1, 3})), starts_(first_visible(document_starts.to(at::kLong))),
+        dtype_(q.scalar_type()), q_(grouped(q)), k_(k.permute({0, 2, 1, 3}).to(wide_)), v_(v.permute({0, 2, 1, 3}).to(wide_)), starts_(first_visible(document_starts.to(at::kLong))),
         block_starts_(starts_.to(at::kCPU)) {}
 
   /// Output [B, T, H, D] and logsumexp [B, HK, G, T], of the type statistics are computed in.
   std::pair<Tensor, Tensor> forward() const {
-    Tensor o = at::empty_like(q_), lse = at::empty(q_.sizes().slice(0, 4), q_.options().dtype(wide_));
+    Tensor o = at::empty_like(q_), lse = at::empty(q_.sizes().slice(0, 4), q_.options());
     for_each_block([&](Block block) {
       const Tensor scores = masked_scores(block);
       const Tensor normalizer = at::logsumexp(scores, -1, /*keepdim=*/true);
       lse_rows(lse, block).copy_(normalizer.squeeze(-1));
-      const Tensor p = scores.sub(normalizer).exp_().to(q_.scalar_type());
+      const Tensor p = scores.sub(normalizer).exp_();
       rows(o, block).copy_(at::matmul(fold(p), keys(v_, block)).view_as(rows(o, block)));
     });
-    return {ungrouped(o), lse};
+    return {ungrouped(o).to(dtype_), lse};
   }
 
   /// Gradients of q, k and v from that of the output.
-  std::array<Tensor, 3> backward(const Tensor& o, const Tensor& lse, const Tensor& gradient) const {
-    const Tensor og = grouped(o), dog = grouped(gradient.to(o.scalar_type()));
-    Tensor dq = at::empty_like(q_), dk = at::zeros(k_.sizes(), k_.options().dtype(wide_)), dv = at::zeros_like(dk);
+  std::array<Tensor, 3> backward(const Tensor& lse, const Tensor& gradient) const {
+    const Tensor dog = grouped(gradient);
+    Tensor dq = at::empty_like(q_), dk = at::zeros(k_.sizes(), k_.options()), dv = at::zeros_like(dk);
     for_each_block([&](Block block) {
       const Tensor p = masked_scores(block).sub_(lse_rows(lse, block).unsqueeze(-1)).exp_();
-      const Tensor d_out = rows(dog, block), delta = d_out.to(wide_).mul(rows(og, block).to(wide_)).sum(-1, true);
-      const Tensor d_out_rows = fold(d_out);
-      keys(dv, block).add_(at::matmul(fold(p.to(q_.scalar_type())).transpose(-1, -2), d_out_rows));
-      const Tensor dp = at::matmul(d_out_rows, keys(v_, block).transpose(-1, -2)).view_as(p).to(wide_);
-      const Tensor ds = fold(p.mul(dp.sub(delta)).mul_(options_.scale).to(q_.scalar_type()));
+      const Tensor d_out_rows = fold(rows(dog, block));
+      keys(dv, block).add_(at::matmul(fold(p).transpose(-1, -2), d_out_rows));
+      const Tensor dp = at::matmul(d_out_rows, keys(v_, block).transpose(-1, -2)).view_as(p);
+      const Tensor ds = fold(p.mul(dp.sub(p.mul(dp).sum(-1, /*keepdim=*/true))).mul_(options_.scale));
       rows(dq, block).copy_(at::matmul(ds, keys(k_, block)).view_as(rows(dq, block)));
       keys(dk, block).add_(at::matmul(ds.transpose(-1, -2), fold(rows(q_, block))));
     });
-    return {ungrouped(dq), dk.to(k_.scalar_type()).permute({0, 2, 1, 3}).contiguous(), dv.to(k_.scalar_type()).permute({0, 2, 1, 3}).contiguous()};
+    return {ungrouped(dq).to(dtype_), dk.permute({0, 2, 1, 3}).to(dtype_), dv.permute({0, 2, 1, 3}).to(dtype_)};
   }
 
  private:
@@ -76,7 +76,9 @@ class BlockedAttention {
   };
 
   /// [B, T, H, D] -> [B, HK, G, T, D] and back.
-  Tensor grouped(const Tensor& x) const { return x.view({x.size(0), x.size(1), -1, groups_, x.size(3)}).permute({0, 2, 3, 1, 4}).contiguous(); }
+  Tensor grouped(const Tensor& x) const {
+    return x.reshape({x.size(0), x.size(1), -1, groups_, x.size(3)}).permute({0, 2, 3, 1, 4}).to(wide_).contiguous();
+  }
   static Tensor ungrouped(const Tensor& x) { return x.permute({0, 3, 1, 2, 4}).reshape({x.size(0), x.size(3), -1, x.size(4)}); }
 
   Tensor first_visible(const Tensor& starts) const {
@@ -102,7 +104,7 @@ class BlockedAttention {
   /// Scaled products [HK, G, M, N], minus infinity where a query does not see a key.
   Tensor masked_scores(Block b) const {
     const Tensor queries = rows(q_, b);
-    const Tensor products = at::matmul(fold(queries), keys(k_, b).transpose(-1, -2)).to(wide_).mul_(options_.scale);
+    const Tensor products = at::matmul(fold(queries), keys(k_, b).transpose(-1, -2)).mul_(options_.scale);
     const Tensor key = at::arange(b.first_key, b.end, starts_.options()).unsqueeze(0), row = at::arange(b.begin, b.end, starts_.options()).unsqueeze(1);
     const Tensor hidden = key.gt(row).logical_or_(key.lt(starts_[b.batch].slice(0, b.begin, b.end).unsqueeze(1)));
     return products.view({queries.size(0), queries.size(1), queries.size(2), -1}).masked_fill_(hidden, -std::numeric_limits<double>::infinity());
@@ -111,6 +113,7 @@ class BlockedAttention {
   AttentionOptions options_;
   at::ScalarType wide_;
   std::int64_t groups_;
+  at::ScalarType dtype_;
   Tensor q_, k_, v_, starts_, block_starts_;
 };
 
@@ -127,7 +130,7 @@ struct CausalAttentionFunction : torch::autograd::Function<CausalAttentionFuncti
   static torch::autograd::variable_list backward(torch::autograd::AutogradContext* context, torch::autograd::variable_list gradients) {
     const auto saved = context->get_saved_variables();
     const AttentionOptions options{context->saved_data["scale"].toDouble(), context->saved_data["sliding_window"].toInt()};
-    auto [dq, dk, dv] = BlockedAttention(saved[0], saved[1], saved[2], saved[3], options).backward(saved[4], saved[5], gradients[0]);
+    auto [dq, dk, dv] = BlockedAttention(saved[0], saved[1], saved[2], saved[3], options).backward(saved[5], gradients[0]);
     return {dq, dk, dv, Tensor(), Tensor(), Tensor()};
   }
 };

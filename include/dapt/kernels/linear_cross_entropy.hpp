@@ -35,6 +35,18 @@ inline void check_linear_cross_entropy(std::string_view name, const Tensor& hidd
           weight.scalar_type(), ", labels ", labels.scalar_type(), "; expected one floating type and int64 labels");
 }
 
+/// The rows that are supervised, in order.
+inline Tensor supervised_rows(const Tensor& labels, std::int64_t vocabulary) {
+  const Tensor rows = at::nonzero(labels.ne(ignore_index)).squeeze(1);
+  if (rows.size(0) > 0) {
+    const Tensor kept = labels.index_select(0, rows);
+    const auto smallest = kept.min().item<std::int64_t>(), largest = kept.max().item<std::int64_t>();
+    require(smallest >= 0 && largest < vocabulary, "linear_cross_entropy: found label ", smallest < 0 ? smallest : largest, ", expected 0 to ", vocabulary - 1,
+            " or ", ignore_index);
+  }
+  return rows;
+}
+
 /// Loss of one chunk, added to `sum`. Where gradients are wanted: `dhidden` is set, `dweight` is added to.
 inline void cross_entropy_chunk(const Tensor& hidden, const Tensor& weight, const Tensor& labels, Tensor& sum, Tensor dhidden, Tensor dweight) {
   const Tensor logits = at::mm(hidden, weight.t()).to(sum.scalar_type());
@@ -52,7 +64,7 @@ inline void cross_entropy_chunk(const Tensor& hidden, const Tensor& weight, cons
 struct LinearCrossEntropyFunction : torch::autograd::Function<LinearCrossEntropyFunction> {
   static Tensor forward(torch::autograd::AutogradContext* context, const Tensor& hidden, const Tensor& weight, const Tensor& labels, bool wants_hidden,
                         bool wants_weight) {
-    const Tensor rows = at::nonzero(labels.ne(ignore_index)).squeeze(1);
+    const Tensor rows = supervised_rows(labels, weight.size(0));
     const std::int64_t count = rows.size(0);
     const Tensor kept = hidden.index_select(0, rows), targets = labels.index_select(0, rows);
     Tensor sum = at::zeros({}, hidden.options().dtype(softmax_dtype(hidden)));
@@ -96,7 +108,7 @@ inline Tensor linear_cross_entropy_sum(const Tensor& hidden, const Tensor& weigh
 inline Tensor linear_log_probs(const Tensor& hidden, const Tensor& weight, const Tensor& labels) {
   detail::check_linear_cross_entropy("linear_log_probs", hidden, weight, labels);
   const c10::NoGradGuard no_grad;
-  const Tensor rows = at::nonzero(labels.ne(ignore_index)).squeeze(1);
+  const Tensor rows = detail::supervised_rows(labels, weight.size(0));
   const Tensor kept = hidden.index_select(0, rows), targets = labels.index_select(0, rows);
   Tensor result = at::zeros({labels.size(0)}, hidden.options().dtype(detail::softmax_dtype(hidden)));
   for (std::int64_t begin = 0; begin < rows.size(0); begin += detail::cross_entropy_chunk_rows) {

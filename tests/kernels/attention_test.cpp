@@ -1,0 +1,143 @@
+#include <cmath>
+
+#include <dapt/kernels/attention.hpp>
+
+#include "comparison.hpp"
+
+using namespace dapt;
+using namespace dapt::testing_support;
+
+namespace {
+
+at::Tensor visible_keys(const at::Tensor& starts, std::int64_t window) {
+  const auto length = starts.size(1);
+  const auto key = at::arange(length).view({1, 1, 1, length}), row = at::arange(length).view({1, 1, length, 1});
+  const auto visible = key.le(row).logical_and(key.ge(starts.view({-1, 1, length, 1})));
+  return window > 0 ? visible.logical_and(key.gt(row - window)) : visible;
+}
+
+at::Tensor heads(const at::Tensor& x, std::int64_t repeat) { return x.repeat_interleave(repeat, 2).transpose(1, 2); }
+
+// softmax(scale q k^T + mask) v with the whole [T, T] mask
+at::Tensor eager_attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const at::Tensor& starts, double scale, std::int64_t window) {
+  const auto group = q.size(2) / k.size(2);
+  const auto scores = at::matmul(heads(q, 1), heads(k, group).transpose(-1, -2)) * scale;
+  const auto p = at::softmax(scores.masked_fill(visible_keys(starts, window).logical_not(), -std::numeric_limits<double>::infinity()), -1);
+  return at::matmul(p, heads(v, group)).transpose(1, 2);
+}
+
+// what transformers runs: its error in bf16 and fp32 sets the bound
+at::Tensor torch_attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const at::Tensor& starts, double scale, std::int64_t window) {
+  const auto group = q.size(2) / k.size(2);
+  return at::scaled_dot_product_attention(heads(q, 1), heads(k, group), heads(v, group), visible_keys(starts, window), 0, false, scale).transpose(1, 2);
+}
+
+// each row: documents of random lengths up to `longest`
+at::Tensor random_documents(std::int64_t batch, std::int64_t length, std::int64_t longest) {
+  auto starts = at::zeros({batch, length}, at::kInt);
+  for (std::int64_t b = 0; b < batch; ++b) {
+    std::int64_t begin = 0;
+    while (begin < length) {
+      const auto size = at::randint(1, longest + 1, {1}).item<std::int64_t>();
+      starts[b].slice(0, begin, std::min(begin + size, length)).fill_(begin);
+      begin += size;
+    }
+  }
+  return starts;
+}
+
+struct Shape {
+  std::int64_t batch, length, heads, key_heads, head_size;
+};
+
+void check_attention(const Shape& s, const at::Tensor& starts, std::int64_t window) {
+  const double scale = 1 / std::sqrt(static_cast<double>(s.head_size));
+  INFO("B " << s.batch << " T " << s.length << " H " << s.heads << " HK " << s.key_heads << " D " << s.head_size << " window " << window);
+  check_operation_everywhere([&](const auto& in) { return causal_attention(in[0], in[1], in[2], starts, scale, window); },
+                             [&](const auto& in) { return eager_attention(in[0], in[1], in[2], starts, scale, window); },
+                             {at::randn({s.batch, s.length, s.heads, s.head_size}), at::randn({s.batch, s.length, s.key_heads, s.head_size}),
+                              at::randn({s.batch, s.length, s.key_heads, s.head_size})},
+                             [&](const auto& in) { return torch_attention(in[0], in[1], in[2], starts, scale, window); });
+}
+
+}  // namespace
+
+TEST_CASE("causal_attention and its gradients agree with the formula, one document", "[kernels]") {
+  at::manual_seed(1);
+  for (const Shape s : {Shape{1, 1, 1, 1, 16}, Shape{2, 2, 3, 1, 64}, Shape{1, 31, 2, 2, 32}, Shape{1, 64, 9, 3, 64}, Shape{2, 65, 4, 2, 80}, Shape{1, 257, 2, 1, 128},
+                        Shape{1, 330, 3, 1, 64}, Shape{1, 20, 2, 1, 12}})
+    check_attention(s, at::zeros({s.batch, s.length}, at::kInt), 0);
+}
+
+TEST_CASE("causal_attention keeps documents apart", "[kernels]") {
+  at::manual_seed(2);
+  for (const std::int64_t longest : {1, 3, 40, 200})
+    for (const Shape s : {Shape{2, 70, 4, 2, 32}, Shape{1, 300, 3, 3, 64}}) check_attention(s, random_documents(s.batch, s.length, longest), 0);
+}
+
+TEST_CASE("causal_attention with a sliding window", "[kernels]") {
+  at::manual_seed(3);
+  for (const std::int64_t window : {1, 5, 64, 1000}) {
+    check_attention({1, 200, 4, 2, 64}, at::zeros({1, 200}, at::kInt), window);
+    check_attention({2, 97, 2, 1, 32}, random_documents(2, 97, 50), window);
+  }
+}
+
+TEST_CASE("causal_attention takes slices of one projection", "[kernels]") {
+  at::manual_seed(4);
+  const auto starts = random_documents(2, 50, 20);
+  const auto split = [](const at::Tensor& x) { return x.view({2, 50, 8, 32}).split_with_sizes({4, 2, 2}, 2); };
+  check_operation_everywhere([&](const auto& in) { const auto p = split(in[0]); return causal_attention(p[0], p[1], p[2], starts, 0.2); },
+                             [&](const auto& in) { const auto p = split(in[0]); return eager_attention(p[0], p[1], p[2], starts, 0.2, 0); }, {at::randn({2, 50, 256})},
+                             [&](const auto& in) { const auto p = split(in[0]); return torch_attention(p[0], p[1], p[2], starts, 0.2, 0); });
+}
+
+// traps.md: resetting positions alone leaks; the mask must cut
+TEST_CASE("a document's attention does not depend on its neighbours", "[kernels]") {
+  at::manual_seed(5);
+  for_each_instruction_set([&] {
+    for (const auto dtype : {at::kFloat, at::kBFloat16}) {
+      const auto make = [&] { return at::randn({1, 100, 2, 64}).to(dtype); };
+      auto q = make(), k = make(), v = make();
+      auto starts = at::zeros({1, 100}, at::kInt);
+      starts.slice(1, 37).fill_(37);
+      const auto before = causal_attention(q, k, v, starts, 0.125);
+      k.slice(1, 0, 37).fill_(7);
+      v.slice(1, 0, 37).fill_(100);
+      CHECK(at::equal(causal_attention(q, k, v, starts, 0.125).slice(1, 37), before.slice(1, 37)));
+    }
+  });
+}
+
+TEST_CASE("causal_attention survives large scores", "[kernels]") {
+  for_each_instruction_set([&] {
+    for (const auto dtype : {at::kFloat, at::kBFloat16}) {
+      at::manual_seed(6);
+      const auto q = at::randn({1, 70, 2, 64}).mul(100).to(dtype).requires_grad_(true), k = at::randn({1, 70, 1, 64}).mul(100).to(dtype), v = at::randn({1, 70, 1, 64}).to(dtype);
+      const auto o = causal_attention(q, k, v, at::zeros({1, 70}, at::kInt), 1.0);
+      CHECK(at::isfinite(o).all().item<bool>());
+      CHECK(at::isfinite(torch::autograd::grad({o.sum()}, {q})[0]).all().item<bool>());
+    }
+  });
+}
+
+TEST_CASE("decode_attention over a cache equals attention over the whole row", "[kernels]") {
+  at::manual_seed(7);
+  const auto q = at::randn({2, 20, 4, 32}), k = at::randn({2, 20, 2, 32}), v = at::randn({2, 20, 2, 32});
+  const auto first = at::tensor({0, 6}, at::kLong);
+  auto starts = at::zeros({2, 20}, at::kInt);
+  starts[1].slice(0, 6).fill_(6);
+  const auto whole = eager_attention(q, k, v, starts, 0.3, 0);
+  const auto spare = [](const at::Tensor& x) { return at::cat({x, at::full({2, 9, 2, 32}, 1e3)}, 1); };  // room that the cache has not filled
+  for (const std::int64_t step : {1, 3}) {
+    const auto last = at::arange(20 - step, 20).expand({2, step});
+    CHECK(at::allclose(decode_attention(q.slice(1, 20 - step), spare(k), spare(v), first, last, 0.3), whole.slice(1, 20 - step), 1e-4, 1e-5));
+  }
+}
+
+TEST_CASE("causal_attention names what it cannot take", "[kernels]") {
+  const auto x = at::zeros({1, 4, 3, 16}), two = at::zeros({1, 4, 2, 16});
+  CHECK_THROWS_WITH(causal_attention(x, two, two, at::zeros({1, 4}, at::kInt), 1), Catch::Contains("[1, 4, 3, 16]"));
+  CHECK_THROWS_WITH(causal_attention(x, x, x, at::zeros({1, 4}, at::kLong), 1), Catch::Contains("int32"));
+  CHECK_THROWS_WITH(causal_attention(x, x, x, at::zeros({1, 5}, at::kInt), 1), Catch::Contains("[1, 5]"));
+}

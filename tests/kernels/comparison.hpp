@@ -1,0 +1,86 @@
+// Compares a fused operation, gradients included, with the same formula in LibTorch's own operations.
+#pragma once
+
+#include <cmath>
+#include <functional>
+#include <string>
+#include <vector>
+
+#include <ATen/ATen.h>
+#include <catch2/catch.hpp>
+#include <torch/csrc/autograd/autograd.h>
+
+#include <dapt/kernels/instruction_set.hpp>
+
+namespace dapt::testing_support {
+
+using Operation = std::function<at::Tensor(const std::vector<at::Tensor>&)>;
+
+/// The output of an operation, then the gradients of its inputs for the output's gradient `direction`, all in fp64.
+inline std::vector<at::Tensor> output_and_gradients(const Operation& operation, const std::vector<at::Tensor>& inputs, at::ScalarType dtype,
+                                                    const at::Tensor& direction) {
+  std::vector<at::Tensor> leaves;
+  for (const at::Tensor& input : inputs) leaves.push_back(input.detach().to(dtype).requires_grad_(true));
+  at::Tensor output = operation(leaves);
+  CHECK(output.sizes() == direction.sizes());
+  std::vector<at::Tensor> results = torch::autograd::grad({output}, leaves, {direction.to(output.scalar_type())});
+  for (std::size_t i = 0; i < leaves.size(); ++i) {
+    CHECK(results[i].scalar_type() == dtype);
+    CHECK(results[i].sizes() == leaves[i].sizes());
+  }
+  results.insert(results.begin(), output);
+  for (at::Tensor& result : results) result = result.detach().to(at::kDouble);
+  return results;
+}
+
+inline double root_mean_square(const at::Tensor& x) { return x.numel() == 0 ? 0.0 : x.square().mean().sqrt().item<double>(); }
+inline double largest(const at::Tensor& x) { return x.numel() == 0 ? 0.0 : x.abs().max().item<double>(); }
+
+/// The rule of this folder: against the formula in fp64 on the same rounded inputs, the fused operation errs at most 1.5 times as much (root mean square;
+/// the largest error 4 times) as the formula computed eagerly in the type itself. Granted besides: one unit in the last place of the largest value, once, because
+/// the eager result of a small tensor may happen to be exact. fp64 must agree to 1e-11 of the largest value.
+inline void check_operation(const Operation& fused, const Operation& formula, const Operation& eager_formula, std::vector<at::Tensor> inputs,
+                            at::ScalarType dtype) {
+  const at::ScalarType narrow = dtype;
+  for (at::Tensor& input : inputs) input = input.to(narrow).to(at::kDouble);
+  const at::Tensor direction = [&] {
+    const c10::NoGradGuard no_grad;
+    return at::randn_like(formula(inputs)).to(narrow).to(at::kDouble);
+  }();
+  const auto expected = output_and_gradients(formula, inputs, at::kDouble, direction);
+  const auto found = output_and_gradients(fused, inputs, dtype, direction);
+  const auto eager = output_and_gradients(eager_formula, inputs, dtype, direction);
+  const double unit = dtype == at::kDouble ? 1e-11 : dtype == at::kFloat ? 0x1p-23 : 0x1p-8;
+  for (std::size_t i = 0; i < expected.size(); ++i) {
+    const at::Tensor error = found[i] - expected[i], eager_error = eager[i] - expected[i];
+    const double granted = unit * largest(expected[i]);
+    INFO((i == 0 ? std::string("output") : "gradient of input " + std::to_string(i - 1)) << ", " << c10::toString(dtype) << ", shape " << expected[i].sizes()
+         << ", " << instruction_set_name(instruction_set()));
+    CHECK(at::isfinite(found[i]).all().item<bool>());
+    CHECK(root_mean_square(error) <= 1.5 * root_mean_square(eager_error) + granted / std::sqrt(static_cast<double>(error.numel())));
+    CHECK(largest(error) <= 4 * largest(eager_error) + granted);
+  }
+  const auto again = output_and_gradients(fused, inputs, dtype, direction);
+  for (std::size_t i = 0; i < found.size(); ++i) CHECK(at::equal(found[i], again[i]));  // the same bits each time
+}
+
+/// Runs `body` once for each instruction set of this processor; the set in use is restored afterwards.
+inline void for_each_instruction_set(const std::function<void()>& body) {
+  const InstructionSet chosen = instruction_set();
+  for (const auto set : {InstructionSet::portable, InstructionSet::avx2, InstructionSet::avx512_bf16}) {
+    if (set > detail::processor_instruction_set()) continue;
+    instruction_set() = set;
+    body();
+  }
+  instruction_set() = chosen;
+}
+
+/// The same, for each of fp64, fp32 and bf16. `eager_formula`: what sets the bound, where a plainer one than `formula` is the usual way to compute it.
+inline void check_operation_everywhere(const Operation& fused, const Operation& formula, const std::vector<at::Tensor>& inputs,
+                                       const Operation& eager_formula = {}) {
+  for_each_instruction_set([&] {
+    for (const auto dtype : {at::kDouble, at::kFloat, at::kBFloat16}) check_operation(fused, formula, eager_formula ? eager_formula : formula, inputs, dtype);
+  });
+}
+
+}  // namespace dapt::testing_support

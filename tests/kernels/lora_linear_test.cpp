@@ -1,0 +1,60 @@
+#include <dapt/kernels/lora_linear.hpp>
+
+#include "comparison.hpp"
+
+using namespace dapt;
+using namespace dapt::testing_support;
+
+namespace {
+
+at::Tensor eager_lora(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias, const at::Tensor& a, const at::Tensor& b, double scaling) {
+  const auto plain = at::linear(x, weight, bias.defined() ? std::optional<at::Tensor>(bias) : std::nullopt);
+  return plain + at::linear(at::linear(x, a), b) * scaling;
+}
+
+}  // namespace
+
+TEST_CASE("lora_linear and all its gradients agree with the formula", "[kernels]") {
+  at::manual_seed(1);
+  for (const auto& [rows, in, out, rank] : std::vector<std::array<std::int64_t, 4>>{{1, 16, 16, 1}, {37, 576, 192, 8}, {64, 48, 100, 16}, {5, 33, 7, 3}}) {
+    const std::vector<at::Tensor> inputs{at::randn({rows, in}), at::randn({out, in}) / 8, at::randn({rank, in}) / 8, at::randn({out, rank}) / 4, at::randn({out})};
+    check_operation_everywhere([](const auto& i) { return lora_linear(i[0], i[1], i[4], i[2], i[3], 2.0); },
+                               [](const auto& i) { return eager_lora(i[0], i[1], i[4], i[2], i[3], 2.0); }, inputs);
+    check_operation_everywhere([](const auto& i) { return lora_linear(i[0].unsqueeze(0), i[1], {}, i[2], i[3], 0.25); },
+                               [](const auto& i) { return eager_lora(i[0].unsqueeze(0), i[1], {}, i[2], i[3], 0.25); },
+                               std::vector<at::Tensor>(inputs.begin(), inputs.begin() + 4));
+  }
+}
+
+TEST_CASE("lora_linear keeps fp32 adapters of a bf16 layer in fp32", "[kernels]") {
+  at::manual_seed(2);
+  const auto x = at::randn({20, 64}).to(at::kBFloat16).requires_grad_(true), weight = (at::randn({32, 64}) / 8).to(at::kBFloat16);
+  const auto a = (at::randn({8, 64}) / 8).requires_grad_(true), b = (at::randn({32, 8}) / 4).requires_grad_(true);
+  const auto y = lora_linear(x, weight, {}, a, b, 2.0);
+  CHECK(y.scalar_type() == at::kBFloat16);
+  const auto gradients = torch::autograd::grad({y.sum()}, {x, a, b});
+  CHECK(gradients[0].scalar_type() == at::kBFloat16);
+  CHECK(gradients[1].scalar_type() == at::kFloat);
+  CHECK(gradients[2].scalar_type() == at::kFloat);
+  const auto exact = eager_lora(x.detach().to(at::kDouble), weight.to(at::kDouble), {}, a.detach().to(at::kDouble), b.detach().to(at::kDouble), 2.0);
+  CHECK((y.detach().to(at::kDouble) - exact).abs().max().item<double>() < 0.02 * exact.abs().max().item<double>());
+}
+
+TEST_CASE("lora_linear asks nothing of a frozen weight and trains behind a frozen input", "[kernels]") {
+  at::manual_seed(3);
+  const auto x = at::randn({2, 3, 16}), weight = at::randn({8, 16}), bias = at::randn({8});
+  const auto a = at::randn({4, 16}).requires_grad_(true), b = at::zeros({8, 4}).requires_grad_(true);
+  const auto y = lora_linear(x, weight, bias, a, b, 1.0);
+  CHECK(at::allclose(y.detach(), at::linear(x, weight, bias)));  // B = 0: the plain layer
+  y.sum().backward();
+  CHECK(!weight.grad().defined());
+  CHECK(!bias.grad().defined());
+  CHECK(a.grad().eq(0).all().item<bool>());
+  CHECK(b.grad().abs().sum().item<double>() > 0);
+}
+
+TEST_CASE("lora_linear names the shapes it cannot take", "[kernels]") {
+  const auto z = [](std::int64_t r, std::int64_t c) { return at::zeros({r, c}); };
+  CHECK_THROWS_WITH(lora_linear(z(2, 4), z(3, 4), {}, z(2, 5), z(3, 2), 1.0), Catch::Contains("[2, 5]"));
+  CHECK_THROWS_WITH(lora_linear(z(2, 4), z(3, 4), {}, z(2, 4), z(3, 1), 1.0), Catch::Contains("[3, 1]"));
+}
