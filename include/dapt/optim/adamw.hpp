@@ -1,0 +1,155 @@
+// AdamW: Loshchilov & Hutter 2019 (arXiv:1711.05101), algorithm 2. Two forms that differ in where eps and the decay enter:
+//   torch         w *= 1 - lr*wd;  w -= lr * (m/c1) / (sqrt(v/c2) + eps)                     torch.optim.AdamW
+//   transformers  w -= lr * sqrt(c2)/c1 * m / (sqrt(v) + eps);  w -= lr*wd * w               transformers' former AdamW, galore_torch
+// with c1 = 1 - beta1^t, c2 = 1 - beta2^t. Moments are fp32 whatever the weights' type; bf16 weights are rounded once a step.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <sstream>
+#include <string_view>
+
+#include <ATen/ops/_fused_adamw.h>
+#include <ATen/ops/div.h>
+#include <ATen/ops/full.h>
+#include <ATen/ops/sqrt.h>
+#include <ATen/ops/zeros_like.h>
+
+#include <dapt/concepts/optimizer.hpp>
+#include <dapt/core/error.hpp>
+#include <dapt/core/gradient.hpp>
+#include <dapt/core/precision.hpp>
+#include <dapt/core/run_result.hpp>
+
+namespace dapt {
+
+enum class AdamWForm { torch, transformers };
+
+struct AdamW {
+  static constexpr std::string_view name = "adamw";
+
+  double beta1 = 0.9;                         ///< [0, 1): memory of the mean
+  double beta2 = 0.999;                       ///< [0, 1): memory of the square
+  double eps = 1e-8;                          ///< > 0; galore_torch uses 1e-6
+  double weight_decay = 0.0;                  ///< >= 0: decoupled, for every parameter that this rule is given
+  AdamWForm form = AdamWForm::torch;
+  at::ScalarType state_dtype = at::kFloat;    ///< of the two moments: fp32, or bf16 for half the memory
+
+  struct State {
+    Tensor gradient;    ///< sum over the window; undefined between windows, so no part of a checkpoint
+    Tensor exp_avg;     ///< m, of the parameter's shape
+    Tensor exp_avg_sq;  ///< v
+  };
+
+  State init(const NamedParameter& parameter) const;
+  void accumulate(State& state, const Tensor& gradient) const { accumulate_gradient(state.gradient, gradient, state_dtype); }
+  Tensor& accumulated(State& state) const { return state.gradient; }
+  void step(Tensor& weight, State& state, const StepInfo& info) const;
+
+  /// m / c1 / (sqrt(v / c2) + eps) after moving the moments, fp32.
+  Tensor direction(State& state, const StepInfo& info) const;
+  void decay(Tensor& weight, const StepInfo& info) const {
+    if (weight_decay > 0) weight.mul_(1 - info.lr * weight_decay);
+  }
+
+  template <class F>
+  void visit(State& state, F&& f) const {
+    f("exp_avg", state.exp_avg);
+    f("exp_avg_sq", state.exp_avg_sq);
+  }
+
+  /// What a run's header says of this rule.
+  RunHeader describe(const NamedParameters& parameters, double lr) const;
+
+ private:
+  struct Correction {
+    double c1, root_c2;  ///< 1 - beta1^t and sqrt(1 - beta2^t)
+    double step() const { return root_c2 / c1; }
+  };
+  Correction correction(std::int64_t t) const { return {1 - std::pow(beta1, t), std::sqrt(1 - std::pow(beta2, t))}; }
+  /// What is added to sqrt(v), so that both forms are m / (sqrt(v) + eps_t) * correction.step().
+  double eps_at(const Correction& c) const { return form == AdamWForm::torch ? eps * c.root_c2 : eps; }
+  Tensor moved(const Tensor& gradient, Tensor exp_avg, Tensor exp_avg_sq, double eps_t) const;
+  void step_in_chunks(Tensor& weight, State& state, const StepInfo& info) const;
+};
+
+inline AdamW::State AdamW::init(const NamedParameter& parameter) const {
+  require(beta1 >= 0 && beta1 < 1, "AdamW: beta1 is ", beta1, ", expected [0, 1)");
+  require(beta2 >= 0 && beta2 < 1, "AdamW: beta2 is ", beta2, ", expected [0, 1)");
+  require(eps > 0 && std::isfinite(eps), "AdamW: eps is ", eps, ", expected > 0");
+  require(weight_decay >= 0 && std::isfinite(weight_decay), "AdamW: weight_decay is ", weight_decay, ", expected >= 0");
+  require(at::isFloatingType(state_dtype), "AdamW: state_dtype is ", c10::toString(state_dtype), ", expected a floating-point type");
+  require(at::isFloatingType(parameter.value.scalar_type()), "AdamW: parameter ", parameter.name, " is of type ",
+          c10::toString(parameter.value.scalar_type()), ", expected a floating-point type");
+  const auto options = parameter.value.options().dtype(state_dtype).requires_grad(false);
+  return {{}, at::zeros_like(parameter.value, options), at::zeros_like(parameter.value, options)};
+}
+
+/// Moves the moments in place and returns m / (sqrt(v) + eps_t), fp32.
+inline Tensor AdamW::moved(const Tensor& gradient, Tensor exp_avg, Tensor exp_avg_sq, double eps_t) const {
+  const Tensor g = gradient.to(at::kFloat), m = exp_avg.to(at::kFloat), v = exp_avg_sq.to(at::kFloat);  // the same tensors where they are fp32
+  m.lerp_(g, 1 - beta1);
+  v.mul_(beta2).addcmul_(g, g, 1 - beta2);
+  if (exp_avg.scalar_type() != at::kFloat) {
+    exp_avg.copy_(m);
+    exp_avg_sq.copy_(v);
+  }
+  Tensor denominator = v.sqrt().add_(eps_t);
+  return at::div_out(denominator, m, denominator);
+}
+
+inline Tensor AdamW::direction(State& state, const StepInfo& info) const {
+  const Correction c = correction(info.step);
+  Tensor update = moved(state.gradient, state.exp_avg, state.exp_avg_sq, eps_at(c)).mul_(c.step());
+  state.gradient.reset();
+  return update;
+}
+
+inline void AdamW::step(Tensor& weight, State& state, const StepInfo& info) const {
+  const auto dtype = weight.scalar_type();
+  const bool one_type = state.gradient.scalar_type() == dtype && state_dtype == dtype;
+  if (one_type && weight.is_contiguous() && state.exp_avg.is_contiguous()) {
+    const Tensor t = at::full({}, static_cast<double>(info.step), weight.options().dtype(at::kFloat));
+    // The fused kernel has torch's form; for the other its eps is divided by sqrt(c2), and the decay comes after.
+    const bool torch_form = form == AdamWForm::torch;
+    at::_fused_adamw_({weight}, {state.gradient.contiguous()}, {state.exp_avg}, {state.exp_avg_sq}, {}, {t}, info.lr, beta1, beta2,
+                      torch_form ? weight_decay : 0.0, torch_form ? eps : eps / correction(info.step).root_c2, false, false);
+    if (!torch_form) decay(weight, info);
+  } else {
+    step_in_chunks(weight, state, info);
+  }
+  state.gradient.reset();
+}
+
+/// Mixed types: fp32 arithmetic on pieces that stay in cache, so that no fp32 copy of a whole weight or gradient is made.
+inline void AdamW::step_in_chunks(Tensor& weight, State& state, const StepInfo& info) const {
+  const Correction c = correction(info.step);
+  const double rate = info.lr * c.step();
+  const double kept = 1 - info.lr * weight_decay;
+  const auto update = [&](Tensor w, const Tensor& g, const Tensor& m, const Tensor& v) {
+    const Tensor direction = moved(g, m, v, eps_at(c)), w32 = w.to(at::kFloat);
+    if (form == AdamWForm::torch) w32.mul_(kept).sub_(direction, rate);
+    else w32.sub_(direction, rate).mul_(kept);
+    if (w.scalar_type() != at::kFloat) w.copy_(w32);
+  };
+  if (!weight.is_contiguous() || !state.exp_avg.is_contiguous() || !weight.is_cpu()) return update(weight, state.gradient, state.exp_avg, state.exp_avg_sq);
+  constexpr std::int64_t chunk = 1 << 16;  // six fp32 pieces of it fit a core's second-level cache
+  const Tensor w = weight.view(-1), g = state.gradient.reshape(-1), m = state.exp_avg.view(-1), v = state.exp_avg_sq.view(-1);
+  for (std::int64_t start = 0; start < w.numel(); start += chunk) {
+    const std::int64_t length = std::min(chunk, w.numel() - start);
+    update(w.narrow(0, start, length), g.narrow(0, start, length), m.narrow(0, start, length), v.narrow(0, start, length));
+  }
+}
+
+inline RunHeader AdamW::describe(const NamedParameters& parameters, double lr) const {
+  std::ostringstream text, rate;
+  text << "AdamW (" << (form == AdamWForm::torch ? "torch" : "transformers") << " form), beta1 " << beta1 << ", beta2 " << beta2 << ", eps " << eps
+       << ", weight decay " << weight_decay << ", moments " << dtype_name(state_dtype);
+  rate << lr << " (" << parameters.size() << " parameters)";
+  return {{{"optimizer", text.str()}, {"effective lr", rate.str()}}};
+}
+
+static_assert(check_optimizer<AdamW>() && DirectionalOptimizer<AdamW>);
+
+}  // namespace dapt

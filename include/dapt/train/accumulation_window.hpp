@@ -1,0 +1,64 @@
+// The micro-batches of one optimizer step, taken from a stream before the first is used, because the loss is divided by the tokens of them all.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <utility>
+#include <vector>
+
+#include <dapt/concepts/batch_stream.hpp>
+#include <dapt/core/error.hpp>
+#include <dapt/train/train_options.hpp>
+
+namespace dapt::detail {
+
+struct AccumulationWindow {
+  std::vector<Batch> batches;          ///< those with a supervised token
+  std::int64_t micro_batches = 0;      ///< also those without
+  std::int64_t supervised_tokens = 0;
+  std::int64_t input_tokens = 0;
+};
+
+/// Takes a window's batches from a stream, never one more, so that the stream's position stays that of the next window.
+template <class Stream>
+class WindowReader {
+ public:
+  WindowReader(Stream& stream, const TrainOptions& options)
+      : stream_(stream), rows_(options.micro_batch_size), micro_batches_(options.batch_size / options.micro_batch_size) {}
+
+  /// A window with fewer micro-batches where the stream ends in it, and an empty one after that.
+  AccumulationWindow next() {
+    AccumulationWindow window;
+    while (window.micro_batches < micro_batches_ && advance()) {
+      const Batch& batch = *position_.value();
+      const std::int64_t rows = batch.input_ids.size(0);
+      require(rows <= rows_ && !was_short_, "Trainer: the stream gave ", was_short_ ? "a smaller batch that was not its last" : "a batch of too many rows",
+              "; expected micro_batch_size ", rows_, ", found ", was_short_ ? short_rows_ : rows);
+      if (rows < rows_) {
+        was_short_ = true;
+        short_rows_ = rows;
+      }
+      ++window.micro_batches;
+      window.supervised_tokens += batch.supervised_tokens;
+      window.input_tokens += batch.input_ids.numel();
+      if (batch.supervised_tokens > 0) window.batches.push_back(batch);
+    }
+    return window;
+  }
+
+ private:
+  bool advance() {
+    if (ended_) return false;
+    if (position_) ++*position_;
+    else position_.emplace(ranges::begin(stream_));
+    ended_ = *position_ == ranges::end(stream_);
+    return !ended_;
+  }
+
+  Stream& stream_;
+  std::int64_t rows_, micro_batches_, short_rows_ = 0;
+  std::optional<ranges::iterator_t<Stream>> position_;
+  bool ended_ = false, was_short_ = false;
+};
+
+}  // namespace dapt::detail

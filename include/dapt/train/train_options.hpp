@@ -1,0 +1,50 @@
+// How long, how fast and how carefully to train: what does not belong to one adapter or one optimizer.
+#pragma once
+
+#include <atomic>
+#include <cmath>
+#include <cstdint>
+#include <functional>
+
+#include <dapt/core/error.hpp>
+#include <dapt/core/named_parameter.hpp>
+
+namespace dapt {
+
+/// What to do where a loss or a gradient is NaN or infinite. Neither lets it reach a weight or an optimizer's state.
+enum class OnBadLoss {
+  stop,  ///< throw dapt::Error; the weights are those after the last good step
+  skip,  ///< count the window as skipped and go on
+};
+
+struct TrainOptions {
+  double lr = 1e-4;                   ///< > 0: base learning rate, before schedule, factor and GaLore's scale
+  std::int64_t batch_size = 32;       ///< rows of one optimizer step, a multiple of micro_batch_size
+  std::int64_t micro_batch_size = 1;  ///< rows of one forward pass; the stream must give this many. Costs memory
+  std::int64_t max_steps = 0;         ///< windows; 0: no limit. The first limit that is reached ends the run, as the end of the stream does
+  std::int64_t max_tokens = 0;        ///< supervised tokens; 0: no limit
+  double max_minutes = 0;             ///< wall time; 0: no limit. A run under it cannot be repeated bit for bit
+  std::uint64_t seed = 0;             ///< of adapters' initial values and of dropout; the stream's order has its own
+  double max_grad_norm = 0;           ///< gradients above this L2 norm over all parameters are scaled down to it; 0: off
+  bool layer_wise = false;            ///< step each parameter as soon as its gradient is complete: the gradients never exist together
+  OnBadLoss on_bad_loss = OnBadLoss::stop;
+  const std::atomic<bool>* stop = nullptr;  ///< once true, training ends before the next micro-batch; what its window held is dropped
+  std::function<double(const NamedParameter&)> lr_factor = {};  ///< own factor of lr for each parameter, asked once; empty: 1 for all
+
+  /// Throws on a value out of range, and on options that contradict each other.
+  void validate() const {
+    require(lr > 0 && std::isfinite(lr), "TrainOptions: lr is ", lr, ", expected > 0");
+    require(micro_batch_size >= 1, "TrainOptions: micro_batch_size is ", micro_batch_size, ", expected at least 1");
+    require(batch_size >= 1 && batch_size % micro_batch_size == 0, "TrainOptions: batch_size is ", batch_size, ", expected a multiple of micro_batch_size ",
+            micro_batch_size);
+    require(max_steps >= 0, "TrainOptions: max_steps is ", max_steps, ", expected 0 (no limit) or more");
+    require(max_tokens >= 0, "TrainOptions: max_tokens is ", max_tokens, ", expected 0 (no limit) or more");
+    require(max_minutes >= 0 && std::isfinite(max_minutes), "TrainOptions: max_minutes is ", max_minutes, ", expected 0 (no limit) or more");
+    require(max_grad_norm >= 0 && std::isfinite(max_grad_norm), "TrainOptions: max_grad_norm is ", max_grad_norm, ", expected 0 (off) or more");
+    require(!(layer_wise && max_grad_norm > 0), "TrainOptions: max_grad_norm ", max_grad_norm,
+            " needs all gradients before the first step, layer_wise never has them together; give one of the two");
+  }
+  bool has_budget() const { return max_steps > 0 || max_tokens > 0 || max_minutes > 0; }
+};
+
+}  // namespace dapt

@@ -1,0 +1,449 @@
+// The training loop, once, for every model, adapter, optimizer and schedule. An optimizer is the rule of one parameter; when it steps is decided
+// here: after the accumulation window, or layer by layer from the gradient hooks. Loss and gradient of a window are the sum over its supervised
+// tokens divided by their number, whatever the split into micro-batches.
+#pragma once
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <cstdint>
+#include <functional>
+#include <limits>
+#include <map>
+#include <memory>
+#include <numeric>
+#include <sstream>
+#include <string>
+#include <type_traits>
+#include <utility>
+#include <vector>
+
+#include <ATen/ops/scalar_tensor.h>
+#include <torch/csrc/autograd/function_hook.h>
+#include <torch/csrc/autograd/variable.h>
+
+#include <dapt/concepts/adapter.hpp>
+#include <dapt/concepts/batch_stream.hpp>
+#include <dapt/concepts/causal_lm.hpp>
+#include <dapt/concepts/lr_schedule.hpp>
+#include <dapt/concepts/observer.hpp>
+#include <dapt/concepts/optimizer.hpp>
+#include <dapt/core/error.hpp>
+#include <dapt/core/gradient.hpp>
+#include <dapt/core/peak_memory.hpp>
+#include <dapt/core/run_result.hpp>
+#include <dapt/core/seed.hpp>
+#include <dapt/core/training_mode.hpp>
+#include <dapt/train/accumulation_window.hpp>
+#include <dapt/train/train_options.hpp>
+
+namespace dapt {
+
+/// Trains `model` (held by reference) through `adapter` under `rule`. Template arguments are deduced:
+///
+///     dapt::Trainer trainer(model, dapt::Lora{.rank = 256}, dapt::AdamW{}, dapt::TrainOptions{.lr = 1e-4});
+///     const dapt::TrainReport report = trainer.train(stream, progress);
+///
+/// The constructor seeds, attaches the adapter and only then makes the optimizer's state, so the order cannot be wrong.
+template <class Model, class Adapter, class Rule, class Schedule = ConstantLr>
+class Trainer {
+  static_assert(check_causal_lm<Model>() && check_adapter<Adapter, Model>() && check_optimizer<Rule>() && check_lr_schedule<Schedule>());
+
+ public:
+  /// Throws dapt::Error on options out of range or without effect.
+  Trainer(Model& model, Adapter adapter, Rule rule, TrainOptions options = {}, Schedule schedule = {});
+  Trainer(const Trainer&) = delete;
+  Trainer& operator=(const Trainer&) = delete;
+
+  /// Trains on `stream` until a limit of the options, a stop request, or the stream's end; the limits count from here, the optimizer's steps
+  /// from construction. Observers see each window's StepRecord. Throws dapt::Error on a bad loss under OnBadLoss::stop.
+  template <class Stream, class... Observers>
+  TrainReport train(Stream&& stream, Observers&&... observers);
+
+  /// Folds the adapter into the model's weights; this trainer cannot train afterwards.
+  void merge() {
+    adapter_.merge(adapter_state_, model_);
+    merged_ = true;
+  }
+
+  /// What a report should say of this setting: adapter, optimizer, learning rates, batch, limits, seed.
+  const RunHeader& header() const { return header_; }
+  Model& model() { return model_; }
+  const Adapter& adapter() const { return adapter_; }
+  typename Adapter::State& adapter_state() { return adapter_state_; }
+  const TrainOptions& options() const { return options_; }
+  std::int64_t trainable_parameters() const;
+
+  /// `f(parameter name, entry name, Tensor& or std::int64_t&)` for all of the optimizer's state, in a fixed order.
+  template <class F>
+  void visit_optimizer_state(F&& f);
+  std::int64_t state_bytes();
+
+ private:
+  using Clock = std::chrono::steady_clock;
+  using Window = detail::AccumulationWindow;
+
+  struct Trained {
+    NamedParameter parameter;
+    Tensor weight;  ///< the parameter, detached
+    double lr_factor = 1;
+    typename Rule::State state;
+    std::int64_t gradients = 0;  ///< of the current micro-batch
+  };
+
+  /// While it lives, each gradient goes to the rule as soon as it is complete, and is freed.
+  class GradientHooks {
+   public:
+    explicit GradientHooks(Trainer& trainer);
+    GradientHooks(const GradientHooks&) = delete;
+    GradientHooks& operator=(const GradientHooks&) = delete;
+    ~GradientHooks();
+
+   private:
+    Trainer& trainer_;
+  };
+
+  enum class Outcome { stepped, skipped, stopped };
+
+  void receive_gradient(Trained& trained);
+  Outcome run_window(const Window& window, StepRecord& record);
+  bool measure(Trained& trained);
+  bool finish_window(StepRecord& record);
+  void step(Trained& trained);
+  void drop_window();
+  void require_attached() const;
+  RunHeader describe() const;
+  bool stop_requested() const { return options_.stop != nullptr && options_.stop->load(std::memory_order_relaxed); }
+  static double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
+
+  Model& model_;
+  Adapter adapter_;
+  Rule rule_;
+  TrainOptions options_;
+  Schedule schedule_;
+  typename Adapter::State adapter_state_;
+  std::vector<Trained> trained_;
+  RunHeader header_;
+  std::int64_t updates_ = 0;  ///< optimizer steps since construction
+  bool merged_ = false;
+
+  // What the hooks and the loop share about the window in progress.
+  double lr_ = 0;
+  bool steps_in_hook_ = false;    ///< layer-wise, and this is the window's last micro-batch
+  bool bad_gradient_ = false;
+  std::string bad_parameter_;
+  double squared_norm_ = 0;
+  double optimizer_seconds_ = 0;  ///< of this window
+};
+
+namespace detail {
+
+class CallOnGradient final : public torch::autograd::PostAccumulateGradHook {
+ public:
+  explicit CallOnGradient(std::function<void()> call) : call_(std::move(call)) {}
+  void operator()(const torch::autograd::Variable&) override { call_(); }
+
+ private:
+  std::function<void()> call_;
+};
+
+/// Adds the time of its scope to a sum.
+class Stopwatch {
+ public:
+  explicit Stopwatch(double& sum) : sum_(sum) {}
+  Stopwatch(const Stopwatch&) = delete;
+  Stopwatch& operator=(const Stopwatch&) = delete;
+  ~Stopwatch() { sum_ += std::chrono::duration<double>(std::chrono::steady_clock::now() - start_).count(); }
+
+ private:
+  double& sum_;
+  std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
+};
+
+}  // namespace detail
+
+template <class Model, class Adapter, class Rule, class Schedule>
+Trainer<Model, Adapter, Rule, Schedule>::Trainer(Model& model, Adapter adapter, Rule rule, TrainOptions options, Schedule schedule)
+    : model_(model), adapter_(std::move(adapter)), rule_(std::move(rule)), options_(std::move(options)), schedule_(std::move(schedule)),
+      adapter_state_((options_.validate(), seed_everything(options_.seed), adapter_.attach(model_))) {
+  if constexpr (requires { Schedule::needs_budget; })
+    require(!Schedule::needs_budget || options_.has_budget(), "TrainOptions: the learning-rate schedule follows the share of the budget that is spent; give "
+            "max_steps, max_tokens or max_minutes");
+  for (const NamedParameter& parameter : adapter_.trainable_parameters(adapter_state_)) {
+    const double factor = options_.lr_factor ? options_.lr_factor(parameter) : 1;
+    require(factor >= 0 && std::isfinite(factor), "TrainOptions: lr_factor is ", factor, " for ", parameter.name, ", expected 0 or more");
+    trained_.push_back({parameter, parameter.value.detach(), factor, rule_.init(parameter)});
+  }
+  require(!trained_.empty(), "Trainer: the adapter has no trainable parameter");
+  header_ = describe();
+}
+
+template <class Model, class Adapter, class Rule, class Schedule>
+template <class Stream, class... Observers>
+TrainReport Trainer<Model, Adapter, Rule, Schedule>::train(Stream&& stream, Observers&&... observers) {
+  static_assert(check_batch_stream<std::remove_cvref_t<Stream>>());
+  static_assert((check_observer<std::remove_cvref_t<Observers>>() && ...));
+  require_attached();
+  seed_everything(options_.seed + static_cast<std::uint64_t>(updates_));
+  reset_peak_memory();
+
+  TrainReport report;
+  report.trainable_parameters = trainable_parameters();
+  std::vector<double> losses;
+  const auto start = Clock::now();
+  const auto fraction = [&](std::int64_t windows, std::int64_t tokens) {
+    double spent = 0;
+    if (options_.max_steps > 0) spent = std::max(spent, static_cast<double>(windows) / static_cast<double>(options_.max_steps));
+    if (options_.max_tokens > 0) spent = std::max(spent, static_cast<double>(tokens) / static_cast<double>(options_.max_tokens));
+    if (options_.max_minutes > 0) spent = std::max(spent, seconds_since(start) / 60 / options_.max_minutes);
+    return std::min(spent, 1.0);
+  };
+  const auto limit = [&](std::int64_t windows) -> const char* {
+    if (options_.max_steps > 0 && windows >= options_.max_steps) return "max_steps";
+    if (options_.max_tokens > 0 && report.tokens >= options_.max_tokens) return "max_tokens";
+    if (options_.max_minutes > 0 && seconds_since(start) >= options_.max_minutes * 60) return "max_minutes";
+    return nullptr;
+  };
+
+  const GradientHooks hooks(*this);
+  detail::WindowReader<std::remove_reference_t<Stream>> reader(stream, options_);
+  for (std::int64_t windows = 1;; ++windows) {
+    StepRecord record;
+    record.step = windows;
+    const auto window_start = Clock::now();
+    const Window window = reader.next();
+    record.phase_seconds["data"] = seconds_since(window_start);
+    if (window.micro_batches == 0) {
+      report.stopped_because = "end of stream";
+      break;
+    }
+    record.lr = options_.lr * schedule_.factor({windows, fraction(windows - 1, report.tokens)});
+    const Outcome outcome = run_window(window, record);
+    if (outcome == Outcome::stopped) {
+      report.stopped_because = "stop requested";
+      break;
+    }
+    record.skipped = outcome == Outcome::skipped;
+    if (record.skipped) {
+      ++report.skipped;
+    } else {
+      ++report.steps;
+      report.tokens += window.supervised_tokens;
+      losses.push_back(record.loss);
+    }
+    report.optimizer_seconds += record.phase_seconds["optimizer"];
+    record.tokens = report.tokens;
+    record.tokens_per_second = static_cast<double>(window.input_tokens) / std::max(seconds_since(window_start), 1e-9);
+    record.peak_memory_bytes = peak_memory_bytes();
+    record.seconds = seconds_since(start);
+    record.fraction = fraction(windows, report.tokens);
+    (observers.observe(std::as_const(record)), ...);
+    if (const char* reached = limit(windows)) {
+      report.stopped_because = reached;
+      break;
+    }
+  }
+
+  constexpr double none = std::numeric_limits<double>::quiet_NaN();
+  const std::size_t last = std::min<std::size_t>(losses.size(), 10);
+  report.first_loss = losses.empty() ? none : losses.front();
+  report.last_loss = losses.empty() ? none : std::accumulate(losses.end() - static_cast<std::ptrdiff_t>(last), losses.end(), 0.0) / static_cast<double>(last);
+  report.seconds = seconds_since(start);
+  report.peak_memory_bytes = peak_memory_bytes();
+  report.state_bytes = state_bytes();
+  return report;
+}
+
+/// Forward and backward over the window's micro-batches, then the step. Fills the record's loss, lr, norm and phases.
+template <class Model, class Adapter, class Rule, class Schedule>
+auto Trainer<Model, Adapter, Rule, Schedule>::run_window(const Window& window, StepRecord& record) -> Outcome {
+  const c10::AutoGradMode recording(true);
+  const TrainingMode training;
+  double &forward = record.phase_seconds["forward"], &backward = record.phase_seconds["backward"];
+  lr_ = record.lr;
+  squared_norm_ = optimizer_seconds_ = 0;
+  bad_gradient_ = false;
+  record.loss = record.grad_norm = std::numeric_limits<double>::quiet_NaN();  // of a window that is skipped
+  double loss_sum = 0;
+  for (std::size_t i = 0; i < window.batches.size(); ++i) {
+    if (stop_requested()) return Outcome::stopped;
+    const Batch& batch = window.batches[i];
+    LossSum loss;
+    {
+      const detail::Stopwatch watch(forward);
+      loss = model_.loss(batch);
+      loss_sum += loss.sum.template item<double>();
+    }
+    require(loss.tokens == batch.supervised_tokens, "Trainer: the model counted ", loss.tokens, " supervised tokens in a batch that says ", batch.supervised_tokens);
+    require(loss.sum.requires_grad(), "Trainer: the loss depends on no trainable parameter");
+    if (!std::isfinite(loss_sum)) {
+      drop_window();
+      require(options_.on_bad_loss == OnBadLoss::skip, "Trainer: the loss is ", loss_sum, " in micro-batch ", i + 1, " of ", window.batches.size(),
+              " at step ", record.step, " (lr ", record.lr, "); the weights are those before it");
+      return Outcome::skipped;
+    }
+    steps_in_hook_ = options_.layer_wise && i + 1 == window.batches.size();
+    for (Trained& trained : trained_) trained.gradients = 0;
+    backward -= optimizer_seconds_;  // what the hooks spend is not the backward pass's
+    {
+      const detail::Stopwatch watch(backward);
+      loss.sum.backward(at::scalar_tensor(1 / static_cast<double>(window.supervised_tokens), loss.sum.options().requires_grad(false)));
+    }
+    backward += optimizer_seconds_;
+  }
+  if (window.batches.empty()) return Outcome::skipped;
+  const bool stepped = finish_window(record);
+  record.phase_seconds["optimizer"] = optimizer_seconds_;
+  if (!stepped) return Outcome::skipped;
+  record.loss = loss_sum / static_cast<double>(window.supervised_tokens);
+  ++updates_;
+  return Outcome::stepped;
+}
+
+/// Called once for each parameter and micro-batch, when the parameter's gradient is complete.
+template <class Model, class Adapter, class Rule, class Schedule>
+void Trainer<Model, Adapter, Rule, Schedule>::receive_gradient(Trained& trained) {
+  const detail::Stopwatch watch(optimizer_seconds_);
+  const at::NoGradGuard no_grad;
+  require(++trained.gradients == 1 || !steps_in_hook_, "Trainer: ", trained.parameter.name,
+          " got its gradient in several parts in one backward pass; layer_wise needs it whole");
+  Tensor& gradient = trained.parameter.value.mutable_grad();
+  rule_.accumulate(trained.state, gradient);
+  gradient.reset();
+  if (steps_in_hook_ && measure(trained)) step(trained);
+}
+
+/// Adds to the norm of the window; false, and nothing is left of the gradient, where one was bad.
+template <class Model, class Adapter, class Rule, class Schedule>
+bool Trainer<Model, Adapter, Rule, Schedule>::measure(Trained& trained) {
+  Tensor& gradient = rule_.accumulated(trained.state);
+  const double norm = gradient_norm(gradient);
+  squared_norm_ += norm * norm;
+  if (!std::isfinite(norm)) {
+    if (!bad_gradient_) bad_parameter_ = trained.parameter.name;
+    bad_gradient_ = true;
+  }
+  if (bad_gradient_) gradient.reset();
+  return !bad_gradient_;
+}
+
+/// Steps what has not stepped in a hook. False where a gradient was bad.
+template <class Model, class Adapter, class Rule, class Schedule>
+bool Trainer<Model, Adapter, Rule, Schedule>::finish_window(StepRecord& record) {
+  const detail::Stopwatch watch(optimizer_seconds_);
+  const at::NoGradGuard no_grad;
+  const auto waiting = [&](Trained& trained) { return rule_.accumulated(trained.state).defined(); };
+  for (Trained& trained : trained_)
+    if (waiting(trained)) measure(trained);
+  if (bad_gradient_) {
+    drop_window();
+    require(options_.on_bad_loss == OnBadLoss::skip, "Trainer: the gradient of ", bad_parameter_, " is not finite at step ", record.step, " (lr ", record.lr,
+            "); ", options_.layer_wise ? "parameters whose gradients came before it have stepped" : "the weights are those before it");
+    return false;
+  }
+  record.grad_norm = std::sqrt(squared_norm_);
+  const bool clips = options_.max_grad_norm > 0 && record.grad_norm > options_.max_grad_norm;
+  for (Trained& trained : trained_) {
+    if (!waiting(trained)) continue;
+    if (clips) rule_.accumulated(trained.state).mul_(options_.max_grad_norm / (record.grad_norm + 1e-6));  // as torch's clip_grad_norm_
+    step(trained);
+  }
+  return true;
+}
+
+template <class Model, class Adapter, class Rule, class Schedule>
+void Trainer<Model, Adapter, Rule, Schedule>::step(Trained& trained) {
+  rule_.step(trained.weight, trained.state, StepInfo{updates_ + 1, lr_ * trained.lr_factor});
+}
+
+template <class Model, class Adapter, class Rule, class Schedule>
+void Trainer<Model, Adapter, Rule, Schedule>::drop_window() {
+  for (Trained& trained : trained_) rule_.accumulated(trained.state).reset();
+}
+
+template <class Model, class Adapter, class Rule, class Schedule>
+void Trainer<Model, Adapter, Rule, Schedule>::require_attached() const {
+  require(!merged_, "Trainer: the adapter was merged into the model; build a new trainer to go on");
+  for (const Trained& trained : trained_)
+    require(trained.parameter.value.requires_grad(), "Trainer: ", trained.parameter.name,
+            " no longer requires a gradient; another adapter was attached to the model after this trainer was built");
+}
+
+template <class Model, class Adapter, class Rule, class Schedule>
+Trainer<Model, Adapter, Rule, Schedule>::GradientHooks::GradientHooks(Trainer& trainer) : trainer_(trainer) {
+  for (Trained& trained : trainer_.trained_) {
+    trained.parameter.value.mutable_grad().reset();
+    auto receive = [&trainer, &trained] { trainer.receive_gradient(trained); };
+    torch::autograd::impl::set_post_acc_grad_hooks(trained.parameter.value, std::make_unique<detail::CallOnGradient>(std::move(receive)));
+  }
+}
+
+template <class Model, class Adapter, class Rule, class Schedule>
+Trainer<Model, Adapter, Rule, Schedule>::GradientHooks::~GradientHooks() {
+  for (Trained& trained : trainer_.trained_) {
+    torch::autograd::impl::set_post_acc_grad_hooks(trained.parameter.value, nullptr);
+    trained.parameter.value.mutable_grad().reset();
+  }
+  trainer_.drop_window();  // of a window that was stopped or that threw
+}
+
+template <class Model, class Adapter, class Rule, class Schedule>
+std::int64_t Trainer<Model, Adapter, Rule, Schedule>::trainable_parameters() const {
+  std::int64_t count = 0;
+  for (const Trained& trained : trained_) count += trained.weight.numel();
+  return count;
+}
+
+template <class Model, class Adapter, class Rule, class Schedule>
+template <class F>
+void Trainer<Model, Adapter, Rule, Schedule>::visit_optimizer_state(F&& f) {
+  for (Trained& trained : trained_)
+    rule_.visit(trained.state, [&](std::string_view entry, auto& value) { f(std::string_view(trained.parameter.name), entry, value); });
+}
+
+template <class Model, class Adapter, class Rule, class Schedule>
+std::int64_t Trainer<Model, Adapter, Rule, Schedule>::state_bytes() {
+  std::int64_t bytes = 0;
+  visit_optimizer_state([&](std::string_view, std::string_view, auto& value) {
+    if constexpr (std::is_same_v<std::remove_cvref_t<decltype(value)>, Tensor>) bytes += value.defined() ? static_cast<std::int64_t>(value.nbytes()) : 0;
+    else bytes += static_cast<std::int64_t>(sizeof value);
+  });
+  return bytes;
+}
+
+template <class Model, class Adapter, class Rule, class Schedule>
+RunHeader Trainer<Model, Adapter, Rule, Schedule>::describe() const {
+  RunHeader header;
+  if constexpr (requires { adapter_.describe(); }) header.append(adapter_.describe());
+  else header.add("adapter", std::string(Adapter::name));
+  header.add("trainable parameters", std::to_string(trainable_parameters()));
+  const auto text = [](const auto&... parts) {
+    std::ostringstream stream;
+    (stream << ... << parts);
+    return stream.str();
+  };
+  NamedParameters parameters;
+  std::map<double, std::pair<std::int64_t, std::string>> factors;  // how many parameters, and the first of them
+  for (const Trained& trained : trained_) {
+    parameters.push_back(trained.parameter);
+    if (factors[trained.lr_factor].first++ == 0) factors[trained.lr_factor].second = trained.parameter.name;
+  }
+  if constexpr (requires { rule_.describe(parameters, options_.lr); }) {
+    header.append(rule_.describe(parameters, options_.lr));
+  } else {
+    header.add("optimizer", std::string(Rule::name));
+    header.add("effective lr", text(options_.lr, " (", parameters.size(), " parameters)"));
+  }
+  if (options_.lr_factor)
+    for (const auto& [factor, group] : factors) header.add("lr factor", text(factor, " (", group.first, " parameters, the first ", group.second, ")"));
+  if constexpr (requires { schedule_.describe(); }) header.add("lr schedule", schedule_.describe());
+  header.add("batch", text(options_.batch_size, " rows in micro-batches of ", options_.micro_batch_size, options_.layer_wise ? ", layer-wise steps" : ""));
+  if (options_.max_grad_norm > 0) header.add("max_grad_norm", text(options_.max_grad_norm));
+  if (options_.max_steps > 0) header.add("max_steps", text(options_.max_steps));
+  if (options_.max_tokens > 0) header.add("max_tokens", text(options_.max_tokens));
+  if (options_.max_minutes > 0) header.add("max_minutes", text(options_.max_minutes));
+  header.add("seed", text(options_.seed));
+  return header;
+}
+
+}  // namespace dapt
