@@ -140,4 +140,6 @@ TEST_CASE("causal_attention names what it cannot take", "[kernels]") {
   CHECK_THROWS_WITH(causal_attention(x, two, two, at::zeros({1, 4}, at::kInt), 1), Catch::Contains("[1, 4, 3, 16]"));
   CHECK_THROWS_WITH(causal_attention(x, x, x, at::zeros({1, 4}, at::kLong), 1), Catch::Contains("int32"));
   CHECK_THROWS_WITH(causal_attention(x, x, x, at::zeros({1, 5}, at::kInt), 1), Catch::Contains("[1, 5]"));
+  CHECK_THROWS_WITH(causal_attention(x, x, x, at::tensor({0, 0, 2, 1}, at::kInt).view({1, 4}), 1), Catch::Contains("[0, 3] is 1, expected 2 to 3"));
+  CHECK_THROWS_WITH(causal_attention(x, x, x, at::tensor({0, 2, 2, 2}, at::kInt).view({1, 4}), 1), Catch::Contains("[0, 1] is 2, expected 0 to 1"));
 }

@@ -4,19 +4,25 @@
 #pragma once
 
 #include <algorithm>
+#include <array>
 #include <cstdint>
 #include <limits>
 #include <utility>
 
 #include <ATen/ops/arange.h>
+#include <ATen/ops/constant_pad_nd.h>
+#include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
+#include <ATen/ops/maximum.h>
 #include <ATen/ops/logsumexp.h>
 #include <ATen/ops/matmul.h>
 #include <ATen/ops/softmax.h>
 #include <ATen/ops/zeros.h>
+#include <ATen/ops/zeros_like.h>
 
 #include <dapt/core/error.hpp>
 #include <dapt/core/tensor.hpp>
+#include <dapt/kernels/cpu/attention_avx512.hpp>
 #include <dapt/kernels/instruction_set.hpp>
 #include <torch/csrc/autograd/custom_function.h>
 
@@ -30,7 +36,7 @@ struct AttentionOptions {
 };
 
 /// Output and logsumexp of attention in blocks of query rows, with LibTorch's operations: any device, any floating type. Products are in fp32: where this
-/// runs for bf16, the processor has no bf16 products.
+/// runs for bf16, the processor has no fast bf16 products.
 class BlockedAttention {
  public:
   BlockedAttention(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& document_starts, AttentionOptions options)
@@ -52,7 +58,7 @@ class BlockedAttention {
   }
 
   /// Gradients of q, k and v from that of the output.
-  std::array<Tensor, 3> backward(const Tensor& lse, const Tensor& gradient) const {
+  std::array<Tensor, 3> backward(const Tensor& /*o*/, const Tensor& lse, const Tensor& gradient) const {
     const Tensor dog = grouped(gradient);
     Tensor dq = at::empty_like(q_), dk = at::zeros(k_.sizes(), k_.options()), dv = at::zeros_like(dk);
     for_each_block([&](Block block) {
@@ -117,27 +123,110 @@ class BlockedAttention {
   Tensor q_, k_, v_, starts_, block_starts_;
 };
 
+#if defined(__x86_64__)
+
+/// Whether the AVX-512 code takes these queries.
+inline bool takes_avx512_attention(const Tensor& q) {
+  return instruction_set() == InstructionSet::avx512_bf16 && q.is_cpu() && q.scalar_type() == at::kBFloat16 && q.size(3) % 16 == 0 && q.numel() > 0;
+}
+
+/// The AVX-512 code behind the interface of BlockedAttention. Rows are padded to whole blocks; a padding row sees itself alone.
+class Avx512Attention {
+ public:
+  Avx512Attention(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& document_starts, AttentionOptions options)
+      : batch_(q.size(0)), length_(q.size(1)), q_(padded(q)), k_(padded(k)), v_(padded(v)) {
+    const std::int64_t row = q_.size(1);
+    plan_ = {batch_ * row, q.size(2), k.size(2), q.size(3), static_cast<float>(options.scale), {}, {}};
+    plan_.first.resize(plan_.tokens);
+    plan_.past.resize(plan_.tokens);
+    const Tensor starts = document_starts.contiguous();
+    const std::int32_t* start = starts.const_data_ptr<std::int32_t>();
+    for (std::int64_t b = 0; b < batch_; ++b)
+      for (std::int64_t t = 0; t < row; ++t) {
+        std::int64_t first = t < length_ ? start[b * length_ + t] : t;
+        if (options.sliding_window > 0) first = std::max(first, t - options.sliding_window + 1);
+        plan_.first[b * row + t] = static_cast<std::int32_t>(b * row + first);
+      }
+    for (std::int64_t key = 0, past = 0; key < plan_.tokens; ++key) {
+      while (past < plan_.tokens && plan_.first[past] <= key) ++past;
+      plan_.past[key] = static_cast<std::int32_t>(past);
+    }
+  }
+
+  std::pair<Tensor, Tensor> forward() const {
+    Tensor o = at::empty_like(q_), lse = at::empty({plan_.heads, plan_.tokens}, q_.options().dtype(at::kFloat));
+    avx512::attention_forward(plan_, data(q_), data(k_), data(v_), o.mutable_data_ptr<c10::BFloat16>(), lse.mutable_data_ptr<float>());
+    return {o.narrow(1, 0, length_).contiguous(), lse};
+  }
+
+  std::array<Tensor, 3> backward(const Tensor& o, const Tensor& lse, const Tensor& gradient) const {
+    const Tensor whole_o = padded(o), whole_gradient = padded(gradient);
+    std::array gradients{at::empty_like(q_), at::empty_like(k_), at::empty_like(v_)};
+    avx512::attention_backward(plan_, data(q_), data(k_), data(v_), data(whole_o), lse.const_data_ptr<float>(), data(whole_gradient),
+                               gradients[0].mutable_data_ptr<c10::BFloat16>(), gradients[1].mutable_data_ptr<c10::BFloat16>(),
+                               gradients[2].mutable_data_ptr<c10::BFloat16>());
+    for (Tensor& x : gradients) x = x.narrow(1, 0, length_);
+    return gradients;
+  }
+
+ private:
+  static const c10::BFloat16* data(const Tensor& x) { return x.const_data_ptr<c10::BFloat16>(); }
+
+  static Tensor padded(const Tensor& x) {
+    constexpr std::int64_t block = avx512::AttentionPlan::block;
+    const std::int64_t missing = (block - x.size(1) % block) % block;
+    return missing == 0 ? x.contiguous() : at::constant_pad_nd(x, {0, 0, 0, 0, 0, missing});
+  }
+
+  std::int64_t batch_, length_;
+  Tensor q_, k_, v_;
+  avx512::AttentionPlan plan_;
+};
+
+#else
+
+inline bool takes_avx512_attention(const Tensor&) { return false; }
+using Avx512Attention = BlockedAttention;
+
+#endif
+
+/// Both ways of computing need what documents are: stretches of the row, in order.
+inline void check_document_starts(const Tensor& document_starts) {
+  const Tensor starts = document_starts.cpu().contiguous();
+  const std::int32_t* start = starts.const_data_ptr<std::int32_t>();
+  const std::int64_t length = starts.size(1);
+  for (std::int64_t i = 0; i < starts.numel(); ++i) {
+    const std::int64_t t = i % length, least = t == 0 ? 0 : start[i - 1];
+    require(start[i] >= least && start[i] <= t, "causal_attention: document_starts[", i / length, ", ", t, "] is ", start[i], ", expected ", least, " to ", t);
+  }
+}
+
 struct CausalAttentionFunction : torch::autograd::Function<CausalAttentionFunction> {
   static Tensor forward(torch::autograd::AutogradContext* context, const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& document_starts,
                         double scale, std::int64_t sliding_window) {
-    auto [o, lse] = BlockedAttention(q, k, v, document_starts, {scale, sliding_window}).forward();
+    const AttentionOptions options{scale, sliding_window};
+    const bool avx512 = takes_avx512_attention(q);
+    const auto [o, lse] = avx512 ? Avx512Attention(q, k, v, document_starts, options).forward() : BlockedAttention(q, k, v, document_starts, options).forward();
     context->save_for_backward({q, k, v, document_starts, o, lse});
     context->saved_data["scale"] = scale;
     context->saved_data["sliding_window"] = sliding_window;
+    context->saved_data["avx512"] = avx512;
     return o;
   }
 
   static torch::autograd::variable_list backward(torch::autograd::AutogradContext* context, torch::autograd::variable_list gradients) {
     const auto saved = context->get_saved_variables();
+    const Tensor &q = saved[0], &k = saved[1], &v = saved[2], &document_starts = saved[3], &o = saved[4], &lse = saved[5];
     const AttentionOptions options{context->saved_data["scale"].toDouble(), context->saved_data["sliding_window"].toInt()};
-    auto [dq, dk, dv] = BlockedAttention(saved[0], saved[1], saved[2], saved[3], options).backward(saved[5], gradients[0]);
+    const auto [dq, dk, dv] = context->saved_data["avx512"].toBool() ? Avx512Attention(q, k, v, document_starts, options).backward(o, lse, gradients[0])
+                                                                     : BlockedAttention(q, k, v, document_starts, options).backward(o, lse, gradients[0]);
     return {dq, dk, dv, Tensor(), Tensor(), Tensor()};
   }
 };
 
 }  // namespace detail
 
-/// q [B, T, H, D], k and v [B, T, HK, D] of one type (H a multiple of HK), document_starts int32 [B, T] with 0 <= document_starts[b, t] <= t ->
+/// q [B, T, H, D], k and v [B, T, HK, D] of one type (H a multiple of HK), document_starts int32 [B, T], not decreasing and at most t at [b, t] ->
 /// [B, T, H, D]. `scale` multiplies the products (usually 1 / sqrt(D)). With sliding_window > 0 a query sees that many positions at most, its own included.
 /// Differentiable in q, k and v; keeps these, the output and one fp32 number a row and head.
 inline Tensor causal_attention(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& document_starts, double scale,
@@ -149,6 +238,7 @@ inline Tensor causal_attention(const Tensor& q, const Tensor& k, const Tensor& v
           document_starts.scalar_type(), " ", document_starts.sizes(), "; expected int32 [B, T]");
   require(q.scalar_type() == k.scalar_type() && q.scalar_type() == v.scalar_type(), "causal_attention: q is ", q.scalar_type(), ", k ", k.scalar_type(),
           ", v ", v.scalar_type(), "; expected the same type");
+  detail::check_document_starts(document_starts);
   return detail::CausalAttentionFunction::apply(q, k, v, document_starts, scale, sliding_window);
 }
 
