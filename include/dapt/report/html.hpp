@@ -73,10 +73,10 @@ inline std::string html_verdict(const ComparisonResult& result, const std::vecto
     for (const MetricColumn& column : columns) {
       const double value = metric_value(*winner, column.name), before = metric_value(result.base, column.name);
       html += "<div><dt>" + html_text(metric_title(column.name)) + (column.higher_is_better ? "" : " (lower is better)") + "</dt><dd>" + html_value(fixed(value, column.digits())) +
-              " <small>" + html_change(value - before, column) + " against the base’s " + html_value(fixed(before, column.digits())) + "</small></dd></div>";
+              " <small>" + html_change(value - before, column) + " <span>base " + html_value(fixed(before, column.digits())) + "</span></small></dd></div>";
     }
     for (const CostColumn& column : cost_columns()) {
-      if (column.csv_name == "state_bytes" || column.csv_name == "final_loss") continue;  // in the table below
+      if (column.csv_name == "state_bytes" || column.csv_name == "final_loss" || column.csv_name == "optimizer_seconds") continue;  // in the table below
       html += "<div><dt>" + column.title + "</dt><dd>" + html_value(column.shown(column.value(*winner))) + "</dd></div>";
     }
     html += "</dl>\n";
@@ -101,9 +101,10 @@ inline std::string html_settings(const ComparisonResult& result, const std::vect
   };
   const Verdict decided = verdict(result, columns);
 
-  std::string html = "<section><h2 id=\"settings\">Settings</h2>\n<div class=\"scroll\" tabindex=\"0\" role=\"region\" aria-labelledby=\"settings\"><table class=\"values\" id=\"settings-table\"><caption>";
+  std::string html = "<section><h2 id=\"settings\">Settings</h2>\n<p class=\"soft\" id=\"settings-key\">";
   if (!columns.empty()) html += "Sorted by " + html_text(metric_title(columns[0].name)) + ". ";
-  html += "▲ ▼ is the change against the base; ★ is the best of a column. Final loss is the mean over the last 10 steps.</caption>\n<thead><tr><th scope=\"col\">setting</th>";
+  html += "▲ ▼ change against the base; ★ best of the column. Final loss is the mean over the last 10 steps.</p>\n<div class=\"scroll\" tabindex=\"0\" role=\"region\" aria-labelledby=\"settings\">"
+          "<table class=\"values\" id=\"settings-table\" aria-describedby=\"settings-key\">\n<thead><tr><th scope=\"col\">setting</th>";
   for (const MetricColumn& column : columns) html += "<th scope=\"col\">" + html_text(metric_title(column.name)) + (column.higher_is_better ? "" : " (lower is better)") + "</th>";
   for (const CostColumn& column : cost_columns()) html += "<th scope=\"col\">" + column.title + "</th>";
   html += "</tr></thead>\n<tbody>\n";
@@ -134,13 +135,14 @@ inline std::string html_settings(const ComparisonResult& result, const std::vect
     html += "</tr>\n";
   }
   html += "</tbody></table></div>\n";
+  std::string sizes;
   for (const MetricColumn& column : columns) {
     const MetricValue* metric = find_metric(result.base, column.name);
-    if (metric != nullptr && !metric->items.empty()) {
-      html += "<p class=\"soft\">" + html_text(metric_title(column.name)) + " is the mean over " + count(static_cast<std::int64_t>(metric->items.size())) +
-              " items: one item that turns from wrong to right adds at most " + fixed(1.0 / static_cast<double>(metric->items.size()), 3) + ".</p>\n";
-    }
+    if (metric == nullptr || metric->items.empty()) continue;
+    const auto items = static_cast<std::int64_t>(metric->items.size());
+    sizes += (sizes.empty() ? "" : ", ") + fixed(1.0 / static_cast<double>(items), 3) + " of " + metric_title(column.name) + " (" + count(items) + " items)";
   }
+  if (!sizes.empty()) html += "<p class=\"soft\">One item weighs " + html_text(sizes) + ": a change of an item or two may be chance.</p>\n";
   return html + "</section>\n";
 }
 
@@ -208,9 +210,6 @@ inline std::string html_curves(const ComparisonResult& result) {
   return html + "<script type=\"application/json\" id=\"curve-data\">" + json + "</script>\n</section>\n";
 }
 
-/// "1", "3.5".
-inline std::string rank_text(double rank) { return std::isfinite(rank) && rank > 0 ? fixed(rank, rank == std::floor(rank) ? 0 : 1) : not_measured; }
-
 /// One cell: a symbol for exact answers, the rank for ranked ones; its title is what the reader wants to know of it.
 inline std::string html_cell(const ComparisonResult& result, const SettingResult& model, const MetricColumn& column, const std::string& id, std::size_t at, bool by_rank,
                              const ReportOptions& options) {
@@ -220,7 +219,7 @@ inline std::string html_cell(const ComparisonResult& result, const SettingResult
   const bool base = &model == &result.base;
   const ItemState state = state_of(*item, before != nullptr ? *before : *item);
   static constexpr const char* classes[] = {"right", "wrong", "new", "lost"};
-  static constexpr const char* symbols[] = {"●", "·", "+", "−"};
+  static constexpr const char* symbols[] = {"●", "○", "+", "−"};
   const auto index = static_cast<std::size_t>(state);
   const std::string symbol = by_rank ? (item->rank > 0 ? rank_text(item->rank) : "?") : symbols[index];
 
@@ -264,7 +263,7 @@ inline std::string html_grid(const ComparisonResult& result, const std::vector<M
   const std::string name = html_text(column.name);
 
   std::string html = "<section><h2 id=\"grid-" + name + "\">" + html_text(metric_title(column.name)) + (by_rank ? ", sentence by sentence" : ", question by question") + "</h2>\n<ul class=\"key\" aria-label=\"key\">";
-  static constexpr const char* keys[][3] = {{"right", "●", "right, as the base"}, {"new", "+", "newly right"}, {"lost", "−", "lost: only the base was right"}, {"wrong", "·", "wrong, as the base"}};
+  static constexpr const char* keys[][3] = {{"right", "●", "right, as the base"}, {"new", "+", "newly right"}, {"lost", "−", "lost: only the base was right"}, {"wrong", "○", "wrong, as the base"}};
   static constexpr const char* rank_keys[][3] = {{"right", "1", "first, as the base"}, {"new", "1", "newly first"}, {"lost", "2", "lost: only the base had it first"}, {"wrong", "3", "not first, as the base"}};
   for (const auto& [style, symbol, meaning] : by_rank ? rank_keys : keys) html += std::string("<li><span class=\"cell ") + style + "\">" + symbol + "</span> " + meaning + "</li>";
   html += "</ul>\n";
@@ -294,7 +293,7 @@ inline std::string html_grid(const ComparisonResult& result, const std::vector<M
       }
       html += "<td class=\"tally\">";
       if (sum.items == 0) html += html_value(not_measured);
-      else html += "<b>" + count(sum.right) + "</b> of " + count(sum.items);
+      else html += "<b>" + count(sum.right) + "</b>/" + count(sum.items);
       if (model != &result.base && sum.items > 0) {
         html += " <span class=\"" + std::string(sum.newly_right > 0 ? "up" : "same") + "\">+" + count(sum.newly_right) + "</span> <span class=\"" +
                 (sum.lost > 0 ? "down" : "same") + "\">−" + count(sum.lost) + "</span>";
@@ -310,7 +309,7 @@ inline std::string html_grid(const ComparisonResult& result, const std::vector<M
 inline std::string html_table(const ReportTable& table, bool level_three = false) {
   std::string html = (level_three ? "<h3>" : "<section><h2>") + html_text(table.title) + (level_three ? "</h3>\n" : "</h2>\n");
   if (!table.note.empty()) html += "<p class=\"soft\">" + html_text(table.note) + "</p>\n";
-  html += "<div class=\"scroll\" tabindex=\"0\" role=\"region\" aria-label=\"" + html_text(table.title) + "\"><table class=\"values left\">";
+  html += "<div class=\"scroll fit\" tabindex=\"0\" role=\"region\" aria-label=\"" + html_text(table.title) + "\"><table class=\"values left\">";
   if (!table.columns.empty()) {
     html += "<thead><tr>";
     for (const std::string& column : table.columns) html += "<th scope=\"col\">" + html_text(column) + "</th>";

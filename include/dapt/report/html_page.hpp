@@ -13,39 +13,39 @@ inline constexpr const char* page_style = R"css(
   --s0: #58b0ea; --s1: #ff8a3d; --s2: #3fc99a; --s3: #e08ccc; --s4: #d9b33c; --s5: #c2c2c2; --s6: #9fd4f5; --s7: #e57aa6; } }
 * { box-sizing: border-box; }
 body { margin: 0; background: var(--paper); color: var(--ink); font: 16px/1.5 system-ui, "Segoe UI", "Noto Sans", "Liberation Sans", sans-serif; }
-main { max-width: 1200px; margin: 0 auto; padding: 24px 20px 64px; }
+main { max-width: 1320px; margin: 0 auto; padding: 24px 20px 64px; }
 h1 { font-size: 1.6rem; line-height: 1.25; margin: 0 0 4px; overflow-wrap: anywhere; }
 h2 { font-size: 1.2rem; margin: 40px 0 4px; }
 h3 { font-size: 1rem; margin: 20px 0 4px; }
 p { margin: 4px 0 12px; max-width: 75ch; }
-.soft, caption, figcaption { color: var(--soft); font-size: .9rem; }
-caption { text-align: left; padding-bottom: 6px; }
+.soft, figcaption { color: var(--soft); font-size: .9rem; }
 a { color: var(--accent); }
 :focus-visible { outline: 2px solid var(--accent); outline-offset: 1px; }
 #script-error { border: 2px solid var(--bad); padding: 8px 12px; border-radius: 6px; }
+.values .unmeasured { white-space: normal; }
 .unmeasured { color: var(--soft); font-style: italic; font-size: .85rem; font-weight: 400; }
 .up { color: var(--good); font-weight: 600; } .down { color: var(--bad); font-weight: 600; } .same { color: var(--soft); }
 
 .verdict { background: var(--card); border: 1px solid var(--line); border-left: 6px solid var(--accent); border-radius: 8px; padding: 14px 18px; margin: 18px 0; }
 .verdict h2 { margin: 0 0 10px; font-size: 1.3rem; }
-.tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(170px, 1fr)); gap: 10px 24px; margin: 0 0 6px; }
+.tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(128px, 1fr)); gap: 10px 18px; margin: 0 0 6px; }
 .tiles dt { color: var(--soft); font-size: .85rem; }
-.tiles dd { margin: 0; font-size: 1.35rem; font-weight: 600; line-height: 1.3; font-variant-numeric: tabular-nums; }
-.tiles dd small { display: block; font-size: .85rem; font-weight: 400; color: var(--soft); }
+.tiles dd { margin: 0; font-size: 1.25rem; font-weight: 600; line-height: 1.3; font-variant-numeric: tabular-nums; }
+.tiles dd small { display: block; font-size: .85rem; font-weight: 400; color: var(--soft); } .tiles small > span { white-space: nowrap; }
 
-.scroll { overflow-x: auto; border: 1px solid var(--line); border-radius: 8px; }
+.scroll { overflow-x: auto; margin: 8px 0; border: 1px solid var(--line); border-radius: 8px; }
 table { border-collapse: separate; border-spacing: 0; font-variant-numeric: tabular-nums; }
 .values { width: 100%; font-size: .92rem; }
-.values caption, .grid caption { padding: 8px 10px; position: sticky; left: 0; }
 .values th, .values td { padding: 7px 10px; border-top: 1px solid var(--line); text-align: right; vertical-align: top; white-space: nowrap; }
-.values thead th { color: var(--soft); font-weight: 600; font-size: .82rem; white-space: normal; vertical-align: bottom; }
+.values thead th { border-top: 0; color: var(--soft); font-weight: 600; font-size: .82rem; white-space: normal; vertical-align: bottom; }
 .values tbody th { text-align: left; font-weight: 600; }
-.values tr > :first-child { position: sticky; left: 0; background: var(--paper); z-index: 1; text-align: left; border-right: 1px solid var(--line); max-width: 230px; white-space: normal; overflow-wrap: anywhere; }
+.values tr > :first-child { position: sticky; left: 0; background: var(--paper); z-index: 1; text-align: left; border-right: 1px solid var(--line); min-width: 150px; max-width: 230px; white-space: normal; overflow-wrap: break-word; }
 .values tr.best > * { background: color-mix(in srgb, var(--accent) 9%, var(--paper)); }
 .values small { display: block; font-size: .8rem; font-weight: 400; }
 .values .top { font-weight: 700; } .values .top::after { content: " \2605"; color: var(--accent); }
-.values.left td, .values.left th { text-align: left; white-space: normal; overflow-wrap: anywhere; }
-.bar { display: block; height: 4px; margin-top: 4px; border-radius: 2px; background: linear-gradient(to left, var(--soft) var(--share), var(--line) 0); }
+.values.left td, .values.left th { text-align: left; white-space: normal; min-width: 96px; overflow-wrap: break-word; }
+.fit { width: fit-content; max-width: 100%; }
+.bar { display: block; height: 4px; margin-top: 4px; border-radius: 2px; background: linear-gradient(to right, var(--soft) var(--share), var(--line) 0); }
 
 .controls { display: flex; flex-wrap: wrap; gap: 8px 22px; align-items: center; margin: 8px 0; font-size: .92rem; }
 .controls fieldset { border: 0; margin: 0; padding: 0; display: flex; gap: 12px; } .controls legend { float: left; color: var(--soft); margin-right: 10px; }
@@ -62,10 +62,11 @@ table { border-collapse: separate; border-spacing: 0; font-variant-numeric: tabu
 .grid { font-size: .8rem; }
 .grid th, .grid td { padding: 0; }
 .grid thead th { font-weight: 400; color: var(--soft); }
-.grid .id { writing-mode: vertical-rl; transform: rotate(180deg); padding: 4px 2px; font-size: .72rem; text-align: left; }
+.grid .id { writing-mode: vertical-rl; transform: rotate(180deg); padding: 4px 0; font-size: .72rem; line-height: 1; text-align: left; }
 .grid .group { text-align: left; padding: 4px 8px; font-weight: 600; border-left: 1px solid var(--line); white-space: nowrap; }
 .grid tbody th { position: sticky; left: 0; z-index: 1; background: var(--paper); text-align: left; padding: 3px 10px; min-width: 92px; max-width: 150px; line-height: 1.2; overflow-wrap: anywhere; border-right: 1px solid var(--line); }
-.grid .tally { padding: 0 8px; white-space: nowrap; border-left: 1px solid var(--line); }
+.grid .tally { padding: 0 7px; text-align: left; white-space: nowrap; border-left: 1px solid var(--line); }
+.grid td:not(.tally), .grid thead th { text-align: center; }
 .cell { display: inline-block; width: 16px; height: 20px; line-height: 20px; margin: 1px .5px; border-radius: 3px; text-align: center; color: var(--soft); cursor: default; font-size: .75rem; }
 .cell.narrow { font-size: .6rem; }
 .cell.right { background: var(--good-fill); color: var(--ink); }
@@ -77,7 +78,7 @@ table { border-collapse: separate; border-spacing: 0; font-variant-numeric: tabu
 dl.facts { display: grid; grid-template-columns: minmax(120px, max-content) 1fr; gap: 2px 18px; font-size: .92rem; margin: 6px 0; }
 dl.facts dt { color: var(--soft); } dl.facts dd { margin: 0; overflow-wrap: anywhere; }
 .pair { display: grid; grid-template-columns: repeat(auto-fit, minmax(300px, 1fr)); gap: 0 40px; }
-@media (max-width: 600px) { main { padding: 16px 12px 48px; } .values tr > :first-child { max-width: 118px; } .values th, .values td { padding: 6px 8px; } .tiles { grid-template-columns: 1fr 1fr; }
+@media (max-width: 600px) { main { padding: 16px 12px 48px; } .values tr > :first-child { min-width: 112px; max-width: 130px; } .values th, .values td { padding: 6px 8px; } .tiles { grid-template-columns: 1fr 1fr; }
   .tiles dd { font-size: 1.15rem; } .controls fieldset { flex-wrap: wrap; } .grid tbody th { max-width: 100px; } dl.facts { grid-template-columns: 1fr; } dl.facts dd { margin-bottom: 6px; } }
 @media print { body { font-size: 10pt; } main { max-width: none; padding: 0; } .controls, .detail { display: none; } .scroll { overflow: visible; border: 0; }
   section, figure, tr { break-inside: avoid; } * { print-color-adjust: exact; -webkit-print-color-adjust: exact; } .values { font-size: 7.5pt; } .values th, .values td { padding: 3px 4px; }
@@ -115,7 +116,7 @@ const axes = { step: ["optimizer steps", commas, "step "], tokens: ["tokens trai
 
 const niceTicks = (low, high, wanted, steps) => {
   const rough = (high - low) / wanted, power = 10 ** Math.floor(Math.log10(rough));
-  const step = (steps || [1, 2, 5, 10].map(n => n * power)).find(n => n >= rough) || Math.ceil(rough / 3600) * 3600;
+  const step = (steps || [1, 2, 2.5, 5, 10].map(n => n * power)).find(n => n >= rough) || Math.ceil(rough / 3600) * 3600;
   const ticks = [];
   for (let n = Math.ceil(low / step - 1e-9); n * step <= high + step * 1e-9; n++) ticks.push(n * step);
   return ticks;
@@ -151,7 +152,7 @@ const drawCurves = () => {
     const margin = (yHigh - yLow || Math.abs(yHigh) || 1) * .06;
     yLow -= margin; yHigh += margin;
     const X = v => left + (v - xLow) / (xHigh - xLow || 1) * (width - left - right), Y = v => top + (yHigh - v) / (yHigh - yLow) * (height - top - bottom);
-    for (const v of niceTicks(yLow, yHigh, 6)) {
+    for (const v of niceTicks(yLow, yHigh, 7)) {
       svgElement(svg, "line", { class: "gridline", x1: left, x2: width - right, y1: Y(v), y2: Y(v) });
       svgElement(svg, "text", { x: left - 8, y: Y(v) + 4, "text-anchor": "end" }, number(+v.toPrecision(12)));
     }

@@ -60,4 +60,7 @@ inline std::string memory(double bytes) {
   return mebibytes < 1000 ? fixed(mebibytes, mebibytes < 10 ? 1 : 0) + " MiB" : fixed(mebibytes / 1024.0, 2) + " GiB";
 }
 
+/// "1", "3.5".
+inline std::string rank_text(double rank) { return std::isfinite(rank) && rank > 0 ? fixed(rank, rank == std::floor(rank) ? 0 : 1) : not_measured; }
+
 }  // namespace dapt::report
