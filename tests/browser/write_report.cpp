@@ -1,14 +1,14 @@
-// Writes the report of the example comparison, which check_report.py reads in headless Chromium: write_report FILE
+// Writes the report of the example comparison, which report_page_test.py reads in headless Chromium: dapt_write_example_report FOLDER
 #include <iostream>
 
-#include <dapt/report/html.hpp>
+#include <dapt/report/report.hpp>
 
 #include "report/example_comparison.hpp"
 
 int main(int argc, char** argv) {
   if (argc != 2) {
-    std::cerr << "usage: write_report FILE\n";
+    std::cerr << "usage: dapt_write_example_report FOLDER\n";
     return 2;
   }
-  dapt::write_html_report(argv[1], dapt::testing_support::example_comparison(), dapt::testing_support::example_options());
+  dapt::write_report(argv[1], dapt::testing_support::example_comparison(), dapt::testing_support::example_options());
 }
