@@ -20,6 +20,8 @@ namespace dapt {
 /// | `adapter.trainable_parameters(state)` | `NamedParameters` | what trains, by name, in a fixed order; reading and writing their values is the adapter's whole saved state |
 /// | `adapter.merge(state, model)`         | void              | folds the adapter into the base weights and leaves the forward pass      |
 ///
+/// Optional: `adapter.describe()` -> RunHeader, what a run's header says of it.
+///
 /// Laws (run them with `dapt::testing::adapter_failures(adapter)`):
 ///   A1 attaching leaves the model's loss as it was (for a fresh adapter);
 ///   A2 every trainable parameter requires a gradient, and no other parameter of the model does;

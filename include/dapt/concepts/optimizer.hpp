@@ -48,7 +48,7 @@ template <class T> concept OptimizerVisitsState = requires(const T& rule, typena
 /// | `T::name`                         | string_view| stable identifier in reports and checkpoints                                            |
 /// | `rule.init(parameter)`            | `T::State` | fresh state for one NamedParameter, by its name, shape, dtype; throws dapt::Error on an option out of range |
 /// | `rule.accumulate(state, g)`       | void       | adds the gradient of one micro-batch; keeps `g` or a copy of it, the caller drops its own |
-/// | `rule.accumulated(state)`         | `Tensor&`  | the sum so far, in whatever space the rule keeps it: what ranks average and clipping measures and scales; undefined if nothing was accumulated |
+/// | `rule.accumulated(state)`         | `Tensor&`  | the sum so far, in whatever space the rule keeps it: what ranks average and clipping measures and scales; undefined if nothing was accumulated; resetting it drops the window |
 /// | `rule.step(weight, state, info)`  | void       | applies the accumulated gradient to `weight` in place and clears it                     |
 /// | `rule.visit(state, f)`            |            | `f(name, Tensor&)` or `f(name, std::int64_t&)` for everything in `state`, always in the same order |
 ///
@@ -59,7 +59,11 @@ template <class T> concept OptimizerVisitsState = requires(const T& rule, typena
 ///   L3 accumulating g1 then g2 steps as accumulating g1 + g2 does, within rounding;
 ///   L4 on a convex quadratic with a small lr, 100 steps lower the loss;
 ///   L5 a state written and read back through `visit` continues the trajectory bit for bit;
-///   L6 after `step`, `accumulated` is undefined.
+///   L6 after `step`, `accumulated` is undefined;
+///   L7 after `accumulated(state).reset()` it is as if nothing had been accumulated.
+///
+/// Optional: `rule.describe(parameters, lr)` -> RunHeader, what a run's header says of the rule, the effective lr of each group of parameters
+/// included; throws dapt::Error where an option matches no parameter. What is summed up within a window is no part of `visit`.
 template <class T>
 concept Optimizer = std::movable<T> && detail::OptimizerHasName<T> && detail::OptimizerHasState<T> && detail::OptimizerInits<T> &&
                     detail::OptimizerAccumulates<T> && detail::OptimizerShowsAccumulated<T> && detail::OptimizerSteps<T> &&

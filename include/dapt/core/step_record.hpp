@@ -31,7 +31,7 @@ struct StepRecord {
   std::int64_t peak_memory_bytes = 0;  ///< of the process (CPU) or of the device's allocator
   double seconds = 0;                ///< since the start of training
   std::map<std::string, double> phase_seconds;  ///< of this step: "data", "forward", "backward", "optimizer"
-  bool skipped = false;              ///< nothing was supervised in the window, so nothing was updated
+  bool skipped = false;              ///< nothing was updated: no supervised token in the window, or a bad loss; loss and grad_norm are NaN then
   double fraction = 0;               ///< share of the budget spent after this step, in [0, 1]
 };
 

@@ -175,6 +175,8 @@ Trainer<Model, Adapter, Rule, Schedule>::Trainer(Model& model, Adapter adapter, 
     trained_.push_back({parameter, parameter.value.detach(), factor, rule_.init(parameter)});
   }
   require(!trained_.empty(), "Trainer: the adapter has no trainable parameter");
+  const double factor = schedule_.factor({1, 0});  // so that a schedule's bad option shows now
+  require(factor >= 0 && std::isfinite(factor), "Trainer: the learning-rate schedule's first factor is ", factor, ", expected 0 or more");
   header_ = describe();
 }
 

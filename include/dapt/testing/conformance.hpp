@@ -1,0 +1,262 @@
+// The laws of the contracts as code: each function returns what its type breaks, one line a law; an empty list is conformance.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+#include <sstream>
+#include <string>
+#include <string_view>
+#include <type_traits>
+#include <utility>
+#include <vector>
+
+#include <ATen/CPUGeneratorImpl.h>
+#include <ATen/ops/equal.h>
+#include <ATen/ops/randn.h>
+
+#include <dapt/concepts/concepts.hpp>
+#include <dapt/core/error.hpp>
+#include <dapt/testing/toy.hpp>
+
+namespace dapt::testing {
+
+using Failures = std::vector<std::string>;
+
+struct OptimizerConformance {
+  double lr = 1e-3;                                               ///< small enough for 100 steps to go down a quadratic
+  std::string parameter = "model.layers.0.mlp.up_proj.weight";    ///< the name that `init` is given
+  std::vector<std::int64_t> shape = {12, 8};
+  at::ScalarType dtype = at::kFloat;
+};
+
+namespace detail {
+
+inline Tensor noise(const std::vector<std::int64_t>& shape, std::uint64_t seed, at::ScalarType dtype = at::kFloat) {
+  at::Generator generator = at::detail::createCPUGenerator(seed);
+  return at::randn(shape, generator, at::TensorOptions(at::kFloat)).to(dtype);
+}
+
+inline bool near(double found, double expected, double tolerance) { return std::abs(found - expected) <= tolerance * std::max(1.0, std::abs(expected)); }
+
+/// What `visit` shows, copied.
+struct StateCopy {
+  std::vector<std::string> names;
+  std::vector<Tensor> tensors;
+  std::vector<std::int64_t> numbers;
+};
+
+template <class Rule>
+StateCopy copy_state(const Rule& rule, typename Rule::State& state) {
+  StateCopy copy;
+  rule.visit(state, [&](std::string_view name, auto& value) {
+    copy.names.emplace_back(name);
+    if constexpr (std::is_same_v<std::remove_cvref_t<decltype(value)>, Tensor>) copy.tensors.push_back(value.defined() ? value.clone() : Tensor());
+    else copy.numbers.push_back(value);
+  });
+  return copy;
+}
+
+template <class Rule>
+void restore_state(const Rule& rule, typename Rule::State& state, const StateCopy& copy) {
+  std::size_t tensor = 0, number = 0;
+  rule.visit(state, [&](std::string_view, auto& value) {
+    if constexpr (std::is_same_v<std::remove_cvref_t<decltype(value)>, Tensor>) value = copy.tensors.at(tensor++);
+    else value = copy.numbers.at(number++);
+  });
+}
+
+}  // namespace detail
+
+/// Runs laws L1 to L7 of dapt::Optimizer on one parameter.
+template <class Rule>
+Failures optimizer_failures(const Rule& rule, const OptimizerConformance& options = {}) {
+  static_assert(check_optimizer<Rule>());
+  const c10::NoGradGuard no_grad;
+  Failures failures;
+  const auto expect = [&](bool holds, const char* law) {
+    if (!holds) failures.push_back(std::string(Rule::name) + ": " + law);
+  };
+  const auto weight = [&] { return detail::noise(options.shape, 1, options.dtype); };
+  const auto gradient = [&](std::uint64_t step) { return detail::noise(options.shape, 100 + step, options.dtype); };
+  const auto init = [&](const Tensor& w) { return rule.init(NamedParameter{options.parameter, w}); };
+  /// Weight after the steps first .. last, each with one gradient.
+  const auto run = [&](Tensor& w, typename Rule::State& state, std::int64_t first, std::int64_t last, double lr) {
+    for (std::int64_t step = first; step <= last; ++step) {
+      rule.accumulate(state, gradient(static_cast<std::uint64_t>(step)));
+      rule.step(w, state, StepInfo{step, lr});
+    }
+  };
+
+  {
+    Tensor w = weight();
+    auto state = init(w);
+    run(w, state, 1, 3, 0);
+    expect(at::equal(w, weight()), "L1: a step with lr 0 changed the weight");
+  }
+  {
+    Tensor a = weight(), b = weight();
+    auto state_a = init(a), state_b = init(b);
+    run(a, state_a, 1, 5, options.lr);
+    run(b, state_b, 1, 5, options.lr);
+    expect(at::equal(a, b), "L2: the same weight and gradients gave other bits; draw random numbers from a generator that the state fixes");
+    expect(!at::equal(a, weight()), "L4: five steps left the weight as it was");
+  }
+  {
+    Tensor a = weight(), b = weight();
+    auto state_a = init(a), state_b = init(b);
+    for (std::int64_t step = 1; step <= 3; ++step) {
+      const auto seed = static_cast<std::uint64_t>(10 * step);
+      rule.accumulate(state_a, gradient(seed));
+      rule.accumulate(state_a, gradient(seed + 1));
+      rule.accumulate(state_b, gradient(seed).add(gradient(seed + 1)));
+      rule.step(a, state_a, StepInfo{step, options.lr});
+      rule.step(b, state_b, StepInfo{step, options.lr});
+    }
+    const double difference = a.sub(b).abs().max().template item<double>();
+    expect(difference <= (options.dtype == at::kFloat ? 1e-5 : 2e-2), "L3: accumulating g1, then g2 steps otherwise than accumulating g1 + g2");
+  }
+  {
+    Tensor w = weight();
+    const Tensor target = detail::noise(options.shape, 2, options.dtype);
+    const auto loss = [&] { return w.sub(target).to(at::kFloat).square().sum().template item<double>(); };
+    const double before = loss();
+    auto state = init(w);
+    for (std::int64_t step = 1; step <= 100; ++step) {
+      rule.accumulate(state, w.sub(target).mul(2));
+      rule.step(w, state, StepInfo{step, options.lr});
+    }
+    expect(loss() < before, "L4: 100 steps on a convex quadratic did not lower the loss");
+  }
+  {
+    Tensor a = weight();
+    auto state_a = init(a);
+    run(a, state_a, 1, 3, options.lr);
+    Tensor b = a.clone();
+    auto state_b = init(b);
+    const detail::StateCopy copy = detail::copy_state(rule, state_a);
+    expect(copy.names == detail::copy_state(rule, state_b).names, "L5: visit names other entries after three steps than before the first");
+    detail::restore_state(rule, state_b, copy);
+    run(a, state_a, 4, 6, options.lr);
+    run(b, state_b, 4, 6, options.lr);
+    expect(at::equal(a, b), "L5: a state written and read back through visit gave other bits; visit everything that a step changes");
+  }
+  {
+    Tensor w = weight();
+    auto state = init(w);
+    expect(!rule.accumulated(state).defined(), "L6: accumulated is defined before the first gradient");
+    run(w, state, 1, 2, options.lr);
+    expect(!rule.accumulated(state).defined(), "L6: accumulated is still defined after a step");
+  }
+  {
+    Tensor a = weight(), b = weight();
+    auto state_a = init(a), state_b = init(b);
+    for (std::int64_t step = 1; step <= 3; ++step) {
+      rule.accumulate(state_a, gradient(50));
+      rule.accumulated(state_a).reset();
+      run(a, state_a, step, step, options.lr);
+      run(b, state_b, step, step, options.lr);
+    }
+    expect(at::equal(a, b), "L7: what accumulated() showed was reset, and yet the next step used it");
+  }
+  return failures;
+}
+
+/// Runs laws A1 to A4 of dapt::AdapterFor. `make_model()` gives equal models.
+template <class Adapter, class MakeModel>
+Failures adapter_failures(const Adapter& adapter, const MakeModel& make_model) {
+  using Model = decltype(make_model());
+  static_assert(check_adapter<Adapter, Model>());
+  Failures failures;
+  const auto expect = [&](bool holds, const std::string& law) {
+    if (!holds) failures.push_back(std::string(Adapter::name) + ": " + law);
+  };
+  ToyStream stream = toy_batches({.rows = 2});
+  const Batch batch = *stream.begin();
+  const auto loss = [&](Model& model) {
+    const c10::NoGradGuard no_grad;
+    return model.loss(batch).sum.template item<double>();
+  };
+  const auto perturb = [&](const NamedParameters& parameters) {
+    const c10::NoGradGuard no_grad;
+    for (std::size_t i = 0; i < parameters.size(); ++i) {
+      Tensor value = parameters[i].value.detach();
+      value.add_(detail::noise(value.sizes().vec(), 1000 + i, value.scalar_type()), 0.1);
+    }
+  };
+
+  Model model = make_model();
+  const double before = loss(model);
+  auto state = adapter.attach(model);
+  expect(detail::near(loss(model), before, 1e-5), "A1: attaching a fresh adapter changed the loss");
+
+  const NamedParameters trainable = adapter.trainable_parameters(state);
+  expect(!trainable.empty(), "A2: nothing trains");
+  for (const NamedParameter& parameter : trainable) expect(parameter.value.requires_grad(), "A2: " + parameter.name + " does not require a gradient");
+  for (const NamedParameter& parameter : model.parameters()) {
+    bool trains = false;
+    for (const NamedParameter& other : trainable) trains = trains || other.value.is_same(parameter.value);
+    expect(trains || !parameter.value.requires_grad(), "A2: " + parameter.name + " requires a gradient and is not among the trainable parameters");
+  }
+
+  perturb(trainable);
+  const double adapted = loss(model);
+  expect(!detail::near(adapted, before, 1e-5), "A2: other values of the trainable parameters leave the loss as it was");
+
+  Model second = make_model();
+  auto second_state = adapter.attach(second);
+  const NamedParameters copies = adapter.trainable_parameters(second_state);
+  expect(copies.size() == trainable.size(), "A4: two equal models have different numbers of trainable parameters");
+  for (std::size_t i = 0; i < std::min(copies.size(), trainable.size()); ++i) {
+    expect(copies[i].name == trainable[i].name, "A4: the order of names differs: " + copies[i].name + ", " + trainable[i].name);
+    copies[i].value.detach().copy_(trainable[i].value.detach());
+  }
+  expect(loss(second) == adapted, "A4: the trainable parameters of one model, written into another, give another loss");
+
+  adapter.merge(state, model);
+  expect(detail::near(loss(model), adapted, 1e-4), "A3: the merged model has another loss than the adapted one");
+  return failures;
+}
+
+template <class Adapter>
+Failures adapter_failures(const Adapter& adapter) {
+  return adapter_failures(adapter, [] { return ToyLM(); });
+}
+
+/// Runs the law of dapt::BatchStream on the first `batches` batches. `open()` gives equally built streams at their beginning.
+template <class Open>
+Failures batch_stream_failures(const Open& open, std::int64_t batches = 8) {
+  using Stream = decltype(open());
+  static_assert(check_batch_stream<Stream>());
+  const auto read = [](Stream& stream, std::int64_t count) {
+    std::vector<std::pair<StreamPosition, Batch>> read;
+    StreamPosition position = stream.position();
+    for (auto it = ranges::begin(stream); it != ranges::end(stream); ++it) {
+      read.emplace_back(position, *it);
+      position = stream.position();
+      if (static_cast<std::int64_t>(read.size()) == count) break;
+    }
+    return read;
+  };
+  const auto same = [](const Batch& a, const Batch& b) {
+    return at::equal(a.input_ids, b.input_ids) && at::equal(a.labels, b.labels) && at::equal(a.position_ids, b.position_ids) &&
+           at::equal(a.document_starts, b.document_starts) && a.supervised_tokens == b.supervised_tokens;
+  };
+  Failures failures;
+  Stream first = open();
+  const auto expected = read(first, batches);
+  if (expected.empty()) failures.emplace_back("the stream is empty");
+  for (std::size_t i = 0; i < expected.size(); ++i) {
+    const std::string where = "batch " + std::to_string(i);
+    const Batch& batch = expected[i].second;
+    if (batch.labels.ne(ignore_index).sum().item<std::int64_t>() != batch.supervised_tokens) failures.push_back(where + ": supervised_tokens is not the number of labels");
+    Stream again = open();
+    again.seek(expected[i].first);
+    const auto rest = read(again, static_cast<std::int64_t>(expected.size() - i));
+    bool equal = rest.size() == expected.size() - i;
+    for (std::size_t j = 0; equal && j < rest.size(); ++j) equal = same(rest[j].second, expected[i + j].second);
+    if (!equal) failures.push_back(where + ": after seek to its position, other batches came");
+  }
+  return failures;
+}
+
+}  // namespace dapt::testing

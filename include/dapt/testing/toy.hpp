@@ -1,0 +1,139 @@
+// A language model and a stream small enough for examples and tests: 2,080 numbers, a text that can be learned by heart in a second.
+#pragma once
+
+#include <cstdint>
+#include <iterator>
+#include <memory>
+#include <optional>
+#include <vector>
+
+#include <ATen/CPUGeneratorImpl.h>
+#include <ATen/ops/embedding.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/log_softmax.h>
+#include <ATen/ops/randn.h>
+#include <ATen/ops/tanh.h>
+#include <ATen/ops/zeros.h>
+
+#include <range/v3/iterator/default_sentinel.hpp>
+
+#include <dapt/concepts/batch_stream.hpp>
+#include <dapt/concepts/causal_lm.hpp>
+
+namespace dapt::testing {
+
+struct ToyOptions {
+  std::int64_t vocab_size = 32, hidden_size = 24;
+  std::uint64_t seed = 0;
+  at::ScalarType dtype = at::kFloat;
+};
+
+/// CausalLM that predicts a token from the one before it: embedding e, h = e + tanh(W e), logits = V h. W is "model.layers.0.mlp.up_proj", V "lm_head".
+class ToyLM {
+ public:
+  explicit ToyLM(ToyOptions options = {}) {
+    at::Generator generator = at::detail::createCPUGenerator(options.seed);
+    const auto weight = [&](std::int64_t rows, std::int64_t columns) {
+      return at::randn({rows, columns}, generator, at::TensorOptions(at::kFloat)).mul_(0.3).to(options.dtype);
+    };
+    embed_tokens_ = weight(options.vocab_size, options.hidden_size);
+    up_proj_ = std::make_unique<Linear>(Linear{"model.layers.0.mlp.up_proj", weight(options.hidden_size, options.hidden_size), {}, {}});
+    head_ = std::make_unique<Linear>(Linear{"lm_head", weight(options.vocab_size, options.hidden_size), {}, {}});
+  }
+
+  LossSum loss(const Batch& batch) { return {chosen_log_probs(batch).sum().neg(), batch.supervised_tokens}; }
+  Tensor token_log_probs(const Batch& batch) {
+    const c10::NoGradGuard no_grad;
+    return chosen_log_probs(batch);
+  }
+  NamedParameters parameters() {
+    return {{"model.embed_tokens.weight", embed_tokens_}, {up_proj_->name + ".weight", up_proj_->weight}, {"lm_head.weight", head_->weight}};
+  }
+  std::vector<Linear*> linears() { return {up_proj_.get(), head_.get()}; }
+
+ private:
+  Tensor chosen_log_probs(const Batch& batch) const {
+    const Tensor e = at::embedding(embed_tokens_, batch.input_ids), h = e.add(at::tanh(up_proj_->forward(e)));
+    const Tensor ignored = batch.labels.eq(ignore_index), log_probs = at::log_softmax(head_->forward(h), -1, at::kFloat);
+    return log_probs.gather(2, batch.labels.masked_fill(ignored, 0).unsqueeze(2)).squeeze(2).masked_fill(ignored, 0);
+  }
+
+  Tensor embed_tokens_;
+  std::unique_ptr<Linear> up_proj_, head_;  // on the heap, so that their addresses survive a move of the model
+};
+static_assert(check_causal_lm<ToyLM>());
+
+struct ToyStreamOptions {
+  std::int64_t rows = 1;           ///< of a batch
+  std::int64_t length = 16;        ///< tokens of a row
+  std::int64_t batches = 0;        ///< the stream ends after so many; 0: never
+  std::int64_t vocab_size = 32;
+  std::int64_t ignored = 0;        ///< labels at the start of each row that are not supervised
+};
+
+/// BatchStream of rows in which each token follows from the one before, x' = 5 x + 3 mod vocab_size; row n begins with token 7 n mod vocab_size.
+class ToyStream {
+ public:
+  explicit ToyStream(ToyStreamOptions options = {}) : options_(options) {}
+
+  class Iterator {
+   public:
+    using value_type = Batch;
+    using reference = const Batch&;
+    using pointer = const Batch*;
+    using difference_type = std::ptrdiff_t;
+    using iterator_category = std::input_iterator_tag;
+
+    Iterator() = default;
+    explicit Iterator(ToyStream& stream) : stream_(&stream) { stream.advance(); }
+    reference operator*() const { return *stream_->batch_; }
+    pointer operator->() const { return &*stream_->batch_; }
+    Iterator& operator++() {
+      stream_->advance();
+      return *this;
+    }
+    void operator++(int) { ++*this; }
+    friend bool operator==(const Iterator& it, ranges::default_sentinel_t) { return it.ended(); }
+    friend bool operator!=(const Iterator& it, ranges::default_sentinel_t end) { return !(it == end); }
+    friend bool operator==(ranges::default_sentinel_t end, const Iterator& it) { return it == end; }
+    friend bool operator!=(ranges::default_sentinel_t end, const Iterator& it) { return !(it == end); }
+
+   private:
+    bool ended() const { return !stream_->batch_; }
+    ToyStream* stream_ = nullptr;
+  };
+
+  Iterator begin() { return Iterator(*this); }
+  ranges::default_sentinel_t end() const { return {}; }
+  StreamPosition position() const { return {0, next_row_}; }
+  void seek(StreamPosition position) { next_row_ = position.sequence; }
+
+ private:
+  void advance() {
+    batch_.reset();
+    if (options_.batches > 0 && next_row_ >= options_.batches * options_.rows) return;
+    const std::int64_t rows = options_.rows, length = options_.length;
+    Batch batch{at::empty({rows, length}, at::kLong), at::empty({rows, length}, at::kLong), at::empty({rows, length}, at::kLong),
+                at::zeros({rows, length}, at::kInt), rows * (length - options_.ignored)};
+    for (std::int64_t row = 0; row < rows; ++row) {
+      std::int64_t token = 7 * next_row_++ % options_.vocab_size;
+      for (std::int64_t t = 0; t < length; ++t) {
+        const std::int64_t at = row * length + t;
+        batch.input_ids.data_ptr<std::int64_t>()[at] = token;
+        token = (5 * token + 3) % options_.vocab_size;
+        batch.labels.data_ptr<std::int64_t>()[at] = t < options_.ignored ? ignore_index : token;
+        batch.position_ids.data_ptr<std::int64_t>()[at] = t;
+      }
+    }
+    batch_ = std::move(batch);
+  }
+
+  ToyStreamOptions options_;
+  std::int64_t next_row_ = 0;
+  std::optional<Batch> batch_;
+};
+static_assert(check_batch_stream<ToyStream>());
+
+inline ToyStream toy_batches(ToyStreamOptions options = {}) { return ToyStream(options); }
+
+}  // namespace dapt::testing

@@ -1,0 +1,105 @@
+// Settings in turn from the same base model, on the same data in the same order, under the same budget.
+#pragma once
+
+#include <algorithm>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include <dapt/core/error.hpp>
+#include <dapt/core/run_result.hpp>
+#include <dapt/train/trainer.hpp>
+
+namespace dapt {
+
+/// One way to adapt a model. Template arguments are deduced from the fields.
+template <class Adapter, class Rule, class Schedule = ConstantLr>
+struct Setting {
+  std::string name;         ///< short, unique in its comparison
+  std::string description;  ///< one line for the reader
+  Adapter adapter;
+  Rule rule;
+  TrainOptions options;     ///< what a comparison must hold equal (batch_size, limits, seed) is checked; lr may differ
+  Schedule schedule = {};
+};
+
+/// Trains and evaluates settings, and gathers what a report needs.
+///
+/// `load()` returns a fresh copy of the base model; `open()` the stream of batches at its beginning; `score(model)` a std::vector<MetricValue>.
+template <class Load, class Open, class Score>
+class Comparison {
+ public:
+  Comparison(Load load, Open open, Score score) : load_(std::move(load)), open_(std::move(open)), score_(std::move(score)) {}
+
+  /// Scores the base model as it comes.
+  const SettingResult& base(std::string name = "base", std::string description = "the model as it came") {
+    auto model = load_();
+    result_.base = {std::move(name), std::move(description), {}, score_(model), {}, {}};
+    return result_.base;
+  }
+
+  /// Trains a fresh copy of the base and scores it. `finished(trainer)` is called in between, e.g. to save the adapter; observers see each step.
+  /// Throws where the setting's name was used, or its budget, batch size or seed differ from the first setting's.
+  template <class Adapter, class Rule, class Schedule, class Finished, class... Observers>
+  const SettingResult& run(Setting<Adapter, Rule, Schedule> setting, Finished&& finished, Observers&&... observers);
+
+  const ComparisonResult& result() const { return result_; }
+  ComparisonResult& result() { return result_; }
+
+ private:
+  void require_comparable(const std::string& name, const TrainOptions& options);
+
+  Load load_;
+  Open open_;
+  Score score_;
+  ComparisonResult result_;
+  TrainOptions first_options_;
+};
+
+namespace detail {
+
+class StepsInto {
+ public:
+  explicit StepsInto(std::vector<StepRecord>& steps) : steps_(steps) {}
+  void observe(const StepRecord& record) { steps_.push_back(record); }
+
+ private:
+  std::vector<StepRecord>& steps_;
+};
+
+}  // namespace detail
+
+template <class Load, class Open, class Score>
+template <class Adapter, class Rule, class Schedule, class Finished, class... Observers>
+const SettingResult& Comparison<Load, Open, Score>::run(Setting<Adapter, Rule, Schedule> setting, Finished&& finished, Observers&&... observers) {
+  require_comparable(setting.name, setting.options);
+  SettingResult result;
+  result.name = setting.name;
+  result.description = setting.description;
+  auto model = load_();
+  Trainer trainer(model, std::move(setting.adapter), std::move(setting.rule), setting.options, setting.schedule);
+  result.header = trainer.header();
+  auto stream = open_();
+  result.train = trainer.train(stream, detail::StepsInto(result.steps), observers...);
+  finished(trainer);
+  result.metrics = score_(model);
+  if (result_.settings.empty()) first_options_ = setting.options;
+  return result_.settings.emplace_back(std::move(result));
+}
+
+template <class Load, class Open, class Score>
+void Comparison<Load, Open, Score>::require_comparable(const std::string& name, const TrainOptions& options) {
+  const auto same_name = [&](const SettingResult& other) { return other.name == name; };
+  require(name != result_.base.name && std::none_of(result_.settings.begin(), result_.settings.end(), same_name), "Comparison: two settings are called \"", name, "\"");
+  if (result_.settings.empty()) return;
+  const auto same = [&](const char* option, auto found, auto expected) {
+    require(found == expected, "Comparison: setting \"", name, "\" has ", option, " ", found, ", the first setting has ", expected);
+  };
+  same("batch_size", options.batch_size, first_options_.batch_size);
+  same("max_steps", options.max_steps, first_options_.max_steps);
+  same("max_tokens", options.max_tokens, first_options_.max_tokens);
+  same("max_minutes", options.max_minutes, first_options_.max_minutes);
+  same("seed", options.seed, first_options_.seed);
+}
+
+}  // namespace dapt

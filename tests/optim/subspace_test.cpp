@@ -1,0 +1,77 @@
+#include <catch2/catch.hpp>
+
+#include <ATen/ops/allclose.h>
+#include <ATen/ops/arange.h>
+#include <ATen/ops/equal.h>
+#include <ATen/ops/eye.h>
+#include <ATen/ops/full.h>
+#include <ATen/ops/linalg_vector_norm.h>
+#include <ATen/ops/mm.h>
+#include <ATen/ops/pow.h>
+#include <ATen/ops/randn.h>
+
+#include <dapt/optim/subspace.hpp>
+
+using dapt::Tensor;
+
+namespace {
+
+/// A matrix whose singular values fall as those of gradients do: 1 / (1 + i)^0.7.
+Tensor gradient_like(std::int64_t m, std::int64_t n) {
+  const std::int64_t r = std::min(m, n);
+  const Tensor u = std::get<0>(at::linalg_qr(at::randn({m, r}))), v = std::get<0>(at::linalg_qr(at::randn({n, r})));
+  return at::mm(u.mul(at::pow(at::arange(1, r + 1).to(at::kFloat), -0.7)), v.t()).mul(1e-6);
+}
+
+/// Share of the squared norm of `g` that lies in the span of the rows of `right`.
+double energy(const Tensor& g, const Tensor& right) {
+  const double inside = at::linalg_vector_norm(at::mm(g, right.t())).item<double>(), all = at::linalg_vector_norm(g).item<double>();
+  return inside * inside / (all * all);
+}
+
+}  // namespace
+
+TEST_CASE("the range finder keeps the energy of the exact subspace") {
+  at::manual_seed(3);
+  for (const auto& [m, n] : {std::pair<std::int64_t, std::int64_t>{576, 192}, {192, 576}, {300, 300}}) {
+    const Tensor g = gradient_like(m, n);
+    const double exact = energy(g, dapt::exact_singular_vectors(g, 48).right);
+    const Tensor found = dapt::approximate_right_vectors(g, 48, {}, {});
+    REQUIRE(found.sizes() == at::IntArrayRef{48, n});
+    REQUIRE(at::allclose(at::mm(found, found.t()), at::eye(48), 0, 1e-5));
+    REQUIRE(energy(g, found) > 0.995 * exact);
+    REQUIRE(energy(g, found) <= exact * (1 + 1e-5));
+    REQUIRE(energy(g, dapt::approximate_right_vectors(g, 48, {}, {.product_dtype = at::kBFloat16})) > 0.99 * exact);
+    const double once = energy(g, dapt::approximate_right_vectors(g, 48, {}, {.power_iterations = 1}));
+    REQUIRE(energy(g, dapt::approximate_right_vectors(g, 48, found, {.power_iterations = 1})) > once);  // a warm start is worth an iteration
+  }
+}
+
+TEST_CASE("the range finder's vectors are turned to the singular vectors") {
+  at::manual_seed(4);
+  const Tensor g = gradient_like(200, 120);
+  const Tensor exact = dapt::exact_singular_vectors(g, 4).right, found = dapt::approximate_right_vectors(g, 4, {}, {.power_iterations = 6});
+  REQUIRE(at::allclose(found.mul(exact).sum(1).abs(), at::full({4}, 1.0), 0, 1e-3));  // equal up to signs, in the same order
+}
+
+TEST_CASE("the same matrix gives the same subspace, whatever was drawn before") {
+  const Tensor g = gradient_like(90, 70);
+  const Tensor first = dapt::approximate_right_vectors(g, 8, {}, {});
+  at::randn({5});
+  REQUIRE(at::equal(dapt::approximate_right_vectors(g, 8, {}, {}), first));
+}
+
+TEST_CASE("matrices that make Cholesky fail still get an orthonormal basis") {
+  const Tensor column = at::randn({64, 1});
+  const Tensor q = dapt::orthonormal_columns(column.expand({64, 5}).contiguous());
+  REQUIRE(at::allclose(at::mm(q.t(), q), at::eye(5), 0, 1e-5));
+  const Tensor rank_one = at::mm(at::randn({200, 1}), at::randn({1, 100}));
+  const Tensor found = dapt::approximate_right_vectors(rank_one, 10, {}, {});
+  REQUIRE(found.isfinite().all().item<bool>());
+  REQUIRE(energy(rank_one, found) == Approx(1).epsilon(1e-4));
+}
+
+TEST_CASE("a wide matrix needs no square of its longer side") {
+  const Tensor g = at::randn({16, 26773});
+  REQUIRE(dapt::exact_singular_vectors(g, 8).right.sizes() == at::IntArrayRef{8, 26773});
+}
