@@ -1,5 +1,7 @@
 # The public headers. Written by tests/hygiene/headers_test.py --write, which is also the test that none is missing.
 set(DAPT_HEADERS
+  include/dapt/adapters/full_parameter.hpp
+  include/dapt/adapters/lora.hpp
   include/dapt/concepts/adapter.hpp
   include/dapt/concepts/batch_stream.hpp
   include/dapt/concepts/causal_lm.hpp
@@ -22,8 +24,10 @@ set(DAPT_HEADERS
   include/dapt/core/seed.hpp
   include/dapt/core/step_record.hpp
   include/dapt/core/tensor.hpp
+  include/dapt/core/training_mode.hpp
   include/dapt/dapt.hpp
   include/dapt/data/batch.hpp
+  include/dapt/data/default_filter.hpp
   include/dapt/data/filter_pages.hpp
   include/dapt/data/pack.hpp
   include/dapt/data/packed_stream.hpp
@@ -33,12 +37,22 @@ set(DAPT_HEADERS
   include/dapt/data/read_pages.hpp
   include/dapt/data/score_pages.hpp
   include/dapt/data/scorers/field_scorer.hpp
+  include/dapt/data/scorers/lm_cross_entropy_scorer.hpp
+  include/dapt/data/scorers/ngram_cross_entropy_scorer.hpp
+  include/dapt/data/scorers/term_density_scorer.hpp
+  include/dapt/data/terms.hpp
   include/dapt/data/tokenize.hpp
   include/dapt/data/utf8.hpp
+  include/dapt/data/word_ngrams.hpp
+  include/dapt/fwd.hpp
   include/dapt/io/atomic_file.hpp
   include/dapt/io/hf_model.hpp
+  include/dapt/io/peft_adapter.hpp
   include/dapt/io/safetensors.hpp
   include/dapt/kernels/attention.hpp
+  include/dapt/kernels/cpu/attention_avx512.hpp
+  include/dapt/kernels/cpu/avx512.hpp
+  include/dapt/kernels/cpu/workspace.hpp
   include/dapt/kernels/instruction_set.hpp
   include/dapt/kernels/linear_cross_entropy.hpp
   include/dapt/kernels/lora_linear.hpp
@@ -60,13 +74,24 @@ set(DAPT_HEADERS
   include/dapt/models/llama_generation.hpp
   include/dapt/models/recompute.hpp
   include/dapt/optim/adamw.hpp
+  include/dapt/optim/fp32_master.hpp
   include/dapt/optim/galore.hpp
+  include/dapt/optim/lr_schedules.hpp
+  include/dapt/optim/stochastic_rounding.hpp
   include/dapt/optim/subspace.hpp
+  include/dapt/report/csv.hpp
+  include/dapt/report/html.hpp
   include/dapt/report/html_page.hpp
   include/dapt/report/json_lines.hpp
+  include/dapt/report/markdown.hpp
   include/dapt/report/numbers.hpp
   include/dapt/report/progress_line.hpp
+  include/dapt/report/report.hpp
+  include/dapt/report/summary.hpp
   include/dapt/report/tensorboard.hpp
+  include/dapt/testing/archetypes.hpp
+  include/dapt/testing/conformance.hpp
+  include/dapt/testing/toy.hpp
   include/dapt/text/added_tokens.hpp
   include/dapt/text/bpe.hpp
   include/dapt/text/byte_level.hpp
@@ -84,5 +109,10 @@ set(DAPT_HEADERS
   include/dapt/text/unicode.hpp
   include/dapt/text/vocabulary.hpp
   include/dapt/text/word_cache.hpp
+  include/dapt/train/accumulation_window.hpp
+  include/dapt/train/comparison.hpp
+  include/dapt/train/evaluator.hpp
+  include/dapt/train/train_options.hpp
+  include/dapt/train/trainer.hpp
   include/dapt/version.hpp
 )
