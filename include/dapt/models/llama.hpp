@@ -18,6 +18,7 @@
 #include <ATen/ops/cumsum.h>
 #include <ATen/ops/embedding.h>
 #include <ATen/ops/log_softmax.h>
+#include <ATen/ops/masked_select.h>
 #include <ATen/ops/nonzero.h>
 #include <ATen/ops/pow.h>
 #include <ATen/ops/where.h>
@@ -101,6 +102,7 @@ class Llama {
   friend class LlamaGeneration;
 
   Tensor hidden(const Batch& batch) const;
+  void check_labels(const Tensor& labels) const;
   Tensor embed(const Tensor& input_ids) const;
   RopeTable table(const Tensor& position_ids) const { return rope_table(position_ids, inverse_frequencies_); }
   /// Applies `chunk(hidden rows, labels)` to the head's input in pieces, for heads with an adapter.
@@ -182,6 +184,12 @@ inline Tensor Llama::embed(const Tensor& input_ids) const {
   return at::embedding(embed_tokens_, input_ids);
 }
 
+inline void Llama::check_labels(const Tensor& labels) const {
+  const Tensor wrong = labels.ge(config_.vocab_size).logical_or(labels.lt(0).logical_and(labels.ne(ignore_index)));
+  if (wrong.any().item<bool>())
+    fail("Llama: labels hold ", labels.masked_select(wrong)[0].item<std::int64_t>(), ", expected ", ignore_index, " or 0 to ", config_.vocab_size - 1);
+}
+
 inline Tensor Llama::hidden(const Batch& batch) const {
   Tensor x = embed(batch.input_ids);
   const RopeTable angles = table(batch.position_ids);
@@ -196,6 +204,7 @@ inline Tensor Llama::hidden(const Batch& batch) const {
 }
 
 inline LossSum Llama::loss(const Batch& batch) {
+  check_labels(batch.labels);
   const auto compact = detail::without_padding(batch).batch;
   const Tensor rows = hidden(compact).reshape({-1, config_.hidden_size}), labels = compact.labels.reshape(-1);
   const Tensor sum = head_->adapted ? adapted_head_loss(rows, labels) : linear_cross_entropy_sum(rows, head_->weight, labels);
@@ -216,6 +225,7 @@ inline Tensor Llama::adapted_head_loss(const Tensor& hidden, const Tensor& label
 
 inline Tensor Llama::token_log_probs(const Batch& batch) {
   const c10::NoGradGuard no_grad;
+  check_labels(batch.labels);
   const auto [compact, source] = detail::without_padding(batch);
   const Tensor rows = hidden(compact).reshape({-1, config_.hidden_size}), labels = compact.labels.reshape(-1);
   Tensor result;

@@ -108,7 +108,8 @@ inline void LlamaGeneration::compute_shared_prefix() {
   const Tensor starts = at::zeros({1, shared_}, options.dtype(at::kInt));
   for (const LlamaLayer& layer : model_.layers_) {
     const auto empty = [&](std::vector<std::int64_t> shape) { return at::empty(shape, at::TensorOptions(model_.dtype()).device(model_.device())); };
-    const auto own = [&] { return empty({rows, longest_ + max_new_tokens_, config.num_key_value_heads, config.head_dim}); };
+    // Zeros, because positions that a row does not have yet are multiplied with probability 0, and 0 times garbage may be NaN.
+    const auto own = [&] { return empty({rows, longest_ + max_new_tokens_, config.num_key_value_heads, config.head_dim}).zero_(); };
     if (shared_ == 0) {
       caches_.push_back({empty({0, config.num_key_value_heads, config.head_dim}), empty({0, config.num_key_value_heads, config.head_dim}), own(), own()});
       continue;

@@ -48,9 +48,7 @@ struct RecomputeFunction : torch::autograd::Function<RecomputeFunction> {
   static Tensor forward(torch::autograd::AutogradContext* context, const Tensor& x, c10::intrusive_ptr<RecomputedCall> call) {
     context->save_for_backward({x});
     context->saved_data["call"] = c10::IValue::make_capsule(call);
-    // Recording is on, so that code which asks for it (dropout) does the same in both passes; what it recorded is dropped on return.
-    const c10::AutoGradMode recording(true);
-    return call->function(x.detach()).detach();
+    return call->function(x);
   }
 
   static torch::autograd::variable_list backward(torch::autograd::AutogradContext* context, torch::autograd::variable_list gradients) {
