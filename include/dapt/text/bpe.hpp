@@ -26,7 +26,7 @@
 namespace dapt::text {
 
 struct BpeOptions {
-  bool byte_level = false;     ///< pieces are raw bytes and the vocabulary spells bytes as byte_characters() does
+  bool byte_level = false;     ///< pieces are raw bytes, and the vocabulary spells bytes as byte_characters() does; bytes that it lacks vanish
   bool byte_fallback = false;  ///< a character that the vocabulary lacks becomes its bytes, "<0x0A>"
   bool fuse_unk = false;       ///< several unknown characters in a row are one unk
   bool ignore_merges = false;  ///< a piece that is in the vocabulary is one token, whatever the merges say
@@ -49,7 +49,7 @@ class Bpe {
   /// Throws dapt::Error with `where` if a merge or the unk token is not in the vocabulary.
   Bpe(const Vocabulary& vocabulary, const std::vector<Merge>& merges, BpeOptions options, const std::string& where);
 
-  /// Whether each of the 256 bytes is in the vocabulary: what `byte_level` needs.
+  /// Whether each of the 256 bytes is in the vocabulary: what `byte_level` needs unless missing bytes vanish anyway.
   static bool spells_all_bytes(const Vocabulary& vocabulary) {
     return std::ranges::all_of(byte_characters(), [&](char32_t c) { return vocabulary.id(utf8(c)).has_value(); });
   }
@@ -175,7 +175,9 @@ inline void Bpe::encode_word(std::string_view word, Scratch& scratch, std::vecto
 
 inline void Bpe::append_symbols(std::string_view word, std::vector<std::int32_t>& symbols) const {
   if (options_.byte_level) {
-    for (const char byte : word) symbols.push_back(byte_ids_[static_cast<unsigned char>(byte)]);
+    for (const char byte : word) {
+      if (const std::int32_t id = byte_ids_[static_cast<unsigned char>(byte)]; id >= 0) symbols.push_back(id);
+    }
     return;
   }
   bool unk_pending = false;  // the reference emits unk only before the next known character, behind bytes that come in between

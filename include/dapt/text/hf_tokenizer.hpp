@@ -143,11 +143,12 @@ inline void HfTokenizer::read_model(const text::JsonNode& model, State& state) {
   });
 
   text::BpeOptions options;
-  options.byte_level = state.pre_tokenizer.ends_with_byte_level() && text::Bpe::spells_all_bytes(state.vocabulary);
   options.byte_fallback = model.get_or("byte_fallback", false);
   options.fuse_unk = model.get_or("fuse_unk", false);
   options.ignore_merges = model.get_or("ignore_merges", false);
   if (model.has("unk_token")) options.unk_token = model.get<std::string>("unk_token");
+  const bool bytes_vanish = !options.unk_token && !options.byte_fallback;  // those that the vocabulary lacks; SmolLM2 lacks what UTF-8 never holds
+  options.byte_level = state.pre_tokenizer.ends_with_byte_level() && (bytes_vanish || text::Bpe::spells_all_bytes(state.vocabulary));
   if (options.byte_level) state.pre_tokenizer.leave_bytes_to_the_model();
   state.bpe.emplace(state.vocabulary, merges, options, model.where());
 }

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstddef>
+#include <memory>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -11,6 +12,7 @@
 #include <unicode/bytestream.h>
 #include <unicode/normalizer2.h>
 #include <unicode/uchar.h>
+#include <unicode/uniset.h>
 
 #include <dapt/core/error.hpp>
 #include <dapt/text/json_node.hpp>
@@ -19,18 +21,20 @@
 
 namespace dapt::text {
 
-/// NFC, NFD, NFKC or NFKD.
+/// NFC, NFD, NFKC or NFKD over the characters of Unicode 11, whose tables the reference uses; later ones stay as they are.
 class UnicodeForm {
  public:
   static bool is_name(std::string_view name) { return name == "NFC" || name == "NFD" || name == "NFKC" || name == "NFKD"; }
 
   explicit UnicodeForm(std::string_view name) {
     UErrorCode status = U_ZERO_ERROR;
-    form_ = name == "NFC"    ? icu::Normalizer2::getNFCInstance(status)
-            : name == "NFD"  ? icu::Normalizer2::getNFDInstance(status)
-            : name == "NFKC" ? icu::Normalizer2::getNFKCInstance(status)
-                             : icu::Normalizer2::getNFKDInstance(status);
+    const icu::Normalizer2* const newest = name == "NFC"    ? icu::Normalizer2::getNFCInstance(status)
+                                           : name == "NFD"  ? icu::Normalizer2::getNFDInstance(status)
+                                           : name == "NFKC" ? icu::Normalizer2::getNFKCInstance(status)
+                                                            : icu::Normalizer2::getNFKDInstance(status);
+    static const std::unique_ptr<const icu::UnicodeSet> unicode_11(icu::UnicodeSet(u"[:Age=11.0:]", status).freeze()->clone());
     require(U_SUCCESS(status), "normalizer ", name, ": ", u_errorName(status));
+    form_ = std::make_shared<icu::FilteredNormalizer2>(*newest, *unicode_11);
   }
 
   void operator()(std::string& text) const {
@@ -43,7 +47,7 @@ class UnicodeForm {
   }
 
  private:
-  const icu::Normalizer2* form_;  // owned by ICU
+  std::shared_ptr<const icu::FilteredNormalizer2> form_;
 };
 
 struct PrependStep {

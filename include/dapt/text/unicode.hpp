@@ -57,12 +57,13 @@ inline std::size_t begin_of_space(std::string_view text, std::size_t end) {
   return end;
 }
 
-inline bool is_number(char32_t c) { return (U_GET_GC_MASK(static_cast<UChar32>(c)) & U_GC_N_MASK) != 0; }
-
-/// ASCII punctuation with its symbols, and the categories P of the rest.
+/// ASCII punctuation with its symbols, and the categories P of Unicode 8, whose tables the reference uses here.
 inline bool is_punctuation(char32_t c) {
-  if (c < 128) return u_ispunct(static_cast<UChar32>(c)) != 0 || (U_GET_GC_MASK(static_cast<UChar32>(c)) & U_GC_S_MASK) != 0;
-  return (U_GET_GC_MASK(static_cast<UChar32>(c)) & U_GC_P_MASK) != 0;
+  const auto code = static_cast<UChar32>(c);
+  if (c < 128) return (U_GET_GC_MASK(code) & (U_GC_P_MASK | U_GC_S_MASK)) != 0;
+  UVersionInfo since;
+  u_charAge(code, since);
+  return since[0] <= 8 && (U_GET_GC_MASK(code) & U_GC_P_MASK) != 0;
 }
 
 /// \w of UTS 18: alphabetic, mark, decimal digit, connector punctuation, joiner.
@@ -75,10 +76,27 @@ inline bool is_word(char32_t c) {
 /// What the pre-tokenizers' patterns tell apart: \p{L}, \p{N}, \s and the rest.
 enum class CharClass : std::uint8_t { other, letter, number, space };
 
+struct CharRange {
+  char32_t first, last;
+};
+
+/// Letters and numbers of Unicode 16, which the reference knows and ICU 72 does not.
+inline constexpr CharRange new_letters[] = {
+    {0x1C89, 0x1C8A},   {0xA7CB, 0xA7CD},   {0xA7DA, 0xA7DC},   {0x105C0, 0x105F3}, {0x10D4A, 0x10D65}, {0x10D6F, 0x10D85}, {0x10EC2, 0x10EC4}, {0x11380, 0x11389},
+    {0x1138B, 0x1138B}, {0x1138E, 0x1138E}, {0x11390, 0x113B5}, {0x113B7, 0x113B7}, {0x113D1, 0x113D1}, {0x113D3, 0x113D3}, {0x11BC0, 0x11BE0}, {0x13460, 0x143FA},
+    {0x16100, 0x1611D}, {0x16D40, 0x16D6C}, {0x18CFF, 0x18CFF}, {0x1E5D0, 0x1E5ED}, {0x1E5F0, 0x1E5F0}, {0x2EBF0, 0x2EE5D}};
+inline constexpr CharRange new_numbers[] = {{0x10D40, 0x10D49}, {0x116D0, 0x116E3}, {0x11BF0, 0x11BF9}, {0x16130, 0x16139},
+                                            {0x16D70, 0x16D79}, {0x1CCF0, 0x1CCF9}, {0x1E5F1, 0x1E5FA}};
+
 inline CharClass find_char_class(char32_t c) {
   const std::uint32_t category = U_GET_GC_MASK(static_cast<UChar32>(c));
   if ((category & U_GC_L_MASK) != 0) return CharClass::letter;
   if ((category & U_GC_N_MASK) != 0) return CharClass::number;
+  if ((category & U_GC_CN_MASK) != 0) {
+    const auto holds = [c](const CharRange& range) { return range.first <= c && c <= range.last; };
+    if (std::ranges::any_of(new_letters, holds)) return CharClass::letter;
+    if (std::ranges::any_of(new_numbers, holds)) return CharClass::number;
+  }
   return is_space(c) ? CharClass::space : CharClass::other;
 }
 

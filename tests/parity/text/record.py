@@ -1,0 +1,259 @@
+#!/usr/bin/env python3
+"""Records what HF tokenizers and sentencepiece give, for tests/text.
+
+    record.py --smollm2 DIR --debian DIR --out DIR
+
+DIR of --smollm2 holds tokenizer.json of SmolLM2-135M-Instruct, DIR of --debian holds pages.jsonl and pages.ja.jsonl.
+Written with tokenizers 0.23.3 and sentencepiece 0.2.3.
+"""
+import argparse
+import json
+import pathlib
+import random
+
+import sentencepiece
+from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+
+HARD_STRINGS = [
+    "", " ", "  ", "\n", "a", "\ufeffBOM first", "in the \ufeff middle", "line\u2028separator\u2029paragraph", "nul\0nul", "\0", "\u3000full width\u3000\u3000space\u3000",
+    "<s>uns", "a:<s>->", "</s>Human", "inform<s>. Hey.       .", "<unk><s></s>", "<s><s>  <s>", " <s> ", "<|endoftext|>", "x<|endoftext|> y<|im_start|>user\nhi<|im_end|>\n",
+    "<|endoftext", "<<|endoftext|>>", "<|endoftext|><|endoftext|>", "︰", "ｶﾞ", "㈱", "ガ", "か\u3099", "①②③", "１２個。", "12個", "½ ⅔ Ⅷ ² ³", "٣٤ 𝟛 १२",
+    "👩\u200d👩\u200d👧\u200d👦 👍🏽 🇯🇵 ☕️ ❤", "e\u0301 e\u0301\u0323 \u0301start", "Z\u0351\u036b\u0343\u036a\u0302\u036ba\u0301l\u0358\u0356g\u031c\u0319\u0332o\u0349",
+    "\x01\x02\x1f\x7f\x80\x9f", "tab\tand\vvertical\fform", "a\r\nb\rc\nd\n\n\r\n\r\r e", "\u0085next line\u0085", "\u00a0nbsp\u00a0 \u00a0", "\u200bzero\u200cwidth\u200djoin\u2060er",
+    "don't I'll we've he's she'd I'm they're 'S 'LL 'tis ''s '", "'s't're've'm'll'd", "x 's y", "  'll", "1st 2nd 3.14 1,000,000 12345678901234567890", "a1b2c3",
+    "if (x == 1) {\n\treturn y[0] + -z;\n}\n", "    four\n        eight\n\ttab\n", "trailing spaces   ", "   leading", "a   b    c     d", " \n \n  x", "\n\n\n   \n", "!!!???...,,,;;;",
+    "https://www.debian.org/doc/?a=b&c=d#e", "user@example.com", "C++ C# .NET", "日本語の文章です。漢字とかなとカナ、そしてABC123。", "한국어 문장입니다", "Привет, мир", "مرحبا بالعالم", "नमस्ते दुनिया",
+    "ไทยไม่มีช่องว่าง", "İstanbul ISTANBUL ıspanak", "ſs ß ẞ ŉ", "ΑΣ Σας", "\ufffd\ufffe\uffff", "\U0001d400\U0001d41a𠮷野家\U0010ffff", "▁▁meta▁space ▁", "<0x0A><0xE3>", "Ġhello Ċ",
+    "\u00adsoft\u00adhyphen", "\u0378\u0379unassigned", "\ue000private", "a\u0300\u0301\u0302\u0303b", "\u1100\u1161\u11a8", "ﷺ ﬁ ﬀ Ǆ", "—–‐‑“”‘’«»…", "$ € £ ¥ ₿ © ® ™ ° ± ×", "x" * 200, " " * 100, "1" * 77,
+    "ab " * 60, "あいう" * 50, "\t" * 33 + "x", "\n" * 40, "a\u0301" * 40, "👍" * 30, "'" * 25, "- " * 30, "<s>" * 9, "Hello  <|x|>  World<|y|>Day Monday day daymonday  day",
+]
+
+LONG_STRINGS = [("あ", 340_000), (" a", 500_000), ("a", 300_000), (" ", 300_000), ("1", 100_000), ("\n", 100_000), ("日本語", 100_000), ("'s", 100_000), ("👍🏽", 20_000)]
+
+ALPHABETS = ["abcdefghijklmnopqrstuvwxyz", "ABCDEFGHIJ", "0123456789", "     ", "\n\t\r", ".,:;!?'\"-()[]{}<>|/", "あいうえおかきくけこ", "アイウエオガギ", "日本語漢字文書設定",
+             "\u3000。、「」", "éèüñçß", "👍🎉❤\u200d\ufe0f", "\u0301\u0308\u3099", "абвгд", "½²①Ⅷ", "\u00a0\u2028\u0085\ufeff\0\x07"]
+
+
+def generated_strings(count, seed):
+    random_ = random.Random(seed)
+    strings = []
+    for _ in range(count):
+        parts = []
+        for _ in range(random_.randint(1, 14)):
+            alphabet = random_.choice(ALPHABETS)
+            parts.append("".join(random_.choice(alphabet) for _ in range(random_.randint(1, 6))))
+            if random_.random() < 0.06:
+                parts.append(random_.choice(["<s>", "</s>", "<unk>", "<|x|>", "<|y|>", "Day", "▁", "<0x41>"]))
+        strings.append("".join(parts))
+    return strings
+
+
+def fnv1a(data):
+    """64-bit hash of bytes, or of ids as 4 bytes each, little-endian."""
+    if not isinstance(data, bytes):
+        data = b"".join(one.to_bytes(4, "little") for one in data)
+    value = 0xCBF29CE484222325
+    for byte in data:
+        value = ((value ^ byte) * 0x100000001B3) & 0xFFFFFFFFFFFFFFFF
+    return f"{value:016x}"
+
+
+def pages(file):
+    return [json.loads(line)["text"] for line in open(file, encoding="utf-8")]
+
+
+def write(file, value):
+    """One entry a line, ASCII only."""
+    if isinstance(value, list):
+        text = "[\n" + ",\n".join(json.dumps(entry, separators=(",", ":")) for entry in value) + "\n]\n"
+    else:
+        text = json.dumps(value, separators=(",", ":")) + "\n"
+    file.write_text(text, encoding="ascii")
+
+
+def encodings(tokenizer, strings):
+    cases = []
+    for text in strings:
+        tokenizer.encode_special_tokens = True
+        as_text = tokenizer.encode(text, add_special_tokens=False).ids
+        tokenizer.encode_special_tokens = False
+        as_tokens = tokenizer.encode(text, add_special_tokens=False).ids
+        case = {"text": text, "as_tokens": as_tokens, "decoded": tokenizer.decode(as_tokens, skip_special_tokens=True)}
+        if as_text != as_tokens:
+            case["as_text"] = as_text
+        cases.append(case)
+    return cases
+
+
+def record_smollm2(arguments, english, japanese):
+    tokenizer = Tokenizer.from_file(str(arguments.smollm2 / "tokenizer.json"))
+    for name, corpus in (("en", english), ("ja", japanese)):
+        hashes = [fnv1a(encoding.ids) for encoding in tokenizer.encode_batch(corpus, add_special_tokens=False)]
+        (arguments.out / f"smollm2_pages.{name}.txt").write_text("\n".join(hashes) + "\n", encoding="ascii")
+    chosen = [text for corpus in (english, japanese) for text in corpus[7 :: len(corpus) // 20] if len(text) < 2000]
+    write(arguments.out / "smollm2_strings.json", encodings(tokenizer, HARD_STRINGS + generated_strings(150, 1) + chosen[:24]))
+    long = []
+    for unit, count in LONG_STRINGS:
+        ids = tokenizer.encode(unit * count, add_special_tokens=False).ids
+        long.append({"unit": unit, "count": count, "ids": len(ids), "hash": fnv1a(ids)})
+    write(arguments.out / "smollm2_long.json", long)
+
+
+def small_tokenizers(corpus):
+    """Name and tokenizer of each kind that SmolLM2's does not cover."""
+    specials = ["<unk>", "<s>", "</s>"]
+
+    def bpe(**options):
+        return Tokenizer(models.BPE(**options))
+
+    def trained(tokenizer, size, **options):
+        tokenizer.train_from_iterator(corpus, trainers.BpeTrainer(vocab_size=size, special_tokens=specials, show_progress=False, limit_alphabet=400, **options))
+        return tokenizer
+
+    def with_bytes(tokenizer):
+        """Puts the 256 byte tokens behind the special ones, as Llama 2 has them."""
+        content = json.loads(tokenizer.to_str())
+        old = sorted(content["model"]["vocab"].items(), key=lambda entry: entry[1])
+        names = [token for token, _ in old[:3]] + [f"<0x{byte:02X}>" for byte in range(256)] + [token for token, _ in old[3:]]
+        content["model"]["vocab"] = {token: index for index, token in enumerate(names)}
+        return content
+
+    llama2 = bpe(unk_token="<unk>", fuse_unk=True)
+    llama2.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    llama2.pre_tokenizer = pre_tokenizers.Split("▁", "merged_with_next")  # for training only: words, as SentencePiece has them
+    trained(llama2, 900)
+    content = with_bytes(llama2)
+    content["pre_tokenizer"] = None
+    content["model"].update(byte_fallback=True, fuse_unk=True)
+    content["decoder"] = json.loads(decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]).__getstate__())
+    content["post_processor"] = {"type": "TemplateProcessing", "single": [{"SpecialToken": {"id": "<s>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}],
+                                 "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 1}}],
+                                 "special_tokens": {"<s>": {"id": "<s>", "ids": [1], "tokens": ["<s>"]}}}
+    content["model"]["merges"] = [" ".join(pair) for pair in content["model"]["merges"]]  # the older spelling
+    yield "llama2", content
+
+    for name, scheme, fuse in (("metaspace_always", "always", True), ("metaspace_first", "first", False)):
+        metaspace = bpe(unk_token="<unk>", fuse_unk=fuse)
+        metaspace.pre_tokenizer = pre_tokenizers.Metaspace("▁", prepend_scheme=scheme)
+        metaspace.decoder = decoders.Metaspace("▁", prepend_scheme=scheme)
+        trained(metaspace, 700)
+        metaspace.add_tokens([AddedToken("<|x|>", lstrip=True, rstrip=True, normalized=False), AddedToken("<|y|>", rstrip=True), AddedToken("Day", single_word=True)])
+        yield name, json.loads(metaspace.to_str())
+
+    llama3 = bpe(ignore_merges=True)
+    pattern = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+    from tokenizers import Regex
+    llama3.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Split(Regex(pattern), "isolated"), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
+    llama3.decoder = decoders.ByteLevel()
+    llama3.post_processor = processors.ByteLevel(trim_offsets=True)
+    trained(llama3, 1100, initial_alphabet=pre_tokenizers.ByteLevel.alphabet())
+    llama3.add_tokens([AddedToken("<|x|>", lstrip=True), AddedToken("<|y|>", rstrip=True)])
+    content = json.loads(llama3.to_str())
+    whole = max(content["model"]["vocab"].values()) + 100  # a word that no merge makes, and a gap in the ids
+    content["model"]["vocab"]["Ġaptitude"] = whole
+    yield "llama3", content
+
+    gpt2 = bpe()
+    gpt2.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase(), normalizers.Strip(left=True, right=False)])
+    gpt2.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    gpt2.decoder = decoders.ByteLevel()
+    trained(gpt2, 600)  # without the whole byte alphabet: bytes that the corpus lacks vanish
+    gpt2.add_tokens([AddedToken("Day", normalized=True, single_word=True), AddedToken("<|x|>", normalized=False)])
+    yield "gpt2_nfkc", json.loads(gpt2.to_str())
+
+    falcon = bpe()
+    falcon.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Punctuation("contiguous"), pre_tokenizers.ByteLevel(add_prefix_space=False), pre_tokenizers.Digits(),
+                                                    pre_tokenizers.Split(Regex("[0-9][0-9][0-9]"), "isolated")])
+    falcon.decoder = decoders.ByteLevel()
+    trained(falcon, 700, initial_alphabet=pre_tokenizers.ByteLevel.alphabet())
+    yield "falcon", json.loads(falcon.to_str())
+
+
+def record_small_tokenizers(arguments, english, japanese):
+    corpus = english[::40] + japanese[::40]
+    for name, content in small_tokenizers(corpus):
+        write(arguments.out / f"{name}.tokenizer.json", content)
+        tokenizer = Tokenizer.from_file(str(arguments.out / f"{name}.tokenizer.json"))
+        strings = HARD_STRINGS + [" aptitude aptitudes", "Ｄａｙ １２ ﾃﾞｰﾀ"] + generated_strings(80, 2) + [text[:600] for text in (english[50], japanese[50])]
+        write(arguments.out / f"{name}.strings.json", encodings(tokenizer, strings))
+
+
+def record_components(arguments):
+    """What single components do: hashes of the pieces of pre-tokenizers (each with "|" behind it) and of the text of normalizers; the text of decoders."""
+    empty = {"version": "1.0", "added_tokens": [], "normalizer": None, "pre_tokenizer": None, "post_processor": None, "decoder": None,
+             "model": {"type": "BPE", "vocab": {"a": 0}, "merges": []}}
+    split = [{"type": "Split", "pattern": pattern, "behavior": behavior, "invert": invert}
+             for pattern in ({"String": " "}, {"String": "ab"}, {"Regex": r"\p{N}+|[aeiou]"}, {"Regex": r"(?=x)|^b|\.$"})
+             for behavior in ("Removed", "Isolated", "MergedWithPrevious", "MergedWithNext", "Contiguous") for invert in (False, True)]
+    pre = split + [{"type": "Digits", "individual_digits": each} for each in (False, True)]
+    pre += [{"type": "Punctuation", "behavior": behavior} for behavior in ("Isolated", "Removed", "MergedWithPrevious", "MergedWithNext", "Contiguous")]
+    pre += [{"type": "Whitespace"}, {"type": "WhitespaceSplit"}]
+    pre += [{"type": "ByteLevel", "add_prefix_space": prefix, "trim_offsets": True, "use_regex": regex} for prefix in (False, True) for regex in (False, True)]
+    pre += [{"type": "Metaspace", "replacement": "▁", "prepend_scheme": scheme, "split": cut} for scheme in ("always", "first", "never") for cut in (False, True)]
+    pre += [{"type": "Sequence", "pretokenizers": [{"type": "WhitespaceSplit"}, {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "first", "split": True}]},
+            {"type": "Sequence", "pretokenizers": [{"type": "Digits", "individual_digits": True}, {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": True}]}]
+    for digits in ("{1,3}", "", "+"):
+        pre.append({"type": "Split", "behavior": "Isolated", "invert": False,
+                    "pattern": {"Regex": r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}%s| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+" % digits}})
+    norm = [{"type": name} for name in ("NFC", "NFD", "NFKC", "NFKD", "Lowercase")]
+    norm += [{"type": "Strip", "strip_left": left, "strip_right": right} for left in (False, True) for right in (False, True)]
+    norm += [{"type": "Prepend", "prepend": "▁"}, {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}, {"type": "Replace", "pattern": {"Regex": r"\s+"}, "content": " "},
+             {"type": "Replace", "pattern": {"Regex": "a(?=b)"}, "content": "$0\\"}, {"type": "Sequence", "normalizers": [{"type": "NFKC"}, {"type": "Lowercase"}, {"type": "Prepend", "prepend": "x "}]}]
+    decode = [{"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True}, {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "always"}, {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "never"},
+              {"type": "ByteFallback"}, {"type": "Fuse"}, {"type": "Replace", "pattern": {"String": "▁"}, "content": " "}, {"type": "Strip", "content": " ", "start": 2, "stop": 1},
+              {"type": "Sequence", "decoders": [{"type": "Replace", "pattern": {"String": "▁"}, "content": " "}, {"type": "ByteFallback"}, {"type": "Fuse"},
+                                               {"type": "Strip", "content": " ", "start": 1, "stop": 0}]}]
+    token_lists = [["▁▁Hey", "▁you▁", "x"], ["<0xE3>", "<0x81>", "<0x82>", "a", "<0xE3>", "<0x81>", "b"], ["<0x0a>", "<0xZZ>", "<0x41>", "<0xF0>"], ["   a  ", " x ", "b "], ["Ġhello", "Ċ", "ÃĤ", "ã", "日本"],
+                   ["▁", "▁a"], ["ã", "ģĤ", "Ġ", "ĠÂŃ"], ["b "], ["a"]]
+    strings = HARD_STRINGS[:75] + generated_strings(30, 3) + ["ab abab xab.", "b\nb.\nxx.", "a1b22  c", "  ab  ", "İ"]
+    cases = []
+    for kind, components in (("pre_tokenizer", pre), ("normalizer", norm), ("decoder", decode)):
+        for component in components:
+            tokenizer = Tokenizer.from_str(json.dumps({**empty, kind: component}))
+            if kind == "pre_tokenizer":
+                results = [fnv1a("".join(piece + "|" for piece, _ in tokenizer.pre_tokenizer.pre_tokenize_str(text)).encode()) for text in strings]
+            elif kind == "normalizer":
+                results = [fnv1a(tokenizer.normalizer.normalize_str(text).encode()) for text in strings]
+            else:
+                results = [tokenizer.decoder.decode(list(tokens)) for tokens in token_lists]
+            cases.append({"kind": kind, "component": component, "results": results})
+    write(arguments.out / "components.json", [{"strings": strings, "token_lists": token_lists}] + cases)
+
+
+def is_tie(model, text):
+    """Two segmentations of the same score: rounding decides between them, and versions of the library round differently."""
+    best = model.nbest_encode(text, nbest_size=2, return_type="proto").nbests if text else []
+    return len(best) == 2 and abs(best[0].score - best[1].score) < 1e-3
+
+
+def record_sentencepiece(arguments, english, japanese):
+    corpus = [line for text in english[::60] + japanese[::60] for line in text.split("\n") if line.strip()]
+    common = dict(vocab_size=1200, byte_fallback=True, character_coverage=0.995, num_threads=1, minloglevel=2, user_defined_symbols=["<sep>"])
+    kinds = {"llama": dict(model_type="bpe", normalization_rule_name="identity", remove_extra_whitespaces=False, split_digits=True, allow_whitespace_only_pieces=True),
+             "unigram": dict(model_type="unigram", normalization_rule_name="nmt_nfkc")}
+    for name, options in kinds.items():
+        prefix = arguments.out / f"sentencepiece_{name}"
+        sentencepiece.SentencePieceTrainer.train(sentence_iterator=iter(corpus), model_prefix=str(prefix), **common, **options)
+        prefix.with_suffix(".vocab").unlink()
+        model = sentencepiece.SentencePieceProcessor(model_file=str(prefix.with_suffix(".model")))
+        strings = HARD_STRINGS + ["a<sep>b", "<sep>"] + generated_strings(80, 4) + [text[:800] for text in (english[60], japanese[60])]
+        if name == "unigram":
+            strings = [text for text in strings if not is_tie(model, text)]
+        cases = [{"text": text, "ids": model.encode(text), "decoded": model.decode(model.encode(text))} for text in strings]
+        write(prefix.with_suffix(".strings.json"), cases)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for name in ("smollm2", "debian", "out"):
+        parser.add_argument(f"--{name}", type=pathlib.Path, required=True)
+    arguments = parser.parse_args()
+    english, japanese = pages(arguments.debian / "pages.jsonl"), pages(arguments.debian / "pages.ja.jsonl")
+    record_components(arguments)
+    record_small_tokenizers(arguments, english, japanese)
+    record_sentencepiece(arguments, english, japanese)
+    record_smollm2(arguments, english, japanese)
+
+
+if __name__ == "__main__":
+    main()

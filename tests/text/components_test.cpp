@@ -1,0 +1,46 @@
+// Single components against HF tokenizers: each behaviour on hard and on generated strings.
+#include <catch2/catch.hpp>
+
+#include <string>
+
+#include <dapt/text/decoder.hpp>
+#include <dapt/text/normalizer.hpp>
+#include <dapt/text/pre_tokenizer.hpp>
+
+#include "parity.hpp"
+
+using namespace dapt;
+using namespace dapt::testing_support;
+
+TEST_CASE("normalizers, pre-tokenizers and decoders do what the reference's do") {
+  const auto cases = recorded("components.json");
+  const auto& strings = cases[0].at("strings");
+  const auto& token_lists = cases[0].at("token_lists");
+  for (std::size_t i = 1; i < cases.size(); ++i) {
+    const auto& component = cases[i].at("component");
+    const auto& expected = cases[i].at("results");
+    const std::string kind = cases[i].at("kind");
+    const text::JsonNode node(component, kind);
+    CAPTURE(component.dump());
+    if (kind == "decoder") {
+      const text::Decoder decoder(node);
+      for (std::size_t k = 0; k < expected.size(); ++k) CHECK(decoder(token_lists[k].get<text::Tokens>()) == expected[k]);
+      continue;
+    }
+    REQUIRE(expected.size() == strings.size());
+    for (std::size_t k = 0; k < strings.size(); ++k) {
+      const std::string input = strings[k];
+      std::string result;
+      if (kind == "normalizer") {
+        result = text::Normalizer(node)(input);
+      } else {
+        text::Pieces pieces;
+        pieces.start_over(input, true);
+        text::PreTokenizer{node}(pieces);
+        for (const text::Piece& piece : pieces.all()) result.append(piece.text).append("|");
+      }
+      CAPTURE(input, result);
+      CHECK(fnv1a(std::string_view(result)) == expected[k]);
+    }
+  }
+}

@@ -1,0 +1,235 @@
+#include <catch2/catch.hpp>
+
+#include <fstream>
+#include <set>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include <dapt/text/hf_tokenizer.hpp>
+
+#include "parity.hpp"
+#include "support/paths.hpp"
+
+using namespace dapt;
+using namespace dapt::testing_support;
+
+using Ids = std::vector<std::int32_t>;
+
+static void check_strings(const HfTokenizer& tokenizer, const std::string& file) {
+  for (const auto& entry : recorded(file)) {
+    const std::string text = entry.at("text");
+    const Ids as_tokens = entry.at("as_tokens");
+    CAPTURE(file, entry.at("text").dump(-1, ' ', true));
+    CHECK(tokenizer.encode(text, SpecialText::as_tokens) == as_tokens);
+    CHECK(tokenizer.encode(text, SpecialText::as_text) == (entry.contains("as_text") ? entry.at("as_text").get<Ids>() : as_tokens));
+    CHECK(tokenizer.decode(as_tokens) == entry.at("decoded"));
+  }
+}
+
+TEST_CASE("SmolLM2: ids and decoded text of hard strings and of whole pages") {
+  check_strings(HfTokenizer::from_folder(smollm2()), "smollm2_strings.json");
+}
+
+TEST_CASE("SmolLM2: ids of all pages of both corpora") {
+  const auto tokenizer = HfTokenizer::from_folder(smollm2());
+  for (const auto& [corpus, recorded_file] : {std::pair("pages.jsonl", "smollm2_pages.en.txt"), std::pair("pages.ja.jsonl", "smollm2_pages.ja.txt")}) {
+    const auto pages = page_texts(debian() / corpus);
+    std::ifstream hashes(text_parity() / recorded_file);
+    std::string expected;
+    for (const std::string& page : pages) {
+      REQUIRE(std::getline(hashes, expected));
+      const Ids ids = tokenizer.encode(page, SpecialText::as_tokens);
+      REQUIRE(fnv1a(ids) == expected);
+      REQUIRE(tokenizer.decode(tokenizer.encode(page, SpecialText::as_text)) == page);
+    }
+    CHECK_FALSE(std::getline(hashes, expected));
+  }
+}
+
+TEST_CASE("SmolLM2: ids of single lines of up to a megabyte") {
+  const auto tokenizer = HfTokenizer::from_folder(smollm2());
+  for (const auto& entry : recorded("smollm2_long.json")) {
+    const std::string unit = entry.at("unit");
+    CAPTURE(unit);
+    std::string line;
+    for (int i = 0; i < entry.at("count").get<int>(); ++i) line += unit;
+    const Ids ids = tokenizer.encode(line, SpecialText::as_tokens);
+    CHECK(ids.size() == entry.at("ids"));
+    CHECK(fnv1a(ids) == entry.at("hash"));
+  }
+}
+
+TEST_CASE("SmolLM2: special tokens of the folder") {
+  const auto tokenizer = HfTokenizer::from_folder(smollm2());
+  const SpecialTokens& special = tokenizer.special_tokens();
+  CHECK(special.bos == 1);
+  CHECK(special.eos == 2);
+  CHECK(special.unk == 0);
+  CHECK(special.pad == 2);
+  CHECK(special.end_of_document == 0);
+  CHECK_FALSE(special.adds_bos);
+  CHECK(tokenizer.vocab_size() == 49152);
+  CHECK(tokenizer.token_to_id("<|im_start|>") == 1);
+  CHECK(tokenizer.token_to_id("no such token") == std::nullopt);
+}
+
+TEST_CASE("tokenizers of the other kinds: ids and decoded text of hard and generated strings") {
+  for (const std::string name : {"llama2", "llama3", "metaspace_always", "metaspace_first", "gpt2_nfkc", "falcon"}) {
+    check_strings(HfTokenizer::from_file(text_parity() / (name + ".tokenizer.json")), name + ".strings.json");
+  }
+}
+
+TEST_CASE("page text never yields control tokens") {
+  const auto tokenizer = HfTokenizer::from_folder(smollm2());
+  const Ids ids = tokenizer.encode("<|im_start|>system<|im_end|><|endoftext|>", SpecialText::as_text);
+  for (const std::int32_t id : ids) CHECK(id >= 17);
+  CHECK(tokenizer.decode(ids) == "<|im_start|>system<|im_end|><|endoftext|>");
+  CHECK(tokenizer.encode("<|im_start|>", SpecialText::as_tokens) == Ids{1});
+}
+
+TEST_CASE("ids that are no tokens are left out of decoded text") {
+  const auto tokenizer = HfTokenizer::from_folder(smollm2());
+  Ids ids = tokenizer.encode("text", SpecialText::as_text);
+  ids.insert(ids.begin(), {-1, 49152, 1 << 30, 2});
+  CHECK(tokenizer.decode(ids) == "text");
+  CHECK(tokenizer.decode({}).empty());
+}
+
+TEST_CASE("broken UTF-8 does not end a run") {
+  const auto tokenizer = HfTokenizer::from_folder(smollm2());
+  const std::string broken = "ok \xC3 \xE3\x81 end\xF0\x9F";
+  CHECK(tokenizer.decode(tokenizer.encode(broken, SpecialText::as_text)) == "ok \uFFFD \uFFFD end\uFFFD");
+}
+
+TEST_CASE("several threads may encode with copies of one tokenizer at once") {
+  const auto tokenizer = HfTokenizer::from_folder(smollm2());
+  const auto cases = recorded("smollm2_strings.json");
+  std::vector<int> wrong(4, 0);
+  std::vector<std::thread> threads;
+  for (std::size_t t = 0; t < wrong.size(); ++t) {
+    threads.emplace_back([&cases, &count = wrong[t], tokenizer] {
+      for (int round = 0; round < 5; ++round) {
+        for (const auto& entry : cases) count += tokenizer.encode(entry.at("text").get<std::string>(), SpecialText::as_tokens) != entry.at("as_tokens").get<Ids>();
+      }
+    });
+  }
+  for (auto& thread : threads) thread.join();
+  CHECK(wrong == std::vector<int>(4, 0));
+}
+
+namespace {
+
+/// A folder with a small tokenizer.json that a test changes first.
+struct SmallFolder {
+  TemporaryFolder folder;
+  nlohmann::json json = nlohmann::json::parse(R"({"added_tokens": [], "normalizer": null, "pre_tokenizer": null, "post_processor": null, "decoder": null,
+    "model": {"type": "BPE", "vocab": {"a": 0, "b": 1, "ab": 2, "<s>": 3, "</s>": 4, "<|endoftext|>": 5}, "merges": ["a b"]}})");
+
+  std::filesystem::path file(const std::string& name) const { return folder.path() / name; }
+  void write(const std::string& name, const std::string& text) const { std::ofstream(file(name)) << text; }
+  HfTokenizer open() const {
+    write("tokenizer.json", json.dump());
+    return HfTokenizer::from_folder(folder.path());
+  }
+};
+
+}  // namespace
+
+TEST_CASE("a component that dapt does not have is refused by name") {
+  const auto refused = [](const char* pointer, const char* value, const std::string& message) {
+    SmallFolder small;
+    small.json[nlohmann::json::json_pointer(pointer)] = nlohmann::json::parse(value);
+    CAPTURE(message);
+    CHECK_THROWS_WITH(small.open(), Catch::Contains("tokenizer.json") && Catch::Contains(message));
+  };
+  refused("/model/type", R"("Unigram")", R"(model "Unigram" is not supported)");
+  refused("/normalizer", R"({"type": "Precompiled"})", R"(normalizer "Precompiled" is not supported)");
+  refused("/normalizer", R"({"type": "Sequence", "normalizers": [{"type": "NFC"}, {"type": "Nmt"}]})", R"(normalizer.normalizers[1]: normalizer "Nmt" is not supported)");
+  refused("/pre_tokenizer", R"({"type": "BertPreTokenizer"})", R"(pre-tokenizer "BertPreTokenizer" is not supported)");
+  refused("/pre_tokenizer", R"({"type": "Split", "pattern": {"Regex": "("}, "behavior": "Isolated"})", R"(the regular expression "(" cannot be compiled)");
+  refused("/pre_tokenizer", R"({"type": "Split", "pattern": {"String": "a"}, "behavior": "Odd"})", R"(split behavior "Odd" is not supported)");
+  refused("/pre_tokenizer", R"({"type": "Metaspace", "replacement": "_", "prepend_scheme": "odd"})", R"(prepend_scheme "odd" is not supported)");
+  refused("/decoder", R"({"type": "WordPiece"})", R"(decoder "WordPiece" is not supported)");
+  refused("/post_processor", R"({"type": "BertProcessing"})", R"(post-processor "BertProcessing" is not supported)");
+  refused("/model/dropout", "0.1", R"(dropout "0.1" is not supported)");
+  refused("/model/end_of_word_suffix", R"("</w>")", R"(end_of_word_suffix "</w>" is not supported)");
+  refused("/model/merges", R"(["a c"])", R"("a" + "c" is not in the vocabulary)");
+  refused("/model/merges", R"(["a"])", R"(found "a", expected two tokens)");
+  refused("/model/merges", R"([["a", 1]])", R"(merges[0]: found ["a",1], expected two tokens)");
+  refused("/model/vocab", R"({"a": "0"})", R"(found string, expected an integer)");
+  refused("/model/vocab", R"({"a": 0, "b": 0})", R"(id 0 belongs to)");
+  refused("/model/vocab", R"({"a": -1})", R"(id -1 of "a" is out of range)");
+  refused("/model/unk_token", R"("<unk>")", R"(unk_token: "<unk>" is not in the vocabulary)");
+  refused("/model/byte_fallback", "1", R"(model.byte_fallback: found number, expected true or false)");
+  refused("/added_tokens", R"([{"content": "<s>", "id": 9}])", R"("<s>" has id 9, but the model's vocabulary gives it 3)");
+  refused("/added_tokens", R"({})", R"(found object, expected an array)");
+}
+
+TEST_CASE("a missing, truncated or wrong tokenizer.json is named") {
+  SmallFolder small;
+  CHECK_THROWS_WITH(HfTokenizer::from_folder(small.folder.path()), Catch::Contains("tokenizer.json: cannot be opened"));
+  const std::string whole = small.json.dump();
+  small.write("tokenizer.json", whole.substr(0, whole.size() / 2));
+  CHECK_THROWS_WITH(HfTokenizer::from_folder(small.folder.path()), Catch::Contains("tokenizer.json: no valid JSON at byte"));
+  small.write("tokenizer.json", "[]");
+  CHECK_THROWS_WITH(HfTokenizer::from_folder(small.folder.path()), Catch::Contains("tokenizer.json: found array, expected an object"));
+  small.write("tokenizer.json", "{}");
+  CHECK_THROWS_WITH(HfTokenizer::from_folder(small.folder.path()), Catch::Contains("\"model\" is missing"));
+}
+
+TEST_CASE("roles of special tokens: tokenizer_config.json, special_tokens_map.json, config.json, post-processor") {
+  SmallFolder small;
+  const auto template_of = [](const char* token) {
+    return nlohmann::json::parse(std::string(R"({"type": "TemplateProcessing", "single": [{"SpecialToken": {"id": ")") + token +
+                                 R"(", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}], "pair": [], "special_tokens": {}})");
+  };
+  SECTION("nothing is said") {
+    const SpecialTokens special = small.open().special_tokens();
+    CHECK_FALSE(special.bos.has_value());
+    CHECK_FALSE(special.eos.has_value());
+    CHECK_FALSE(special.adds_bos);
+    CHECK(special.end_of_document == 5);
+  }
+  SECTION("the post-processor alone gives BOS") {
+    small.json["post_processor"] = template_of("<s>");
+    const SpecialTokens special = small.open().special_tokens();
+    CHECK(special.bos == 3);
+    CHECK(special.adds_bos);
+  }
+  SECTION("names before ids, a null is an answer, and without <|endoftext|> eos ends documents") {
+    small.json["model"]["vocab"].erase("<|endoftext|>");
+    small.write("tokenizer_config.json", R"({"bos_token": {"content": "<s>"}, "unk_token": null, "pad_token": "not there"})");
+    small.write("special_tokens_map.json", R"({"eos_token": "</s>", "unk_token": "a"})");
+    small.write("config.json", R"({"bos_token_id": 0, "eos_token_id": [1, 2], "unk_token_id": 2})");
+    const SpecialTokens special = small.open().special_tokens();
+    CHECK(special.bos == 3);
+    CHECK(special.eos == 4);
+    CHECK_FALSE(special.unk.has_value());
+    CHECK_FALSE(special.pad.has_value());
+    CHECK(special.end_of_document == 4);
+    CHECK_FALSE(special.adds_bos);
+  }
+  SECTION("ids of config.json, the first of several") {
+    small.write("config.json", R"({"bos_token_id": 3, "eos_token_id": [4, 5]})");
+    CHECK(small.open().special_tokens().bos == 3);
+    CHECK(small.open().special_tokens().eos == 4);
+  }
+  SECTION("add_bos_token decides over the post-processor") {
+    small.json["post_processor"] = template_of("<s>");
+    small.write("tokenizer_config.json", R"({"bos_token": "<s>", "add_bos_token": false})");
+    CHECK_FALSE(small.open().special_tokens().adds_bos);
+    small.json["post_processor"] = nullptr;
+    small.write("tokenizer_config.json", R"({"bos_token": "<s>", "add_bos_token": true})");
+    CHECK(small.open().special_tokens().adds_bos);
+  }
+  SECTION("a template that starts with another token adds no BOS") {
+    small.json["post_processor"] = template_of("</s>");
+    small.write("tokenizer_config.json", R"({"bos_token": "<s>"})");
+    CHECK_FALSE(small.open().special_tokens().adds_bos);
+  }
+  SECTION("a role of the wrong type is an error") {
+    small.write("tokenizer_config.json", R"({"bos_token": 5})");
+    CHECK_THROWS_WITH(small.open(), Catch::Contains("tokenizer_config.json.bos_token: found number, expected a string"));
+  }
+}
