@@ -1,30 +1,39 @@
 // The loss of a language model's head without its logits: the product with the head's weight and the softmax cross entropy in chunks of rows.
 // The gradient is formed in the forward pass, chunk by chunk, and only scaled in the backward pass (as Liger's fused linear cross entropy does,
-// arXiv:2410.10989, section 3.2); so the [N, V] logits never exist. Ignored rows are dropped before anything is computed. Softmax in fp32.
+// arXiv:2410.10989, section 3.2); so the [N, V] logits never exist. Ignored rows are dropped before anything is computed.
+// Softmax in fp32, of logits in the type of the hidden states: fp32 logits from bf16 products would need a slower product, and eager's error is that of bf16 too.
 #pragma once
 
 #include <algorithm>
 #include <cstdint>
+#include <string_view>
+#include <utility>
 
+#include <ATen/Parallel.h>
 #include <ATen/ops/empty.h>
+#include <ATen/ops/empty_like.h>
+#include <ATen/ops/full_like.h>
 #include <ATen/ops/gather.h>
 #include <ATen/ops/logsumexp.h>
 #include <ATen/ops/mm.h>
 #include <ATen/ops/nonzero.h>
 #include <ATen/ops/scatter_add.h>
 #include <ATen/ops/zeros.h>
+#include <ATen/ops/zeros_like.h>
 
 #include <dapt/core/batch.hpp>
 #include <dapt/core/error.hpp>
 #include <dapt/core/tensor.hpp>
+#include <dapt/kernels/cpu/cross_entropy_avx512.hpp>
+#include <dapt/kernels/instruction_set.hpp>
 #include <torch/csrc/autograd/custom_function.h>
 
 namespace dapt {
 
 namespace detail {
 
-/// Rows whose logits exist at the same time.
-inline constexpr std::int64_t cross_entropy_chunk_rows = 256;
+/// Rows whose logits exist at the same time. With a trained weight there are more of them, because each chunk costs a pass over the weight's gradient.
+inline constexpr std::int64_t frozen_chunk_rows = 256, trained_chunk_rows = 1024;
 
 inline at::ScalarType softmax_dtype(const Tensor& hidden) { return hidden.scalar_type() == at::kDouble ? at::kDouble : at::kFloat; }
 
@@ -47,38 +56,77 @@ inline Tensor supervised_rows(const Tensor& labels, std::int64_t vocabulary) {
   return rows;
 }
 
-/// Loss of one chunk, added to `sum`. Where gradients are wanted: `dhidden` is set, `dweight` is added to.
-inline void cross_entropy_chunk(const Tensor& hidden, const Tensor& weight, const Tensor& labels, Tensor& sum, Tensor dhidden, Tensor dweight) {
-  const Tensor logits = at::mm(hidden, weight.t()).to(sum.scalar_type());
-  const Tensor column = labels.unsqueeze(1);
-  const Tensor normalizer = at::logsumexp(logits, 1, /*keepdim=*/true);
-  sum.add_(normalizer.sub(logits.gather(1, column)).sum());
-  if (!dhidden.defined() && !dweight.defined()) return;
-  Tensor dlogits = logits.sub(normalizer).exp_();
-  dlogits.scatter_add_(1, column, at::ones_like(column, dlogits.options()).neg_());
-  dlogits = dlogits.to(hidden.scalar_type());
-  if (dhidden.defined()) at::mm_out(dhidden, dlogits, weight);
-  if (dweight.defined()) dweight.add_(at::mm(dlogits.t(), hidden));
+#if defined(__x86_64__)
+inline bool takes_avx512_cross_entropy(const Tensor& hidden) {
+  return instruction_set() == InstructionSet::avx512_bf16 && hidden.is_cpu() && hidden.scalar_type() == at::kBFloat16;
+}
+
+/// The losses of the rows of `logits`; their gradients are written over the logits where asked for.
+inline Tensor cross_entropy_avx512(const Tensor& logits, const Tensor& labels, bool gradient) {
+  Tensor losses = at::empty({logits.size(0)}, logits.options().dtype(at::kFloat));
+  auto* row = logits.mutable_data_ptr<c10::BFloat16>();
+  const std::int64_t vocabulary = logits.size(1), *label = labels.const_data_ptr<std::int64_t>();
+  float* loss = losses.mutable_data_ptr<float>();
+  at::parallel_for(0, logits.size(0), 1, [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t r = begin; r < end; ++r) loss[r] = avx512::cross_entropy_row(row + r * vocabulary, vocabulary, label[r], gradient);
+  });
+  return losses;
+}
+#else
+inline bool takes_avx512_cross_entropy(const Tensor&) { return false; }
+inline Tensor cross_entropy_avx512(const Tensor& logits, const Tensor&, bool) { return logits; }
+#endif
+
+/// Losses of the rows of `logits` (which may be overwritten), and with `gradient` the logits' gradients, in their type.
+inline std::pair<Tensor, Tensor> cross_entropy(const Tensor& logits, const Tensor& labels, bool gradient) {
+  if (takes_avx512_cross_entropy(logits)) return {cross_entropy_avx512(logits, labels, gradient), logits};
+  const Tensor wide = logits.to(softmax_dtype(logits)), column = labels.unsqueeze(1), normalizer = at::logsumexp(wide, 1, /*keepdim=*/true);
+  const Tensor losses = normalizer.sub(wide.gather(1, column)).squeeze(1);
+  if (!gradient) return {losses, Tensor()};
+  const Tensor dlogits = wide.sub(normalizer).exp_();
+  dlogits.scatter_add_(1, column, at::full_like(column, -1, dlogits.options()));
+  return {losses, dlogits.to(logits.scalar_type())};
+}
+
+/// Calls body(begin, length, logits) for chunks of the rows of `hidden`; the logits lie in one buffer that is used again.
+template <class Body>
+void for_each_logits_chunk(const Tensor& hidden, const Tensor& weight, std::int64_t chunk_rows, Body body) {
+  const std::int64_t rows = hidden.size(0);
+  if (rows == 0) return;
+  Tensor buffer = at::empty({std::min(chunk_rows, rows), weight.size(0)}, hidden.options());
+  for (std::int64_t begin = 0; begin < rows; begin += chunk_rows) {
+    const std::int64_t length = std::min(chunk_rows, rows - begin);
+    Tensor logits = buffer.narrow(0, 0, length);
+    at::mm_out(logits, hidden.narrow(0, begin, length), weight.t());
+    body(begin, length, logits);
+  }
 }
 
 struct LinearCrossEntropyFunction : torch::autograd::Function<LinearCrossEntropyFunction> {
   static Tensor forward(torch::autograd::AutogradContext* context, const Tensor& hidden, const Tensor& weight, const Tensor& labels, bool wants_hidden,
                         bool wants_weight) {
     const Tensor rows = supervised_rows(labels, weight.size(0));
-    const std::int64_t count = rows.size(0);
     const Tensor kept = hidden.index_select(0, rows), targets = labels.index_select(0, rows);
-    Tensor sum = at::zeros({}, hidden.options().dtype(softmax_dtype(hidden)));
-    Tensor dkept = wants_hidden ? at::empty_like(kept) : Tensor();
-    Tensor dweight = wants_weight ? at::zeros(weight.sizes(), sum.options()) : Tensor();
-    for (std::int64_t begin = 0; begin < count; begin += cross_entropy_chunk_rows) {
-      const std::int64_t length = std::min(cross_entropy_chunk_rows, count - begin);
-      cross_entropy_chunk(kept.narrow(0, begin, length), weight, targets.narrow(0, begin, length), sum,
-                          wants_hidden ? dkept.narrow(0, begin, length) : Tensor(), dweight);
-    }
+    Tensor sum = at::zeros({}, hidden.options().dtype(at::kDouble));
+    Tensor dkept = wants_hidden ? at::empty_like(kept) : Tensor(), dweight;
+    for_each_logits_chunk(kept, weight, wants_weight ? trained_chunk_rows : frozen_chunk_rows, [&](std::int64_t begin, std::int64_t length, const Tensor& logits) {
+      const auto [losses, dlogits] = cross_entropy(logits, targets.narrow(0, begin, length), wants_hidden || wants_weight);
+      sum.add_(losses.sum(at::kDouble));
+      if (wants_hidden) {
+        Tensor chunk = dkept.narrow(0, begin, length);
+        at::mm_out(chunk, dlogits, weight);
+      }
+      if (!wants_weight) return;
+      const Tensor part = at::mm(dlogits.t(), kept.narrow(0, begin, length));
+      if (length == kept.size(0)) dweight = part;  // one chunk: nothing to add up
+      else if (begin == 0) dweight = part.to(softmax_dtype(part));
+      else dweight.add_(part);
+    });
+    if (wants_weight && !dweight.defined()) dweight = at::zeros_like(weight);
     context->save_for_backward({rows, dkept, dweight});
     context->saved_data["rows"] = hidden.size(0);
     context->saved_data["weight_dtype"] = weight.scalar_type();
-    return sum;
+    return sum.to(softmax_dtype(hidden));
   }
 
   static torch::autograd::variable_list backward(torch::autograd::AutogradContext* context, torch::autograd::variable_list gradients) {
@@ -87,7 +135,7 @@ struct LinearCrossEntropyFunction : torch::autograd::Function<LinearCrossEntropy
     Tensor hidden_gradient, weight_gradient;
     if (dkept.defined()) {
       hidden_gradient = at::zeros({context->saved_data["rows"].toInt(), dkept.size(1)}, dkept.options());
-      hidden_gradient.index_copy_(0, rows, dkept.mul(scale.to(dkept.scalar_type())));
+      hidden_gradient.index_copy_(0, rows, dkept.mul(scale));
     }
     if (dweight.defined()) weight_gradient = dweight.mul(scale).to(context->saved_data["weight_dtype"].toScalarType());
     return {hidden_gradient, weight_gradient, Tensor(), Tensor(), Tensor()};
@@ -97,7 +145,7 @@ struct LinearCrossEntropyFunction : torch::autograd::Function<LinearCrossEntropy
 }  // namespace detail
 
 /// hidden [N, C] and weight [V, C] of one type, labels int64 [N] -> fp32 scalar: the sum of -log softmax(hidden weight^T)[label] over the labels that are
-/// not ignore_index; 0 where there is none. Differentiable in hidden and weight (its gradient is summed in fp32 and rounded once).
+/// not ignore_index; 0 where there is none. Differentiable in hidden and weight (its gradient is summed over chunks in fp32).
 inline Tensor linear_cross_entropy_sum(const Tensor& hidden, const Tensor& weight, const Tensor& labels) {
   detail::check_linear_cross_entropy("linear_cross_entropy_sum", hidden, weight, labels);
   const bool recording = c10::GradMode::is_enabled();
@@ -111,12 +159,9 @@ inline Tensor linear_log_probs(const Tensor& hidden, const Tensor& weight, const
   const Tensor rows = detail::supervised_rows(labels, weight.size(0));
   const Tensor kept = hidden.index_select(0, rows), targets = labels.index_select(0, rows);
   Tensor result = at::zeros({labels.size(0)}, hidden.options().dtype(detail::softmax_dtype(hidden)));
-  for (std::int64_t begin = 0; begin < rows.size(0); begin += detail::cross_entropy_chunk_rows) {
-    const std::int64_t length = std::min(detail::cross_entropy_chunk_rows, rows.size(0) - begin);
-    const Tensor logits = at::mm(kept.narrow(0, begin, length), weight.t()).to(result.scalar_type());
-    const Tensor chosen = logits.gather(1, targets.narrow(0, begin, length).unsqueeze(1)).squeeze(1);
-    result.index_copy_(0, rows.narrow(0, begin, length), chosen.sub(at::logsumexp(logits, 1)));
-  }
+  detail::for_each_logits_chunk(kept, weight, detail::frozen_chunk_rows, [&](std::int64_t begin, std::int64_t length, const Tensor& logits) {
+    result.index_copy_(0, rows.narrow(0, begin, length), detail::cross_entropy(logits, targets.narrow(0, begin, length), false).first.neg());
+  });
   return result;
 }
 

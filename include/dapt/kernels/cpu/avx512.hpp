@@ -7,7 +7,13 @@
 #include <cstdint>
 
 #include <c10/util/BFloat16.h>
+
+// GCC 12's own header uses a variable that is undefined on purpose, and warns where it is inlined (GCC bug 105593)
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wuninitialized"
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
 #include <immintrin.h>
+#pragma GCC diagnostic pop
 
 namespace dapt::detail::avx512 {
 
@@ -44,22 +50,24 @@ namespace dapt::detail::avx512 {
   _mm256_mask_storeu_epi16(to, static_cast<__mmask16>((1u << count) - 1), (__m256i)_mm512_cvtneps_pbh(value));
 }
 
-/// e^x within 2 units in the last place of fp32; 0 far below, infinity far above, NaN stays NaN.
+/// e^x within 2 units in the last place of fp32; 0 below e^-87, where results would be subnormal (and slow); infinity far above; NaN stays NaN.
 [[gnu::target("avx512f,avx512bw,avx512vl,avx512dq,avx512bf16")]] inline __m512 exp(__m512 x) {
-  // the bounds keep the fraction finite for x = -infinity; as second operand of max and min, a NaN of x survives
-  x = _mm512_min_ps(_mm512_set1_ps(100.f), _mm512_max_ps(_mm512_set1_ps(-120.f), x));
+  const __m512 least = _mm512_set1_ps(-87.f);
+  const __mmask16 normal = _mm512_cmp_ps_mask(x, least, _CMP_NLT_UQ);
+  // the bounds keep the remainder finite for x = -infinity; as second operand of max and min, a NaN of x survives
+  x = _mm512_min_ps(_mm512_set1_ps(100.f), _mm512_max_ps(least, x));
   const __m512 power = _mm512_roundscale_ps(_mm512_mul_ps(x, _mm512_set1_ps(1.44269504f)), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
   // ln 2 in two parts, so that the remainder is exact
   __m512 r = _mm512_fnmadd_ps(power, _mm512_set1_ps(0.693145752f), x);
   r = _mm512_fnmadd_ps(power, _mm512_set1_ps(1.42860677e-6f), r);
-  __m512 sum = _mm512_set1_ps(1.f / 720);  // Taylor's series: the remainder is below 1.2e-7 for |r| <= ln 2 / 2
+  __m512 sum = _mm512_set1_ps(1.f / 720);  // Taylor's series: the rest is below 1.2e-7 for |r| <= ln 2 / 2
   sum = _mm512_fmadd_ps(sum, r, _mm512_set1_ps(1.f / 120));
   sum = _mm512_fmadd_ps(sum, r, _mm512_set1_ps(1.f / 24));
   sum = _mm512_fmadd_ps(sum, r, _mm512_set1_ps(1.f / 6));
   sum = _mm512_fmadd_ps(sum, r, _mm512_set1_ps(0.5f));
   sum = _mm512_fmadd_ps(sum, r, _mm512_set1_ps(1.f));
   sum = _mm512_fmadd_ps(sum, r, _mm512_set1_ps(1.f));
-  return _mm512_scalef_ps(sum, power);
+  return _mm512_maskz_scalef_ps(normal, sum, power);
 }
 
 /// Puts two rows of 16 bf16, one after the other, into the order a0 b0 a1 b1 ...: the layout that bf16 products read (VNNI).
