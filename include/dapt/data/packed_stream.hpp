@@ -70,11 +70,7 @@ class PackedStream {
       return *this;
     }
     void operator++(int) { ++*this; }
-    bool at_end() const { return !stream_->batch_; }
-    friend bool operator==(const Iterator& it, ranges::default_sentinel_t) { return it.at_end(); }
-    friend bool operator!=(const Iterator& it, ranges::default_sentinel_t end) { return !(it == end); }
-    friend bool operator==(ranges::default_sentinel_t end, const Iterator& it) { return it == end; }
-    friend bool operator!=(ranges::default_sentinel_t end, const Iterator& it) { return !(it == end); }
+    bool operator==(ranges::default_sentinel_t) const { return !stream_->batch_; }
 
    private:
     PackedStream* stream_ = nullptr;
@@ -87,8 +83,9 @@ class PackedStream {
 
   /// Throws where `position` is not one of this stream.
   void seek(StreamPosition position) {
-    const bool inside = position.epoch >= 0 && position.sequence >= 0 && position.sequence < sequences_per_epoch() && (!finished(position) || position.sequence == 0);
-    require(inside, "PackedStream: no position with epoch ", position.epoch, " and sequence ", position.sequence, " in a stream of ", options_.epochs,
+    const bool inside = position.epoch >= 0 && position.sequence >= 0 && position.sequence < sequences_per_epoch() && !finished(position);
+    const bool at_end = finished(position) && position == StreamPosition{options_.epochs, 0};
+    require(inside || at_end, "PackedStream: no position with epoch ", position.epoch, " and sequence ", position.sequence, " in a stream of ", options_.epochs,
             " epochs (0: without end) of ", sequences_per_epoch(), " sequences");
     batch_.reset();
     enter_epoch(position.epoch);

@@ -39,10 +39,7 @@ class PullView : public ranges::view_interface<PullView<Source>> {
       return *this;
     }
     void operator++(int) { ++*this; }
-    friend bool operator==(const Iterator& it, ranges::default_sentinel_t) { return !it.state_->value; }
-    friend bool operator!=(const Iterator& it, ranges::default_sentinel_t end) { return !(it == end); }
-    friend bool operator==(ranges::default_sentinel_t end, const Iterator& it) { return it == end; }
-    friend bool operator!=(ranges::default_sentinel_t end, const Iterator& it) { return !(it == end); }
+    bool operator==(ranges::default_sentinel_t) const { return !state_->value; }
 
    private:
     typename PullView::State* state_ = nullptr;
