@@ -192,7 +192,7 @@ def must_fail(check, *arguments):
 
 def main():
     build = pathlib.Path(sys.argv[2])
-    program = build / "tests" / "browser" / "dapt_write_example_report"
+    program = build / "bin" / "dapt_write_example_report"
     assert program.exists(), f"{program} was not built"
     with tempfile.TemporaryDirectory() as temporary:
         folder = pathlib.Path(temporary)

@@ -85,7 +85,7 @@ TEST_CASE("progress line: a loss that is no number and a skipped step are told")
   dapt::StepRecord skipped = record(2, 0);
   skipped.skipped = true;
   line.observe(skipped);
-  CHECK(screen.text() == drawn("x  0 %  step 1  loss not finite  1,234 tokens/s") + drawn("x  0 %  step 2  nothing to learn in this step  1,234 tokens/s"));
+  CHECK(screen.text() == drawn("x  0 %  step 1  loss not finite  1,234 tokens/s") + drawn("x  0 %  step 2  skipped, nothing changed  1,234 tokens/s"));
 }
 
 TEST_CASE("progress line: text from outside cannot move the cursor") {

@@ -20,12 +20,12 @@
 namespace dapt {
 
 struct ProgressLineOptions {
-  std::string what{};                ///< what is being done, e.g. "LoRA rank 8"; shown first
-  std::FILE* stream = stderr;        ///< where the line goes
-  std::optional<bool> terminal{};    ///< default: whether the stream is one
-  double redraw_seconds = 0.1;       ///< on a terminal, at least this long between two drawings
-  double plain_line_seconds = 0;     ///< elsewhere, a plain line every so many seconds, for log files; 0: none
-  std::function<double()> seconds{}; ///< a clock that does not jump; default std::chrono::steady_clock
+  std::string what{};                 ///< what is being done, e.g. "LoRA rank 8"; shown first
+  std::FILE* stream = stderr;         ///< where the line goes
+  std::optional<bool> terminal{};     ///< default: whether the stream is one
+  double redraw_seconds = 0.1;        ///< on a terminal, at least this long between two drawings
+  double plain_line_seconds = 0;      ///< elsewhere, a plain line every so many seconds, for log files; 0: none
+  std::function<double()> seconds{};  ///< a clock that does not jump; default std::chrono::steady_clock
 };
 
 /// Observer; also for work that has no steps (`update`). Its destructor leaves the last state on the screen and ends the line.
@@ -81,7 +81,7 @@ inline ProgressLine::ProgressLine(ProgressLineOptions options) : options_(std::m
 
 inline void ProgressLine::observe(const StepRecord& record) {
   std::string line = head() + report::percent(record.fraction) + "  step " + report::count(record.step);
-  line += record.skipped ? "  nothing to learn in this step" : "  loss " + (std::isfinite(record.loss) ? report::fixed(record.loss, 3) : std::string("not finite"));
+  line += record.skipped ? "  skipped, nothing changed" : "  loss " + (std::isfinite(record.loss) ? report::fixed(record.loss, 3) : std::string("not finite"));
   line += "  " + report::count(record.tokens_per_second) + " tokens/s";
   if (record.fraction > 0 && record.fraction < 1) line += "  " + report::duration(record.seconds * (1 - record.fraction) / record.fraction) + " left";
   show(std::move(line), record.fraction >= 1);

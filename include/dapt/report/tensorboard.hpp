@@ -115,7 +115,7 @@ inline std::string record(std::string_view payload) {
 }  // namespace tensorboard
 
 struct TensorBoardOptions {
-  std::function<double()> wall_time{}; ///< seconds since 1970; default: the system's clock
+  std::function<double()> wall_time{};  ///< seconds since 1970; default: the system's clock
 };
 
 /// Observer that writes an event file into `folder`: `tensorboard --logdir folder` (or the folder above, to compare runs).
@@ -125,7 +125,7 @@ class TensorBoard {
   explicit TensorBoard(const std::filesystem::path& folder, TensorBoardOptions options = {});
 
   /// train/loss, train/lr, train/grad_norm, train/tokens, speed/tokens_per_second, memory/peak_bytes, seconds/<phase>.
-  /// A skipped step has no loss and no gradient.
+  /// A skipped step has no loss and no gradient norm.
   void observe(const StepRecord& record);
 
   /// Any further values, e.g. those of metrics: scalars({{"eval/qa_exact", 0.32}}, step).
