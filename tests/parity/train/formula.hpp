@@ -1,0 +1,35 @@
+// Weights, gradients and token ids that record.py computes alike: nothing of them needs to be recorded.
+#pragma once
+
+#include <cstdint>
+#include <string_view>
+#include <vector>
+
+#include <ATen/ops/empty.h>
+
+#include <dapt/core/tensor.hpp>
+
+namespace dapt::testing_support {
+
+/// splitmix64 of FNV-1a(name) + i * golden ratio.
+inline std::uint64_t hash_number(std::string_view name, std::uint64_t i) {
+  std::uint64_t z = 14695981039346656037u;
+  for (const char c : name) z = (z ^ static_cast<unsigned char>(c)) * 1099511628211u;
+  z += (i + 1) * 0x9E3779B97F4A7C15u;
+  z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9u;
+  z = (z ^ (z >> 27)) * 0x94D049BB133111EBu;
+  return z ^ (z >> 31);
+}
+
+/// fp32 numbers in [shift - scale, shift + scale).
+inline Tensor formula(std::string_view name, const std::vector<std::int64_t>& shape, double scale = 1, double shift = 0) {
+  Tensor tensor = at::empty(shape, at::kFloat);
+  float* values = tensor.data_ptr<float>();
+  for (std::int64_t i = 0; i < tensor.numel(); ++i) {
+    const double unit = static_cast<double>(hash_number(name, static_cast<std::uint64_t>(i)) >> 40) / (1 << 24);
+    values[i] = static_cast<float>((unit * 2 - 1) * scale + shift);
+  }
+  return tensor;
+}
+
+}  // namespace dapt::testing_support
