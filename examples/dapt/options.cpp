@@ -1,7 +1,5 @@
 #include "options.hpp"
 
-#include <dapt/core/error.hpp>
-
 namespace dapt_program {
 
 void add_setting_options(CLI::App& app, SettingOptions& setting) {
@@ -38,16 +36,20 @@ void add_setting_options(CLI::App& app, SettingOptions& setting) {
   app.add_option("--max-grad-norm", budget.max_grad_norm, "clip the gradient's norm (0: never)")->check(CLI::NonNegativeNumber)->capture_default_str();
 }
 
-void add_page_options(CLI::App& app, PageOptions& pages) {
+void add_reading_options(CLI::App& app, PageOptions& pages) {
   app.add_option("--pages", pages.pages, "JSON lines with work, page, text and perhaps score; or a folder of text files")->required();
   app.add_option("--on-bad-input", pages.on_bad_input, "a line that is no page: stop, skip (and count), replace (invalid UTF-8 by U+FFFD)")
       ->check(CLI::IsMember({"stop", "skip", "replace"}))
       ->capture_default_str();
+}
+
+void add_page_options(CLI::App& app, PageOptions& pages) {
+  add_reading_options(app, pages);
   app.add_option("--scorer", pages.scorer, "none, field (the pages' own score), terms (density of --terms), ngram and lm (cross-entropy difference)")
       ->check(CLI::IsMember({"none", "field", "terms", "ngram", "lm"}))
       ->capture_default_str();
   app.add_option("--min-score", pages.min_score, "drop pages with a lower score (default: the scorer's own rule)");
-  app.add_option("--terms", pages.terms, "domain terms, one a line, or a .jsonl file whose answers they are: what scorers terms and ngram start from");
+  app.add_option("--terms", pages.terms, "files of domain terms, one a line, or .jsonl files whose answers they are: what scorers terms and ngram start from")->delimiter(',');
   app.add_option("--domain-model", pages.domain_model, "HF folder, scorer lm");
   app.add_option("--general-model", pages.general_model, "HF folder, scorer lm");
   app.add_option("--labels", pages.labels, "JSON lines with work, page, domain: prints the filter's precision and recall, changes nothing");
@@ -73,21 +75,11 @@ void add_model_options(CLI::App& app, RunOptions& run, bool several_models) {
   app.add_option("--threads", run.threads, "CPU threads (0: all cores)")->check(CLI::NonNegativeNumber);
 }
 
-SettingOptions parse_setting(const std::string& text, const SettingOptions& common) {
-  const auto equals = text.find('=');
-  dapt::require(equals != std::string::npos && text.find_first_not_of(" \t") < equals, "--setting: found \"", text,
-                "\", expected NAME = OPTIONS, for instance \"LoRA 8 = --adapter lora --rank 8\"");
-  SettingOptions setting = common;
-  setting.name = CLI::detail::trim_copy(text.substr(0, equals));
-  CLI::App app;
-  app.set_help_flag();
-  add_setting_options(app, setting);
-  try {
-    app.parse(text.substr(equals + 1));
-  } catch (const CLI::ParseError& error) {
-    dapt::fail("--setting \"", setting.name, "\": ", error.what());
-  }
-  return setting;
+void add_run_options(CLI::App& app, RunOptions& run) {
+  app.add_option("--out", run.out, "folder to write to")->required();
+  app.add_option("--seed", run.seed, "the same seed gives the same run")->capture_default_str();
+  app.add_flag("--gradient-checkpointing", run.gradient_checkpointing, "recompute activations in the backward pass: less memory, more time");
+  app.add_option("--held-out", run.held_out, "share of the kept pages that is not trained on and gives the perplexity")->check(CLI::Range(0.0, 0.9))->capture_default_str();
 }
 
 }  // namespace dapt_program

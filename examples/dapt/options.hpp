@@ -19,7 +19,7 @@ struct PageOptions {
   std::string on_bad_input = "stop";     // stop | skip | replace
   std::string scorer = "none";           // none | field | terms | ngram | lm
   std::optional<double> min_score;       // absent: the scorer's own rule, where it has one
-  fs::path terms;                        // one domain term a line; also qa.jsonl or cloze.jsonl
+  std::vector<fs::path> terms;           // files of domain terms, one a line; also qa.jsonl or cloze.jsonl, whose answers they are
   fs::path domain_model, general_model;  // of scorer lm
   fs::path labels;                       // for scoring the filter only
 };
@@ -88,13 +88,13 @@ struct RunOptions {
 };
 
 void add_setting_options(CLI::App& app, SettingOptions& setting);
-void add_page_options(CLI::App& app, PageOptions& pages);
+void add_reading_options(CLI::App& app, PageOptions& pages);  // --pages, --on-bad-input
+void add_page_options(CLI::App& app, PageOptions& pages);     // and the filter's
 void add_task_options(CLI::App& app, TaskOptions& tasks);
 void add_packing_options(CLI::App& app, PackingOptions& packing);
 /// `several_models`: --model may be given more than once.
 void add_model_options(CLI::App& app, RunOptions& run, bool several_models);
 
-/// "LoRA 8 = --adapter lora --rank 8" parsed over a copy of `common`.
-SettingOptions parse_setting(const std::string& text, const SettingOptions& common);
+void add_run_options(CLI::App& app, RunOptions& run);  // --out, --seed, --gradient-checkpointing, --held-out
 
 }  // namespace dapt_program

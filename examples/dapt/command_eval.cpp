@@ -1,0 +1,91 @@
+// dapt eval: one or several models and adapters, scored on the same tasks.
+#include <algorithm>
+#include <cstdio>
+#include <memory>
+
+#include <nlohmann/json.hpp>
+
+#include <ATen/Parallel.h>
+
+#include <dapt/core/precision.hpp>
+#include <dapt/io/hf_model.hpp>
+#include <dapt/io/peft_adapter.hpp>
+#include <dapt/metrics/results_json.hpp>
+#include <dapt/text/tokenizer.hpp>
+
+#include "commands.hpp"
+#include "corpus.hpp"
+#include "evaluation.hpp"
+#include "interrupt.hpp"
+#include "options.hpp"
+
+namespace dapt_program {
+namespace {
+
+struct Row {
+  std::string model;
+  std::vector<dapt::MetricValue> values;
+
+  double value(std::string_view name) const {
+    for (const auto& value : values)
+      if (value.name == name) return value.value;
+    return std::numeric_limits<double>::quiet_NaN();
+  }
+};
+
+void print_table(std::vector<Row> rows) {
+  std::ranges::stable_sort(rows, [](const Row& a, const Row& b) { return std::pair(a.value("qa_exact"), a.value("logp_mrr")) > std::pair(b.value("qa_exact"), b.value("logp_mrr")); });
+  std::size_t width = 5;
+  for (const Row& row : rows) width = std::max(width, row.model.size());
+  std::printf("%-*s", static_cast<int>(width), "model");
+  for (const auto& value : rows.front().values) std::printf("  %10s", value.name.c_str());
+  std::printf("\n");
+  for (const Row& row : rows) {
+    std::printf("%-*s", static_cast<int>(width), row.model.c_str());
+    for (const auto& value : row.values) std::printf("  %10.4f", value.value);
+    std::printf("\n");
+  }
+}
+
+void evaluate(const RunOptions& run) {
+  if (run.threads > 0) at::set_num_threads(run.threads);
+  dapt::require(run.peft.empty() || run.models.size() == 1, "--peft adapts one model: found ", run.models.size(), " of --model, expected 1");
+  const Evaluation evaluation(run.tasks, run.pages.pages.empty() ? std::vector<dapt::Page>() : read_all_pages(run.pages), run.packing.max_length);
+  dapt::require(!evaluation.empty(), "eval: nothing to measure; give --qa, --cloze or --pages");
+  const auto dtype = dapt::dtype_from_name(run.dtype);
+
+  std::vector<Row> rows;
+  const auto score = [&](const fs::path& folder, const fs::path& peft) {
+    if (stop_requested) return;
+    const dapt::AnyTokenizer tokenizer = dapt::load_tokenizer(folder);
+    dapt::Llama model = dapt::load_llama(folder, dtype);
+    if (!peft.empty()) dapt::load_peft_adapter(peft, model);
+    const std::string name = peft.empty() ? folder.string() : folder.string() + " + " + peft.string();
+    rows.push_back({name, evaluation.evaluate(model, tokenizer, name)});
+  };
+  for (const fs::path& folder : run.models) score(folder, {});
+  for (const fs::path& peft : run.peft) score(run.models.front(), peft);
+  dapt::require(!rows.empty(), "eval: stopped before the first model was scored");
+
+  print_table(rows);
+  if (run.out.empty()) return;
+  std::vector<nlohmann::ordered_json> results;
+  for (const Row& row : rows) results.push_back(dapt::results_json(row.model, row.values));
+  dapt::write_results(run.out, results.size() == 1 ? results.front() : nlohmann::ordered_json(results));
+}
+
+}  // namespace
+
+void add_eval(CLI::App& app) {
+  auto run = std::make_shared<RunOptions>();
+  CLI::App* command = app.add_subcommand("eval", "Score models and adapters: few-shot exact match, log-probability MRR, perplexity.");
+  add_model_options(*command, *run, true);
+  command->add_option("--peft", run->peft, "adapter folder in PEFT's layout, scored on the model; may be given several times");
+  add_task_options(*command, run->tasks);
+  command->add_option("--pages", run->pages.pages, "pages that training has not seen, for the perplexity");
+  command->add_option("--max-length", run->packing.max_length, "tokens of one window of the perplexity")->check(CLI::PositiveNumber)->capture_default_str();
+  command->add_option("--out", run->out, "results.json: every answer and every score");
+  command->callback([run] { evaluate(*run); });
+}
+
+}  // namespace dapt_program

@@ -1,0 +1,40 @@
+// dapt train: one setting.
+#include <iostream>
+#include <memory>
+
+#include "commands.hpp"
+#include "run.hpp"
+#include "training.hpp"
+
+namespace dapt_program {
+namespace {
+
+void train(RunOptions run, SettingOptions setting) {
+  setting.name = "train";
+  run.held_out = 0;
+  prepare_process(run);
+  const Run prepared = prepare_run(run);
+  print_header(std::cerr, prepared.header);
+  const auto not_scored = [](dapt::Llama&) { return std::vector<dapt::MetricValue>(); };
+  Comparison comparison([&] { return load_base(run); }, [&] { return open_stream(run, setting.budget, prepared.sequences); }, not_scored);
+  print_result(std::cerr, run_setting(comparison, run, setting, run.out));
+}
+
+}  // namespace
+
+void add_train(CLI::App& app) {
+  auto run = std::make_shared<RunOptions>();
+  auto setting = std::make_shared<SettingOptions>();
+  CLI::App* command = app.add_subcommand("train", "Train one setting: LoRA or all parameters, AdamW or GaLore-AdamW.");
+  add_model_options(*command, *run, false);
+  add_run_options(*command, *run);
+  add_page_options(*command, run->pages);
+  add_packing_options(*command, run->packing);
+  add_setting_options(*command, *setting);
+  command->callback([command, run, setting] {
+    check_setting(*setting, run->dtype, [command](const std::string& option) { return command->count(option) > 0; });
+    train(*run, *setting);
+  });
+}
+
+}  // namespace dapt_program

@@ -1,0 +1,16 @@
+// The subcommands. Each adds its options to its part of the command line and gives what is to be done once they are read.
+#pragma once
+
+#include <functional>
+
+#include <CLI/CLI.hpp>
+
+namespace dapt_program {
+
+void add_compare(CLI::App& app);
+void add_train(CLI::App& app);
+void add_eval(CLI::App& app);
+void add_filter(CLI::App& app);
+void add_tokenize(CLI::App& app);
+
+}  // namespace dapt_program

@@ -1,0 +1,60 @@
+#include "evaluation.hpp"
+
+#include <algorithm>
+#include <map>
+
+#include <dapt/core/error.hpp>
+#include <dapt/report/progress_line.hpp>
+
+namespace dapt_program {
+
+Evaluation::Evaluation(const TaskOptions& tasks, std::vector<dapt::Page> held_out, std::int64_t max_length) {
+  dapt::require(tasks.fewshot.empty() || !tasks.qa.empty(), "--fewshot has no effect without --qa");
+  dapt::require(tasks.start_token.empty() || !tasks.cloze.empty() || !held_out.empty(), "--start-token has no effect without --cloze");
+  if (!tasks.qa.empty()) {
+    questions_ = dapt::ExactMatch{.questions = dapt::read_questions(tasks.qa)};
+    if (!tasks.fewshot.empty()) questions_->exemplars = dapt::read_questions(tasks.fewshot);
+  }
+  if (!tasks.cloze.empty()) sentences_ = dapt::LogProbMrr{.items = dapt::read_cloze(tasks.cloze), .start_token = tasks.start_token};
+  if (!held_out.empty()) perplexity_ = dapt::Perplexity{.pages = std::move(held_out), .start_token = tasks.start_token, .max_length = max_length};
+}
+
+std::vector<dapt::MetricValue> Evaluation::evaluate(dapt::Llama& model, const dapt::AnyTokenizer& tokenizer, const std::string& what) const {
+  dapt::ProgressLine progress({.what = what});
+  const std::int64_t total = questions_.has_value() + sentences_.has_value() + perplexity_.has_value();
+  std::vector<dapt::MetricValue> values;
+  const auto measure = [&](const auto& metric) {
+    if (!metric) return;
+    progress.update(std::ssize(values), total, metric->name);
+    values.push_back(metric->evaluate(model, tokenizer));
+  };
+  measure(questions_);
+  measure(sentences_);
+  measure(perplexity_);
+  progress.update(total, total);
+  return values;
+}
+
+std::function<std::string(const std::string& id)> Evaluation::groups() const {
+  std::map<std::string, std::string> groups;
+  if (questions_)
+    for (const dapt::Question& question : questions_->questions) groups[question.id] = question.group;
+  if (sentences_)
+    for (const dapt::ClozeItem& item : sentences_->items) groups[item.id] = item.group;
+  if (std::ranges::all_of(groups, [](const auto& entry) { return entry.second.empty(); })) return {};
+  return [groups](const std::string& id) { return groups.at(id); };
+}
+
+std::function<std::string(const std::string& metric, const std::string& id)> Evaluation::item_texts() const {
+  std::map<std::pair<std::string, std::string>, std::string> texts;
+  if (questions_)
+    for (const dapt::Question& question : questions_->questions) texts[{"qa_exact", question.id}] = question.question + " (" + question.answers.front() + ")";
+  if (sentences_)
+    for (const dapt::ClozeItem& item : sentences_->items) texts[{"logp_mrr", item.id}] = item.sentence + " (" + item.answer + ")";
+  return [texts](const std::string& metric, const std::string& id) {
+    const auto found = texts.find({metric, id});
+    return found == texts.end() ? std::string() : found->second;
+  };
+}
+
+}  // namespace dapt_program

@@ -1,0 +1,39 @@
+// The metrics of one run, read once and applied to each of its models.
+#pragma once
+
+#include <functional>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include <dapt/metrics/exact_match.hpp>
+#include <dapt/metrics/log_prob_mrr.hpp>
+#include <dapt/metrics/perplexity.hpp>
+#include <dapt/models/llama.hpp>
+#include <dapt/text/tokenizer.hpp>
+
+#include "options.hpp"
+
+namespace dapt_program {
+
+class Evaluation {
+ public:
+  /// Reads the task files that are named; `held_out` pages, if any, give the perplexity.
+  Evaluation(const TaskOptions& tasks, std::vector<dapt::Page> held_out, std::int64_t max_length);
+
+  bool empty() const { return !questions_ && !sentences_ && !perplexity_; }
+
+  /// One value for each metric, with a progress line that begins with `what`.
+  std::vector<dapt::MetricValue> evaluate(dapt::Llama& model, const dapt::AnyTokenizer& tokenizer, const std::string& what) const;
+
+  /// For the report: the group of an item, empty where no item has one; and what a reader should see of it.
+  std::function<std::string(const std::string& id)> groups() const;
+  std::function<std::string(const std::string& metric, const std::string& id)> item_texts() const;
+
+ private:
+  std::optional<dapt::ExactMatch> questions_;
+  std::optional<dapt::LogProbMrr> sentences_;
+  std::optional<dapt::Perplexity> perplexity_;
+};
+
+}  // namespace dapt_program

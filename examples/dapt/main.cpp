@@ -1,0 +1,33 @@
+// dapt: domain-adaptive pretraining from the command line, on the library and nothing else. docs/reference/command-line.md
+#include <cstdio>
+#include <exception>
+
+#include <CLI/CLI.hpp>
+
+#include <dapt/kernels/memory.hpp>
+
+#include "commands.hpp"
+#include "interrupt.hpp"
+
+int main(int argc, char** argv) {
+  CLI::App app("Continues the pretraining of a language model on the text of one field, and tells whether it learned the field.", "dapt");
+  app.require_subcommand(1);
+  app.fallthrough();
+  app.set_config("--config", "", "TOML file with the options of a command under [COMMAND]; the command line wins");
+  dapt_program::add_compare(app);
+  dapt_program::add_train(app);
+  dapt_program::add_eval(app);
+  dapt_program::add_filter(app);
+  dapt_program::add_tokenize(app);
+  dapt::keep_freed_memory();
+  dapt_program::stop_on_signals();
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& error) {
+    return app.exit(error);
+  } catch (const std::exception& error) {
+    std::fprintf(stderr, "dapt: error: %s\n", error.what());
+    return 1;
+  }
+  return 0;
+}

@@ -1,0 +1,101 @@
+#include "run.hpp"
+
+#include <fstream>
+#include <iostream>
+#include <thread>
+
+#include <unistd.h>
+
+#include <ATen/Parallel.h>
+#include <torch/headeronly/version.h>
+
+#include <dapt/core/error.hpp>
+#include <dapt/core/precision.hpp>
+#include <dapt/io/hf_model.hpp>
+#include <dapt/kernels/instruction_set.hpp>
+#include <dapt/version.hpp>
+
+namespace dapt_program {
+namespace {
+
+std::string processor() {
+  std::ifstream info("/proc/cpuinfo");
+  for (std::string line; std::getline(info, line);)
+    if (line.starts_with("model name")) return line.substr(line.find(':') + 2);
+  return "unknown processor";
+}
+
+std::string version_of_dapt() {
+  return std::to_string(DAPT_VERSION_MAJOR) + "." + std::to_string(DAPT_VERSION_MINOR) + "." + std::to_string(DAPT_VERSION_PATCH);
+}
+
+/// "the end-of-document token" as a reader knows it: its text cannot be had by decoding, which leaves special tokens out.
+std::string separator(const RunOptions& run, const dapt::AnyTokenizer& tokenizer) {
+  if (!run.packing.eos) return "none";
+  return "end-of-document token, id " + std::to_string(*tokenizer.special_tokens().end_of_document);
+}
+
+void make_folder(const fs::path& folder) {
+  dapt::require(!folder.empty(), "--out is missing: the folder to write to");
+  std::error_code error;
+  fs::create_directories(folder, error);
+  dapt::require(!error, folder.string(), ": cannot make the folder: ", error.message());
+  dapt::require(access(folder.c_str(), W_OK) == 0, folder.string(), ": cannot be written to");
+}
+
+}  // namespace
+
+void prepare_process(const RunOptions& run) {
+  at::set_num_threads(run.threads > 0 ? run.threads : static_cast<int>(std::max(1u, std::thread::hardware_concurrency())));
+}
+
+Run prepare_run(const RunOptions& run) {
+  make_folder(run.out);
+  Run prepared{.tokenizer = dapt::load_tokenizer(run.models.front())};
+  prepared.kept = read_and_filter(run.pages, &prepared.tokenizer, run.threads);
+  print_summary(std::cerr, prepared.kept);
+  auto [train, held_out] = split_held_out(std::move(prepared.kept.pages), run.held_out);
+  prepared.held_out = std::move(held_out);
+  prepared.sequences = pack_pages(train, prepared.tokenizer, run.packing, run.threads, prepared.packed);
+
+  dapt::RunHeader& header = prepared.header;
+  const dapt::PackSummary& packed = prepared.packed;
+  header.add("model", run.models.front().string());
+  header.add("dtype of weights and compute", std::string(dapt::dtype_name(dapt::dtype_from_name(run.dtype))));
+  header.add("pages", run.pages.pages.string());
+  describe(header, prepared.kept);
+  header.add("training data", std::to_string(train.size()) + " pages, " + std::to_string(packed.source_tokens) + " tokens in " + std::to_string(packed.sequences) +
+                                  " sequences of " + std::to_string(run.packing.max_length) + ", documents " +
+                                  (run.packing.isolate_documents ? "isolated from each other" : "joined") + ", between them: " + separator(run, prepared.tokenizer));
+  header.add("held-out pages", std::to_string(prepared.held_out.size()));
+  header.add("seed", std::to_string(run.seed));
+  header.add("gradient checkpointing", run.gradient_checkpointing ? "on" : "off");
+  header.add("machine", processor() + ", " + std::to_string(at::get_num_threads()) + " threads");
+  for (const std::string& line : dapt::kernel_report()) header.add("kernels", line);
+  header.add("versions", "dapt " + version_of_dapt() + ", LibTorch " + TORCH_VERSION);
+  return prepared;
+}
+
+dapt::Llama load_base(const RunOptions& run) {
+  return dapt::load_llama(run.models.front(), dapt::dtype_from_name(run.dtype), {.gradient_checkpointing = run.gradient_checkpointing});
+}
+
+dapt::PackedStream open_stream(const RunOptions& run, const BudgetOptions& budget, const std::vector<dapt::PackedSequence>& sequences) {
+  return dapt::PackedStream(sequences, {.micro_batch_size = budget.micro_batch_size, .seed = run.seed});
+}
+
+void print_header(std::ostream& out, const dapt::RunHeader& header) {
+  for (const auto& [key, value] : header.entries) out << key << ": " << value << '\n';
+  out.flush();
+}
+
+void print_result(std::ostream& out, const dapt::SettingResult& result) {
+  const dapt::TrainReport& train = result.train;
+  out << result.name << " (" << result.description << ")" << ": " << train.steps << " steps, " << train.tokens
+      << " tokens, loss " << train.first_loss << " -> " << train.last_loss << ", " << train.seconds << " s (optimizer " << train.optimizer_seconds << " s), peak memory "
+      << train.peak_memory_bytes / (1 << 20) << " MiB, ended by: " << train.stopped_because << '\n';
+  for (const dapt::MetricValue& value : result.metrics) out << "  " << value.name << ' ' << value.value << '\n';
+  out.flush();
+}
+
+}  // namespace dapt_program

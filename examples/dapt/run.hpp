@@ -1,0 +1,40 @@
+// What train and compare have in common: the process, the header of a run, the base model, the packed pages.
+#pragma once
+
+#include <iosfwd>
+#include <vector>
+
+#include <dapt/core/batch.hpp>
+#include <dapt/core/run_result.hpp>
+#include <dapt/data/pack.hpp>
+#include <dapt/data/packed_stream.hpp>
+#include <dapt/models/llama.hpp>
+#include <dapt/text/tokenizer.hpp>
+
+#include "corpus.hpp"
+#include "options.hpp"
+
+namespace dapt_program {
+
+struct Run {
+  dapt::AnyTokenizer tokenizer;
+  KeptPages kept;                       // without the pages themselves, which are in the two parts below
+  std::vector<dapt::Page> held_out;
+  std::vector<dapt::PackedSequence> sequences;
+  dapt::PackSummary packed;
+  dapt::RunHeader header;               // model, data, versions, seed, machine
+};
+
+/// Sets the number of threads. Called once, before the first tensor.
+void prepare_process(const RunOptions& run);
+
+/// Makes the output folder, reads, filters and packs the pages.
+Run prepare_run(const RunOptions& run);
+
+dapt::Llama load_base(const RunOptions& run);
+dapt::PackedStream open_stream(const RunOptions& run, const BudgetOptions& budget, const std::vector<dapt::PackedSequence>& sequences);
+
+void print_header(std::ostream& out, const dapt::RunHeader& header);
+void print_result(std::ostream& out, const dapt::SettingResult& result);
+
+}  // namespace dapt_program

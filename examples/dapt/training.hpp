@@ -1,0 +1,29 @@
+// The settings of a run trained by the typed trainer: each adapter, optimizer and weight write that the command line can name is a type here.
+#pragma once
+
+#include <functional>
+#include <string>
+#include <vector>
+
+#include <dapt/core/run_result.hpp>
+#include <dapt/data/packed_stream.hpp>
+#include <dapt/models/llama.hpp>
+#include <dapt/train/comparison.hpp>
+
+#include "options.hpp"
+
+namespace dapt_program {
+
+using Comparison = dapt::Comparison<std::function<dapt::Llama()>, std::function<dapt::PackedStream()>, std::function<std::vector<dapt::MetricValue>(dapt::Llama&)>>;
+
+/// Refuses combinations that cannot work and options that would have no effect in this one; `given` says whether the user named an option.
+void check_setting(const SettingOptions& setting, const std::string& dtype, const std::function<bool(const std::string& option)>& given);
+
+/// "LoRA 8 = --adapter lora --rank 8" parsed over a copy of `common`, and checked.
+SettingOptions parse_setting(const std::string& text, const SettingOptions& common, const std::string& dtype);
+
+/// Trains one more setting of `comparison`, with log.jsonl and TensorBoard events in `folder`. What was reached is saved there, also after
+/// Ctrl-C: the adapter in PEFT's layout under adapter/, or the model in Hugging Face's under model/.
+const dapt::SettingResult& run_setting(Comparison& comparison, const RunOptions& run, const SettingOptions& setting, const fs::path& folder);
+
+}  // namespace dapt_program
