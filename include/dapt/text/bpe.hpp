@@ -66,9 +66,13 @@ class Bpe {
     return text;
   }
   static std::uint64_t boundary(char32_t left, char32_t right) { return static_cast<std::uint64_t>(left) << 32 | right; }
+  static std::size_t byte_boundary(char left, char right) {
+    return static_cast<std::size_t>(static_cast<unsigned char>(left)) << 8 | static_cast<unsigned char>(right);
+  }
 
   void find_boundaries(const std::vector<Merge>& merges);
   std::size_t end_of_word(std::string_view piece, std::size_t begin) const;
+  std::size_t end_of_byte_word(std::string_view piece, std::size_t begin) const;
   void encode_word(std::string_view word, Scratch& scratch, std::vector<std::int32_t>& ids) const;
   void append_symbols(std::string_view word, std::vector<std::int32_t>& symbols) const;
   void merge_small(Scratch& scratch) const;
@@ -81,6 +85,7 @@ class Bpe {
   std::optional<std::int32_t> unk_;
   StringMap<std::int32_t> whole_words_;                // ignore_merges only
   std::unordered_set<std::uint64_t> joined_;           // pairs of characters that some merge brings together
+  std::vector<bool> joined_bytes_;                     // the same with byte_level, at 256 * left + right; also pairs with a byte that vanishes
 };
 
 inline Bpe::Bpe(const Vocabulary& vocabulary, const std::vector<Merge>& merges, BpeOptions options, const std::string& where)
@@ -113,25 +118,34 @@ inline Bpe::Bpe(const Vocabulary& vocabulary, const std::vector<Merge>& merges, 
       whole_words_.emplace(*std::move(bytes), id);
     }
   }
-  if (!options_.byte_level) find_boundaries(merges);
+  find_boundaries(merges);
 }
 
 /// Every token starts and ends with the first and last of its characters, so a merge joins two characters only if it is made of
 /// tokens that end and start with them.
 inline void Bpe::find_boundaries(const std::vector<Merge>& merges) {
+  if (options_.byte_level) joined_bytes_.resize(1 << 16);
   for (const auto& [left, right] : merges) {
     std::size_t at = 0;
-    joined_.insert(boundary(previous_char(left, left.size()), next_char(right, at)));
+    if (!options_.byte_level) {
+      joined_.insert(boundary(previous_char(left, left.size()), next_char(right, at)));
+      continue;
+    }
+    const auto left_bytes = from_byte_characters(left), right_bytes = from_byte_characters(right);
+    if (left_bytes && right_bytes) joined_bytes_[byte_boundary(left_bytes->back(), right_bytes->front())] = true;
+  }
+  for (std::size_t pair = 0; pair < joined_bytes_.size(); ++pair) {
+    if (byte_ids_[pair >> 8] < 0 || byte_ids_[pair & 0xFF] < 0) joined_bytes_[pair] = true;
   }
 }
 
 inline void Bpe::encode(std::string_view piece, Scratch& scratch, std::vector<std::int32_t>& ids) const {
-  if (options_.byte_level || options_.ignore_merges) {
+  if (piece.size() <= WordCache::max_bytes || options_.ignore_merges) {
     encode_word(piece, scratch, ids);
     return;
   }
   for (std::size_t begin = 0; begin < piece.size();) {
-    const std::size_t end = end_of_word(piece, begin);
+    const std::size_t end = options_.byte_level ? end_of_byte_word(piece, begin) : end_of_word(piece, begin);
     encode_word(piece.substr(begin, end - begin), scratch, ids);
     begin = end;
   }
@@ -149,6 +163,12 @@ inline std::size_t Bpe::end_of_word(std::string_view piece, std::size_t begin) c
     last = c;
     at = behind;
   }
+  return at;
+}
+
+inline std::size_t Bpe::end_of_byte_word(std::string_view piece, std::size_t begin) const {
+  std::size_t at = begin + 1;
+  while (at < piece.size() && joined_bytes_[byte_boundary(piece[at - 1], piece[at])]) ++at;
   return at;
 }
 

@@ -1,6 +1,4 @@
-// Byte-level BPE: the 256 printable characters that stand for bytes in a vocabulary, and the pattern of GPT-2 as a scanner.
-// Radford et al. 2019, section 2.2. The scanner gives the same pieces as a regex engine does with
-// 's|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+
+// Byte-level BPE, Radford et al. 2019, section 2.2: the 256 printable characters that stand for bytes in a vocabulary.
 #pragma once
 
 #include <array>
@@ -51,36 +49,6 @@ inline std::optional<std::string> from_byte_characters(std::string_view characte
     bytes.push_back(static_cast<char>(bytes_of[c]));
   }
   return bytes;
-}
-
-/// Bytes of a contraction at `at` ('s, 't, 're, 've, 'm, 'll, 'd), or 0.
-inline std::size_t contraction_length(std::string_view text, std::size_t at) {
-  if (text[at] != '\'' || at + 1 >= text.size()) return 0;
-  const char first = text[at + 1], second = at + 2 < text.size() ? text[at + 2] : '\0';
-  if (first == 's' || first == 't' || first == 'm' || first == 'd') return 2;
-  return ((first == 'r' || first == 'v') && second == 'e') || (first == 'l' && second == 'l') ? 3 : 0;
-}
-
-/// The end of the piece that starts at byte `at` of `text`.
-inline std::size_t gpt2_piece_end(std::string_view text, std::size_t at) {
-  if (const std::size_t length = contraction_length(text, at)) return at + length;
-  std::size_t behind = at;
-  char32_t c = next_char(text, behind);
-  CharClass kind = char_class(c);
-  if (c == ' ' && behind < text.size()) {
-    std::size_t after_next = behind;
-    const CharClass next_kind = char_class(next_char(text, after_next));
-    if (next_kind != CharClass::space) return end_of_run(text, after_next, next_kind);
-  }
-  if (kind != CharClass::space) return end_of_run(text, behind, kind);
-  std::size_t last = at;  // where the last white space of the run starts
-  while (behind < text.size()) {
-    std::size_t after_next = behind;
-    if (char_class(next_char(text, after_next)) != CharClass::space) return last == at ? behind : last;
-    last = behind;
-    behind = after_next;
-  }
-  return behind;
 }
 
 }  // namespace dapt::text

@@ -13,6 +13,7 @@
 
 #include <dapt/text/byte_level.hpp>
 #include <dapt/text/json_node.hpp>
+#include <dapt/text/known_patterns.hpp>
 #include <dapt/text/regex.hpp>
 #include <dapt/text/split.hpp>
 #include <dapt/text/unicode.hpp>
@@ -152,6 +153,21 @@ struct MetaspaceStep {
   }
 };
 
+/// Split with a pattern that has a scanner; each match is a piece, and there is nothing else.
+struct KnownPatternStep {
+  KnownPattern pattern;
+
+  void operator()(Pieces& pieces) const {
+    pieces.split([&](const Piece& piece, auto&& emit) {
+      for (std::size_t begin = 0; begin < piece.text.size();) {
+        const std::size_t end = pattern.piece_end(piece.text, begin);
+        emit(piece.text.substr(begin, end - begin));
+        begin = end;
+      }
+    });
+  }
+};
+
 class PreTokenizer {
  public:
   /// No pre-tokenizer: the text is one piece.
@@ -169,7 +185,7 @@ class PreTokenizer {
   }
 
  private:
-  using Step = std::variant<ByteLevelStep, DigitsStep, PunctuationStep, WhitespaceStep, WhitespaceSplitStep, SplitStep, MetaspaceStep>;
+  using Step = std::variant<ByteLevelStep, DigitsStep, PunctuationStep, WhitespaceStep, WhitespaceSplitStep, SplitStep, KnownPatternStep, MetaspaceStep>;
 
   void add(const JsonNode& node);
   static MetaspaceStep metaspace(const JsonNode& node);
@@ -192,7 +208,15 @@ inline void PreTokenizer::add(const JsonNode& node) {
   } else if (type == "WhitespaceSplit") {
     steps_.push_back(WhitespaceSplitStep{});
   } else if (type == "Split") {
-    steps_.push_back(SplitStep{Pattern(node.at("pattern")), split_behavior(node.at("behavior")), node.get_or("invert", false)});
+    const SplitBehavior behavior = split_behavior(node.at("behavior"));
+    const bool invert = node.get_or("invert", false);
+    const auto known = KnownPattern::find(node.at("pattern").get_or<std::string>("Regex", ""));
+    const bool keeps_matches = behavior == SplitBehavior::isolated || (behavior == SplitBehavior::removed && invert);
+    if (known && keeps_matches) {
+      steps_.push_back(KnownPatternStep{*known});
+    } else {
+      steps_.push_back(SplitStep{Pattern(node.at("pattern")), behavior, invert});
+    }
   } else if (type == "Metaspace") {
     steps_.push_back(metaspace(node));
   } else {

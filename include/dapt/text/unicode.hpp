@@ -100,8 +100,18 @@ inline CharClass find_char_class(char32_t c) {
   return is_space(c) ? CharClass::space : CharClass::other;
 }
 
-/// The class of a character, from a table for the first 65,536 of them.
+/// The class of a character, from tables for ASCII and for the first 65,536 characters.
 inline CharClass char_class(char32_t c) {
+  static constexpr auto ascii = [] {
+    std::array<CharClass, 128> classes{};
+    for (char32_t code = 0; code < 128; ++code) {
+      const bool letter = (code >= 'A' && code <= 'Z') || (code >= 'a' && code <= 'z');
+      const bool space = code == ' ' || (code >= '\t' && code <= '\r');
+      classes[code] = letter ? CharClass::letter : code >= '0' && code <= '9' ? CharClass::number : space ? CharClass::space : CharClass::other;
+    }
+    return classes;
+  }();
+  if (c < 128) return ascii[c];
   static const auto table = [] {
     auto classes = std::make_unique<std::array<CharClass, 0x10000>>();
     for (char32_t code = 0; code < 0x10000; ++code) (*classes)[code] = find_char_class(code);

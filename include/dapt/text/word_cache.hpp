@@ -1,4 +1,4 @@
-// The ids of short words that were seen before: 2,048 sets of four entries, oldest out. One cache belongs to one thread at a time.
+// The ids of short words that were seen before: 8,192 sets of four entries, oldest out. One cache belongs to one thread at a time.
 #pragma once
 
 #include <algorithm>
@@ -20,11 +20,27 @@ class WordCache {
   struct Key {
     std::uint64_t low = 0, high = 0;
     explicit Key(std::string_view word) {
-      std::memcpy(&low, word.data(), std::min<std::size_t>(word.size(), 8));
-      if (word.size() > 8) std::memcpy(&high, word.data() + 8, word.size() - 8);
-      high |= static_cast<std::uint64_t>(word.size()) << 56;
+      const char* const data = word.data();
+      const std::size_t size = word.size();
+      if (size > 8) {
+        low = load<std::uint64_t>(data);
+        high = load<std::uint64_t>(data + size - 8) >> 8 * (16 - size);
+      } else if (size >= 4) {
+        low = load<std::uint32_t>(data) | static_cast<std::uint64_t>(load<std::uint32_t>(data + size - 4)) << 8 * (size - 4);
+      } else {
+        for (std::size_t i = 0; i < size; ++i) low |= static_cast<std::uint64_t>(static_cast<unsigned char>(data[i])) << 8 * i;
+      }
+      high |= static_cast<std::uint64_t>(size) << 56;
     }
     friend bool operator==(const Key&, const Key&) = default;
+
+   private:
+    template <class Word>
+    static Word load(const char* bytes) {  // little-endian, as all of LibTorch's platforms are
+      Word word;
+      std::memcpy(&word, bytes, sizeof word);
+      return word;
+    }
   };
 
   /// Appends the ids of the word; false if it is not known.
@@ -52,7 +68,7 @@ class WordCache {
     std::array<std::int32_t, max_ids> ids{};
     std::int32_t count = 0;
   };
-  using Set = std::array<Entry, 4>;
+  struct alignas(64) Set : std::array<Entry, 4> {};  // two cache lines
 
   static std::size_t set_of(const Key& key) {
     return ((key.low ^ (key.high * 0x9E3779B97F4A7C15u)) * 0xD6E8FEB86659FD93u) >> (64 - set_bits);
