@@ -165,11 +165,8 @@ make_corpus() {
   fi
   say "downloading Debian's documentation packages (300 MB) and cutting them into pages: $folder"
   rm -rf "$folder.partial"
-  if ! LOCK=$scripts/sources.lock bash "$scripts/fetch_debian_corpus.sh" "$folder.partial"; then
-    say "WARNING: the versions of sources.lock could not be had; taking the newest. Page counts and scores will differ from the documented ones."
-    rm -rf "$folder.partial"
-    bash "$scripts/fetch_debian_corpus.sh" "$folder.partial"
-  fi
+  # The script warns where a locked version is not served any more and takes the newest.
+  LOCK=$scripts/sources.lock bash "$scripts/fetch_debian_corpus.sh" "$folder.partial"
   seal "$folder.partial" "$folder" "$key"
 }
 
