@@ -51,6 +51,7 @@
 #include <dapt/kernels/attention.hpp>
 #include <dapt/kernels/cpu/attention_avx512.hpp>
 #include <dapt/kernels/cpu/avx512.hpp>
+#include <dapt/kernels/cpu/cross_entropy_avx512.hpp>
 #include <dapt/kernels/cpu/workspace.hpp>
 #include <dapt/kernels/instruction_set.hpp>
 #include <dapt/kernels/linear_cross_entropy.hpp>
@@ -94,6 +95,7 @@
 #include <dapt/text/decoder.hpp>
 #include <dapt/text/hf_tokenizer.hpp>
 #include <dapt/text/json_node.hpp>
+#include <dapt/text/known_patterns.hpp>
 #include <dapt/text/merge_table.hpp>
 #include <dapt/text/normalizer.hpp>
 #include <dapt/text/pre_tokenizer.hpp>
