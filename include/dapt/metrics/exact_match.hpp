@@ -28,8 +28,8 @@ namespace dapt {
 struct ExactMatch {
   static constexpr std::string_view name = "qa_exact";
 
-  std::vector<Question> questions;
-  std::vector<Question> exemplars;   ///< shown before each question, in order; none: zero-shot
+  std::vector<Question> questions = {};
+  std::vector<Question> exemplars = {};  ///< shown before each question, in order; none: zero-shot
   FewShotPrompt prompt = {};
   Normalisation normalisation = {};  ///< of the answer and of the accepted spellings, before they are compared
   std::int64_t max_new_tokens = 24;
@@ -76,7 +76,8 @@ MetricValue ExactMatch::evaluate(M& model, const K& tokenizer) const {
   std::iota(order.begin(), order.end(), std::size_t{0});
   std::ranges::stable_sort(order, std::greater{}, [&](std::size_t q) { return prompts[q].size(); });
 
-  MetricValue result{.name = std::string(name)};
+  MetricValue result;
+  result.name = name;
   result.items.resize(questions.size());
   const StopRule stop = [&](std::size_t, std::span<const std::int32_t> generated) {
     if (stop_at_end_of_document && special.end_of_document && generated.back() == *special.end_of_document) return true;

@@ -40,7 +40,7 @@ inline double average_rank(std::span<const double> scores, std::size_t answer) {
 struct LogProbMrr {
   static constexpr std::string_view name = "logp_mrr";
 
-  std::vector<ClozeItem> items;
+  std::vector<ClozeItem> items = {};
   std::string start_token = {};      ///< vocabulary entry before each sentence; empty: the tokenizer's BOS where it adds one, else the end-of-document token
   std::int64_t batch_tokens = 1024;  ///< of one batch, padding included; bounds the memory of a forward pass
 
@@ -70,7 +70,8 @@ MetricValue LogProbMrr::evaluate(M& model, const K& tokenizer) const {
   }
   const std::vector<double> sums = metrics::sum_log_probs(model, rows, batch_tokens);
 
-  MetricValue result{.name = std::string(name)};
+  MetricValue result;
+  result.name = name;
   double per_token = 0, per_character = 0, per_byte = 0, top1 = 0, random = 0, nan_scores = 0;
   std::size_t row = 0;
   for (const ClozeItem& item : items) {

@@ -23,7 +23,7 @@ namespace dapt {
 struct Perplexity {
   static constexpr std::string_view name = "perplexity";
 
-  std::vector<Page> pages;           ///< that training has not seen
+  std::vector<Page> pages = {};      ///< that training has not seen
   std::string start_token = {};      ///< vocabulary entry before each page; empty: the tokenizer's BOS where it adds one, else the end-of-document token
   std::int64_t max_length = 1024;    ///< tokens of a window
   std::int64_t stride = 0;           ///< tokens a window moves by, at most max_length; 0: max_length. Smaller: longer contexts, more time

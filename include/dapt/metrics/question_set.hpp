@@ -19,19 +19,19 @@ namespace dapt {
 
 /// A question whose answer is one term.
 struct Question {
-  std::string id;
+  std::string id = {};
   std::string question;
-  std::vector<std::string> answers;  ///< accepted spellings; an exemplar of the prompt shows the first
-  std::string group;                 ///< items of one group are also reported by themselves; empty: none
+  std::vector<std::string> answers = {};  ///< accepted spellings; an exemplar of the prompt shows the first
+  std::string group = {};                 ///< items of one group are also reported by themselves; empty: none
 };
 
 /// A sentence that explains a term, with `{word}` in the term's place.
 struct ClozeItem {
-  std::string id;
+  std::string id = {};
   std::string sentence;
   std::string answer;
   std::vector<std::string> candidates;  ///< at least two, the answer among them
-  std::string group;
+  std::string group = {};
 
   /// The sentence with `candidate` for each `{word}`.
   std::string sentence_with(std::string_view candidate) const {

@@ -1,0 +1,108 @@
+#include <cmath>
+
+#include <catch2/catch.hpp>
+
+#include <dapt/metrics/exact_match.hpp>
+
+#include "toy_language.hpp"
+
+static_assert(dapt::check_metric<dapt::ExactMatch, toy::TableLM, toy::ByteTokenizer>());
+
+namespace {
+
+dapt::Question question(std::string text, std::vector<std::string> answers, std::string group = {}) {
+  return {.id = "id " + text, .question = std::move(text), .answers = std::move(answers), .group = std::move(group)};
+}
+
+struct Answer {
+  std::string generated;
+  std::string prediction;
+  double correct;
+};
+
+}  // namespace
+
+TEST_CASE("an answer is cut at its first line and compared with each accepted spelling") {
+  const auto [generated, prediction, correct] = GENERATE(values<Answer>({
+      {" Sid\nQuestion", "Sid", 1},
+      {"debian SID \nmore", "debian SID", 1},
+      {"  sid\n", "sid", 1},
+      {" sid.\n", "sid.", 0},
+      {"\nsid\n", "", 0},     // an empty first line is an empty answer
+      {"  \nsid\n", "", 0},
+      {"sid\r\nx", "sid", 1},
+      {"\tsid\n", "sid", 1},
+      {"\u3000sid\n", "sid", 1},
+      {"a sid sid sid sid sid sid sid", "a sid sid sid sid sid si", 0},  // 24 tokens without a newline
+  }));
+  CAPTURE(generated);
+  toy::TableLM model{.answers = {{"Q?", generated}}};
+  const dapt::ExactMatch metric{.questions = {question("Q?", {"sid", " Debian Sid"})}, .exemplars = {}};
+  const dapt::MetricValue value = metric.evaluate(model, toy::ByteTokenizer{});
+  REQUIRE(value.items.size() == 1);
+  REQUIRE(value.name == "qa_exact");
+  REQUIRE(value.items[0].id == "id Q?");
+  REQUIRE(value.items[0].prediction == prediction);
+  REQUIRE(value.items[0].value == correct);
+  REQUIRE(value.value == correct);
+}
+
+TEST_CASE("generation ends with the newline, or after max_new_tokens") {
+  toy::TableLM model{.answers = {{"Q?", " sid\nQuestion"}, {"R?", "never"}}};
+  const dapt::ExactMatch metric{.questions = {question("Q?", {"sid"}), question("R?", {"x"})}, .exemplars = {}, .max_new_tokens = 10};
+  metric.evaluate(model, toy::ByteTokenizer{});
+  REQUIRE(model.generated_tokens == 5 + 10);
+}
+
+TEST_CASE("the end-of-document token ends an answer only where that is asked for") {
+  toy::TableLM model{.answers = {{"Q?", "sid$x\n"}}};
+  dapt::ExactMatch metric{.questions = {question("Q?", {"sid"})}, .exemplars = {}};
+  REQUIRE(metric.evaluate(model, toy::ByteTokenizer{}).items[0].prediction == "sidx");
+  metric.stop_at_end_of_document = true;
+  REQUIRE(metric.evaluate(model, toy::ByteTokenizer{}).items[0].prediction == "sid");
+}
+
+TEST_CASE("values, groups and settings over several questions, in batches of any size") {
+  const std::int64_t batch_tokens = GENERATE(1, 100, 100000);
+  toy::TableLM model{.answers = {{"A?", " right\n"}, {"Second?", " wrong\n"}, {"A longer third?", " RIGHT\n"}, {"B?", " 東京\n"}}};
+  const dapt::ExactMatch metric{.questions = {question("A?", {"right"}, "domain"), question("Second?", {"right"}, "domain"), question("A longer third?", {"right"}, "general"),
+                                              question("B?", {"東京"})},
+                                .exemplars = {question("shown?", {"yes", "no"})},
+                                .batch_tokens = batch_tokens};
+  const dapt::MetricValue value = metric.evaluate(model, toy::ByteTokenizer{});
+  REQUIRE(value.value == 0.75);
+  REQUIRE(value.higher_is_better);
+  std::vector<std::string> predictions;
+  for (const auto& item : value.items) predictions.push_back(item.prediction);
+  REQUIRE((predictions == std::vector<std::string>{"right", "wrong", "RIGHT", "東京"}));
+  const std::map<std::string, double> groups = {{"group/domain", 0.5}, {"group/domain/items", 2}, {"group/general", 1}, {"group/general/items", 1}};
+  REQUIRE(value.details == groups);
+  REQUIRE(value.settings.at("normalisation") == "strip,casefold");
+  REQUIRE(value.settings.at("exemplars") == "1");
+  REQUIRE(value.settings.at("bos") == "none");
+  const std::string prompt = toy::ByteTokenizer{}.decode(model.prompts[0]);
+  REQUIRE(prompt == "Question: shown?\nAnswer: yes\n\nQuestion: A longer third?\nAnswer:");  // the longest is answered first
+}
+
+TEST_CASE("BOS stands once before the prompt where the tokenizer adds it") {
+  toy::TableLM model{.answers = {{"Q?", " sid\n"}}};
+  toy::ByteTokenizer tokenizer;
+  tokenizer.special.adds_bos = true;
+  const dapt::ExactMatch metric{.questions = {question("Q?", {"sid"})}, .exemplars = {}};
+  REQUIRE(metric.evaluate(model, tokenizer).settings.at("bos") == "257");
+  REQUIRE(model.prompts[0].front() == toy::bos);
+  REQUIRE(model.prompts[0][1] == 'Q');
+}
+
+TEST_CASE("an answer that normalises to nothing is wrong, also where an accepted one does") {
+  toy::TableLM model{.answers = {{"Q?", " 。\n"}}};
+  const dapt::ExactMatch metric{.questions = {question("Q?", {"、"})}, .exemplars = {}, .normalisation = dapt::japanese_normalisation()};
+  REQUIRE(metric.evaluate(model, toy::ByteTokenizer{}).value == 0);
+}
+
+TEST_CASE("no questions give NaN, and impossible options are refused") {
+  toy::TableLM model;
+  REQUIRE(std::isnan(dapt::ExactMatch{}.evaluate(model, toy::ByteTokenizer{}).value));
+  REQUIRE_THROWS_WITH(dapt::ExactMatch{.max_new_tokens = 0}.evaluate(model, toy::ByteTokenizer{}), "max_new_tokens: found 0, expected at least 1");
+  REQUIRE_THROWS_WITH(dapt::ExactMatch{.batch_tokens = 0}.evaluate(model, toy::ByteTokenizer{}), "batch_tokens: found 0, expected at least 1");
+}

@@ -1,0 +1,49 @@
+#include <fstream>
+#include <iterator>
+#include <limits>
+
+#include <catch2/catch.hpp>
+
+#include <dapt/metrics/results_json.hpp>
+#include <support/paths.hpp>
+
+namespace {
+
+dapt::MetricValue metric(std::string name, double value, std::vector<dapt::ItemResult> items) {
+  return {.name = std::move(name), .value = value, .higher_is_better = true, .items = std::move(items), .details = {{"top1", 0.5}}, .settings = {{"rule", "r"}}};
+}
+
+}  // namespace
+
+TEST_CASE("results have the promised keys") {
+  const double nan = std::numeric_limits<double>::quiet_NaN();
+  const std::vector<dapt::MetricValue> values = {
+      metric("qa_exact", 0.5, {{.id = "a1", .value = 1, .prediction = "東京", .rank = 0, .scores = {}}, {.id = "a2", .value = 0, .prediction = "", .rank = 0, .scores = {}}}),
+      metric("logp_mrr", 0.7, {{.id = "a1", .value = 1, .prediction = "z", .rank = 1, .scores = {{"z", -1.25}, {"a", -2}}},
+                               {.id = "a2", .value = 0.4, .prediction = "z", .rank = 2.5, .scores = {{"z", nan}}}}),
+      metric("perplexity", nan, {})};
+  const dapt::testing_support::TemporaryFolder folder;
+  dapt::write_results(folder.path() / "results.json", dapt::results_json("models/base", values));
+  std::ifstream stream(folder.path() / "results.json");
+  const std::string text{std::istreambuf_iterator<char>(stream), {}};
+  const auto json = nlohmann::ordered_json::parse(text);
+  REQUIRE(json["model"] == "models/base");
+  REQUIRE(json["qa_exact"] == 0.5);
+  REQUIRE(json["logp_mrr"] == 0.7);
+  REQUIRE(json["perplexity"].is_null());
+  REQUIRE(json["qa"].dump() == R"([{"id":"a1","prediction":"東京","correct":true},{"id":"a2","prediction":"","correct":false}])");
+  REQUIRE(json["cloze"].dump() == R"([{"id":"a1","rank":1,"scores":{"z":-1.25,"a":-2.0}},{"id":"a2","rank":2.5,"scores":{"z":null}}])");
+  REQUIRE(json["details"]["logp_mrr"]["top1"] == 0.5);
+  REQUIRE(json["settings"]["qa_exact"]["rule"] == "r");
+}
+
+TEST_CASE("what was not measured is not there") {
+  const auto json = dapt::results_json("m", {});
+  REQUIRE_FALSE(json.contains("qa"));
+  REQUIRE_FALSE(json.contains("qa_exact"));
+  REQUIRE_FALSE(json.contains("cloze"));
+}
+
+TEST_CASE("a place that cannot be written is an error that names it") {
+  REQUIRE_THROWS_WITH(dapt::write_results("/nonexistent-folder/results.json", dapt::results_json("m", {})), "/nonexistent-folder/results.json: cannot be written");
+}
