@@ -67,7 +67,7 @@ inline void check_operation(const Operation& fused, const Operation& formula, co
 /// Runs `body` once for each instruction set of this processor; the set in use is restored afterwards.
 inline void for_each_instruction_set(const std::function<void()>& body) {
   const InstructionSet chosen = instruction_set();
-  for (const auto set : {InstructionSet::portable, InstructionSet::avx2, InstructionSet::avx512_bf16}) {
+  for (const auto set : {InstructionSet::portable, InstructionSet::avx512_bf16}) {
     if (set > detail::processor_instruction_set()) continue;
     instruction_set() = set;
     body();

@@ -17,7 +17,7 @@ TEST_CASE("DAPT_ISA lowers the instruction set and refuses what is unknown", "[k
   setenv("DAPT_ISA", "portable", 1);
   CHECK(detail::chosen_instruction_set() == InstructionSet::portable);
   setenv("DAPT_ISA", "sse9", 1);
-  CHECK_THROWS_WITH(detail::chosen_instruction_set(), Catch::Contains("sse9") && Catch::Contains("portable, avx2 or avx512_bf16"));
+  CHECK_THROWS_WITH(detail::chosen_instruction_set(), Catch::Contains("sse9") && Catch::Contains("portable or avx512_bf16"));
   setenv("DAPT_ISA", "", 1);
   CHECK(detail::chosen_instruction_set() == detail::processor_instruction_set());
   setenv("DAPT_ISA", saved.c_str(), 1);

@@ -1,7 +1,8 @@
 // Which machine code the kernels of this folder run: found once, at run time, from the processor. No build flag changes it.
-// DAPT_ISA=avx2 or DAPT_ISA=portable in the environment asks for less than the processor has (to compare the paths); asking for more is an error.
+// DAPT_ISA=portable in the environment asks for less than the processor has (to compare the paths); asking for more than it has is an error.
 #pragma once
 
+#include <cstdint>
 #include <cstdlib>
 #include <string>
 #include <string_view>
@@ -10,20 +11,15 @@
 #include <ATen/Parallel.h>
 
 #include <dapt/core/error.hpp>
+#include <dapt/core/tensor.hpp>
 
 namespace dapt {
 
-/// From the least to the most: code with LibTorch operations only, own code for AVX2 + FMA, own code for AVX-512 with BF16 products.
-enum class InstructionSet { portable, avx2, avx512_bf16 };
+/// From the least to the most: LibTorch's operations only (which choose among AVX2 and AVX-512 themselves), own code for AVX-512 with BF16 products.
+enum class InstructionSet { portable, avx512_bf16 };
 
-/// "portable", "avx2" or "avx512_bf16".
-inline std::string_view instruction_set_name(InstructionSet set) {
-  switch (set) {
-    case InstructionSet::avx512_bf16: return "avx512_bf16";
-    case InstructionSet::avx2: return "avx2";
-    default: return "portable";
-  }
-}
+/// "portable" or "avx512_bf16".
+inline std::string_view instruction_set_name(InstructionSet set) { return set == InstructionSet::avx512_bf16 ? "avx512_bf16" : "portable"; }
 
 namespace detail {
 
@@ -32,7 +28,6 @@ inline InstructionSet processor_instruction_set() {
   if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
       __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512bf16"))
     return InstructionSet::avx512_bf16;
-  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return InstructionSet::avx2;
 #endif
   return InstructionSet::portable;
 }
@@ -41,12 +36,12 @@ inline InstructionSet chosen_instruction_set() {
   const InstructionSet found = processor_instruction_set();
   const char* wish = std::getenv("DAPT_ISA");
   if (wish == nullptr || *wish == '\0') return found;
-  for (const auto set : {InstructionSet::portable, InstructionSet::avx2, InstructionSet::avx512_bf16}) {
+  for (const auto set : {InstructionSet::portable, InstructionSet::avx512_bf16}) {
     if (instruction_set_name(set) != wish) continue;
     require(set <= found, "DAPT_ISA: found \"", wish, "\", but this processor offers ", instruction_set_name(found), " at most");
     return set;
   }
-  fail("DAPT_ISA: found \"", wish, "\", expected portable, avx2 or avx512_bf16");
+  fail("DAPT_ISA: found \"", wish, "\", expected portable or avx512_bf16");
 }
 
 }  // namespace detail
@@ -57,17 +52,28 @@ inline InstructionSet& instruction_set() {
   return set;
 }
 
+namespace detail {
+
+/// Whether the AVX-512 code of rms_norm, rope and swiglu takes these elements.
+inline bool takes_avx512_elementwise(const Tensor& x) {
+  return instruction_set() == InstructionSet::avx512_bf16 && x.is_cpu() && (x.scalar_type() == at::kFloat || x.scalar_type() == at::kBFloat16);
+}
+
+/// Elements below which a second thread costs more than it saves.
+inline constexpr std::int64_t elementwise_grain = 8192;
+
+}  // namespace detail
+
 /// Lines for the header of a run: which code each kernel runs on the CPU, so that a slow path is never taken unseen.
 inline std::vector<std::string> kernel_report() {
-  const InstructionSet set = instruction_set();
-  const std::string own = "own " + std::string(instruction_set_name(set)) + " code", torch = "LibTorch operations, in blocks";
-  const bool bf16_products = set == InstructionSet::avx512_bf16, vectors = set != InstructionSet::portable;
+  const bool own = instruction_set() == InstructionSet::avx512_bf16;
+  const std::string torch = "LibTorch operations";
   return {
-      "instruction set: " + std::string(instruction_set_name(set)) + " (processor: " +
+      "instruction set: " + std::string(instruction_set_name(instruction_set())) + " (the processor has " +
           std::string(instruction_set_name(detail::processor_instruction_set())) + "), threads: " + std::to_string(at::get_num_threads()),
-      "attention: bf16 " + (bf16_products ? own : torch) + "; fp32 " + torch,
-      "linear + cross entropy: bf16 and fp32 " + torch + ", softmax in fp32",
-      "rms_norm, rope, swiglu: bf16 and fp32 " + (vectors ? own : torch),
+      "attention: " + (own ? "bf16 with head sizes that are multiples of 16 in own AVX-512 code, else " + torch : torch) + " in blocks",
+      "linear + cross entropy: products " + torch + ", softmax " + (own ? "of bf16 in own AVX-512 code, else " + torch : torch),
+      "rms_norm, rope, swiglu: " + (own ? "fp32 and bf16 in own AVX-512 code, else " + torch : torch),
   };
 }
 

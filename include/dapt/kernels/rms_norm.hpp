@@ -2,10 +2,19 @@
 // The statistic and the quotient are computed in fp32 and rounded to x's type before the product with w, as transformers' LlamaRMSNorm does.
 #pragma once
 
+#include <algorithm>
+#include <cstdint>
+#include <utility>
+
+#include <ATen/Parallel.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/empty_like.h>
 #include <ATen/ops/rsqrt.h>
+#include <ATen/ops/zeros.h>
 
 #include <dapt/core/error.hpp>
 #include <dapt/core/tensor.hpp>
+#include <dapt/kernels/cpu/elementwise_avx512.hpp>
 #include <dapt/kernels/instruction_set.hpp>
 #include <torch/csrc/autograd/custom_function.h>
 
@@ -16,26 +25,91 @@ namespace detail {
 /// The type in which statistics of values of `dtype` are computed.
 inline at::ScalarType statistic_dtype(at::ScalarType dtype) { return dtype == at::kDouble ? at::kDouble : at::kFloat; }
 
-struct RmsNormFunction : torch::autograd::Function<RmsNormFunction> {
-  static Tensor forward(torch::autograd::AutogradContext* context, const Tensor& x, const Tensor& weight, double eps) {
+/// rms_norm with LibTorch's operations: any device, any floating type. Tensors: x and its gradients [N, C], inverse [N, 1].
+struct PortableRmsNorm {
+  static std::pair<Tensor, Tensor> forward(const Tensor& x, const Tensor& weight, double eps) {
     const Tensor wide = x.to(statistic_dtype(x.scalar_type()));
     const Tensor inverse = at::rsqrt(wide.square().mean(-1, /*keepdim=*/true).add(eps));
-    context->save_for_backward({x, weight, inverse});
-    return wide.mul(inverse).to(x.scalar_type()).mul(weight);
+    return {wide.mul(inverse).to(x.scalar_type()).mul(weight), inverse};
+  }
+
+  static std::pair<Tensor, Tensor> backward(const Tensor& x, const Tensor& weight, const Tensor& inverse, const Tensor& dy, bool wants_x, bool wants_weight) {
+    const auto wide = inverse.scalar_type();
+    const Tensor normal = x.to(wide).mul(inverse);
+    Tensor dx, dweight;
+    if (wants_x) {
+      const Tensor dnormal = dy.to(wide).mul(weight.to(wide));
+      dx = dnormal.sub(normal.mul(dnormal.mul(normal).mean(-1, true))).mul(inverse).to(x.scalar_type());
+    }
+    if (wants_weight) dweight = dy.to(wide).mul(normal).sum(0).to(weight.scalar_type());
+    return {dx, dweight};
+  }
+};
+
+#if defined(__x86_64__)
+/// The same in AVX-512 code, for contiguous rows of Element on the CPU.
+template <class Element>
+struct Avx512RmsNorm {
+  static std::pair<Tensor, Tensor> forward(const Tensor& x, const Tensor& weight, double eps) {
+    Tensor y = at::empty_like(x), inverse = at::empty({x.size(0), 1}, x.options().dtype(at::kFloat));
+    const std::int64_t width = x.size(1);
+    const Element *from = x.const_data_ptr<Element>(), *w = weight.const_data_ptr<Element>();
+    Element* to = y.mutable_data_ptr<Element>();
+    float* inverses = inverse.mutable_data_ptr<float>();
+    at::parallel_for(0, x.size(0), elementwise_grain / width + 1, [&](std::int64_t begin, std::int64_t end) {
+      for (std::int64_t r = begin; r < end; ++r) inverses[r] = avx512::rms_norm_row(from + r * width, w, width, eps, to + r * width);
+    });
+    return {y, inverse};
+  }
+
+  static std::pair<Tensor, Tensor> backward(const Tensor& x, const Tensor& weight, const Tensor& inverse, const Tensor& dy, bool wants_x, bool wants_weight) {
+    const std::int64_t width = x.size(1);
+    Tensor dx = wants_x ? at::empty_like(x) : Tensor();
+    // a sum for each block of rows, then the sum of these: as exact as summing in pairs, and the same bits for any number of threads
+    constexpr std::int64_t block = 32;
+    const std::int64_t rows = x.size(0), blocks = (rows + block - 1) / block;
+    Tensor parts = wants_weight ? at::zeros({blocks, width}, inverse.options()) : Tensor();
+    const Element *from = x.const_data_ptr<Element>(), *w = weight.const_data_ptr<Element>(), *gradient = dy.const_data_ptr<Element>();
+    const float* inverses = inverse.const_data_ptr<float>();
+    Element* to = wants_x ? dx.mutable_data_ptr<Element>() : nullptr;
+    float* sums = wants_weight ? parts.mutable_data_ptr<float>() : nullptr;
+    at::parallel_for(0, blocks, elementwise_grain / (block * width) + 1, [&](std::int64_t begin, std::int64_t end) {
+      for (std::int64_t r = begin * block; r < std::min(end * block, rows); ++r)
+        avx512::rms_norm_gradient_row(from + r * width, w, inverses[r], gradient + r * width, width, to == nullptr ? nullptr : to + r * width,
+                                      sums == nullptr ? nullptr : sums + r / block * width);
+    });
+    return {dx, wants_weight ? parts.sum(0).to(weight.scalar_type()) : Tensor()};
+  }
+};
+#endif
+
+struct RmsNormFunction : torch::autograd::Function<RmsNormFunction> {
+  static Tensor forward(torch::autograd::AutogradContext* context, const Tensor& x, const Tensor& weight, double eps) {
+    const Tensor rows = x.reshape({-1, weight.size(0)}).contiguous();
+    const auto [y, inverse] = with_implementation(rows, [&](auto implementation) { return implementation.forward(rows, weight.contiguous(), eps); });
+    context->save_for_backward({rows, weight, inverse});
+    context->saved_data["shape"] = x.sizes();
+    return y.view(x.sizes());
   }
 
   static torch::autograd::variable_list backward(torch::autograd::AutogradContext* context, torch::autograd::variable_list gradients) {
     const auto saved = context->get_saved_variables();
-    const Tensor &x = saved[0], &weight = saved[1], &inverse = saved[2], &dy = gradients[0];
-    const Tensor normal = x.to(inverse.scalar_type()).mul(inverse);
-    Tensor dx, dweight;
-    if (context->needs_input_grad(0)) {
-      const Tensor dnormal = dy.to(inverse.scalar_type()).mul(weight.to(inverse.scalar_type()));
-      dx = dnormal.sub(normal.mul(dnormal.mul(normal).mean(-1, true))).mul(inverse).to(x.scalar_type());
-    }
-    if (context->needs_input_grad(1))
-      dweight = dy.to(inverse.scalar_type()).mul(normal).reshape({-1, weight.size(0)}).sum(0).to(weight.scalar_type());
+    const Tensor &rows = saved[0], &weight = saved[1], &inverse = saved[2];
+    const Tensor dy = gradients[0].reshape(rows.sizes()).contiguous();
+    auto [dx, dweight] = with_implementation(rows, [&](auto implementation) {
+      return implementation.backward(rows, weight.contiguous(), inverse, dy, context->needs_input_grad(0), context->needs_input_grad(1));
+    });
+    if (dx.defined()) dx = dx.view(context->saved_data["shape"].toIntVector());
     return {dx, dweight, Tensor()};
+  }
+
+ private:
+  template <class Call>
+  static std::pair<Tensor, Tensor> with_implementation(const Tensor& rows, Call call) {
+#if defined(__x86_64__)
+    if (takes_avx512_elementwise(rows)) return rows.scalar_type() == at::kFloat ? call(Avx512RmsNorm<float>{}) : call(Avx512RmsNorm<c10::BFloat16>{});
+#endif
+    return call(PortableRmsNorm{});
   }
 };
 

@@ -2,12 +2,16 @@
 // Unlike transformers, cosines and sines are never rounded to bf16: angles in double, tables in fp32, products in fp32, one rounding at the end.
 #pragma once
 
+#include <algorithm>
+#include <cstdint>
+
+#include <ATen/Parallel.h>
 #include <ATen/ops/cat.h>
-#include <ATen/ops/cos.h>
-#include <ATen/ops/sin.h>
+#include <ATen/ops/empty_like.h>
 
 #include <dapt/core/error.hpp>
 #include <dapt/core/tensor.hpp>
+#include <dapt/kernels/cpu/elementwise_avx512.hpp>
 #include <dapt/kernels/instruction_set.hpp>
 #include <torch/csrc/autograd/custom_function.h>
 
@@ -27,8 +31,29 @@ inline RopeTable rope_table(const Tensor& position_ids, const Tensor& inverse_fr
 
 namespace detail {
 
+#if defined(__x86_64__)
+template <class Element>
+Tensor rotate_avx512(const Tensor& x, const Tensor& cos, const Tensor& sin, double direction) {
+  const Tensor from = x.contiguous(), c = cos.contiguous(), s = sin.contiguous();
+  Tensor y = at::empty_like(from);
+  const std::int64_t heads = x.size(2), head_size = x.size(3), token = heads * head_size, half = head_size / 2;
+  const Element* in = from.const_data_ptr<Element>();
+  const float *cosines = c.const_data_ptr<float>(), *sines = s.const_data_ptr<float>();
+  Element* out = y.mutable_data_ptr<Element>();
+  at::parallel_for(0, x.size(0) * x.size(1), elementwise_grain / std::max<std::int64_t>(token, 1) + 1, [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t t = begin; t < end; ++t)
+      avx512::rope_token(in + t * token, cosines + t * half, sines + t * half, static_cast<float>(direction), heads, head_size, out + t * token);
+  });
+  return y;
+}
+#endif
+
 /// Rotates by the table's angles, or back for direction -1 (the transpose, whatever the scaling).
 inline Tensor rotate(const Tensor& x, const Tensor& cos, const Tensor& sin, double direction) {
+#if defined(__x86_64__)
+  if (takes_avx512_elementwise(x))
+    return x.scalar_type() == at::kFloat ? rotate_avx512<float>(x, cos, sin, direction) : rotate_avx512<c10::BFloat16>(x, cos, sin, direction);
+#endif
   const auto type = x.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
   const Tensor c = cos.to(type).unsqueeze(2), s = sin.to(type).unsqueeze(2).mul(direction);
   const auto halves = x.to(type).chunk(2, -1);

@@ -2,10 +2,16 @@
 // Computed in fp32 and rounded once (transformers rounds silu(gate) first). Only the inputs are kept for the backward pass.
 #pragma once
 
+#include <cstdint>
+#include <utility>
+
+#include <ATen/Parallel.h>
+#include <ATen/ops/empty_like.h>
 #include <ATen/ops/sigmoid.h>
 
 #include <dapt/core/error.hpp>
 #include <dapt/core/tensor.hpp>
+#include <dapt/kernels/cpu/elementwise_avx512.hpp>
 #include <dapt/kernels/instruction_set.hpp>
 #include <torch/csrc/autograd/custom_function.h>
 
@@ -13,21 +19,69 @@ namespace dapt {
 
 namespace detail {
 
+inline Tensor portable_swiglu(const Tensor& gate, const Tensor& up) {
+  const auto wide = gate.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
+  const Tensor g = gate.to(wide);
+  return g.mul(at::sigmoid(g)).mul(up.to(wide)).to(gate.scalar_type());
+}
+
+inline std::pair<Tensor, Tensor> portable_swiglu_gradients(const Tensor& gate, const Tensor& up, const Tensor& dy) {
+  const auto dtype = gate.scalar_type(), wide = dtype == at::kDouble ? at::kDouble : at::kFloat;
+  const Tensor g = gate.to(wide), d = dy.to(wide), s = at::sigmoid(g);
+  const Tensor slope = s.mul(g.sub(g.mul(s)).add(1));
+  return {d.mul(up.to(wide)).mul(slope).to(dtype), d.mul(g).mul(s).to(dtype)};
+}
+
+#if defined(__x86_64__)
+template <class Element>
+Tensor avx512_swiglu(const Tensor& gate, const Tensor& up) {
+  Tensor y = at::empty_like(gate);
+  const Element *g = gate.const_data_ptr<Element>(), *u = up.const_data_ptr<Element>();
+  Element* to = y.mutable_data_ptr<Element>();
+  at::parallel_for(0, gate.numel(), elementwise_grain, [&](std::int64_t begin, std::int64_t end) {
+    avx512::swiglu_span(g + begin, u + begin, end - begin, to + begin);
+  });
+  return y;
+}
+
+template <class Element>
+std::pair<Tensor, Tensor> avx512_swiglu_gradients(const Tensor& gate, const Tensor& up, const Tensor& dy) {
+  Tensor dgate = at::empty_like(gate), dup = at::empty_like(up);
+  const Element *g = gate.const_data_ptr<Element>(), *u = up.const_data_ptr<Element>(), *d = dy.const_data_ptr<Element>();
+  Element *to_gate = dgate.mutable_data_ptr<Element>(), *to_up = dup.mutable_data_ptr<Element>();
+  at::parallel_for(0, gate.numel(), elementwise_grain, [&](std::int64_t begin, std::int64_t end) {
+    avx512::swiglu_gradient_span(g + begin, u + begin, d + begin, end - begin, to_gate + begin, to_up + begin);
+  });
+  return {dgate, dup};
+}
+#endif
+
+inline Tensor swiglu_output(const Tensor& gate, const Tensor& up) {
+#if defined(__x86_64__)
+  if (takes_avx512_elementwise(gate)) return gate.scalar_type() == at::kFloat ? avx512_swiglu<float>(gate, up) : avx512_swiglu<c10::BFloat16>(gate, up);
+#endif
+  return portable_swiglu(gate, up);
+}
+
+inline std::pair<Tensor, Tensor> swiglu_gradients(const Tensor& gate, const Tensor& up, const Tensor& dy) {
+#if defined(__x86_64__)
+  if (takes_avx512_elementwise(gate))
+    return gate.scalar_type() == at::kFloat ? avx512_swiglu_gradients<float>(gate, up, dy) : avx512_swiglu_gradients<c10::BFloat16>(gate, up, dy);
+#endif
+  return portable_swiglu_gradients(gate, up, dy);
+}
+
 struct SwigluFunction : torch::autograd::Function<SwigluFunction> {
   static Tensor forward(torch::autograd::AutogradContext* context, const Tensor& gate, const Tensor& up) {
-    context->save_for_backward({gate, up});
-    const auto type = gate.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
-    const Tensor wide = gate.to(type);
-    return wide.mul(at::sigmoid(wide)).mul(up.to(type)).to(gate.scalar_type());
+    const Tensor g = gate.contiguous(), u = up.contiguous();
+    context->save_for_backward({g, u});
+    return swiglu_output(g, u);
   }
 
   static torch::autograd::variable_list backward(torch::autograd::AutogradContext* context, torch::autograd::variable_list gradients) {
     const auto saved = context->get_saved_variables();
-    const auto dtype = saved[0].scalar_type();
-    const auto type = dtype == at::kDouble ? at::kDouble : at::kFloat;
-    const Tensor gate = saved[0].to(type), up = saved[1].to(type), dy = gradients[0].to(type), sigmoid = at::sigmoid(gate);
-    const Tensor dgate = dy.mul(up).mul(sigmoid).mul(gate.sub(gate.mul(sigmoid)).add(1));
-    return {dgate.to(dtype), dy.mul(gate).mul(sigmoid).to(dtype)};
+    const auto [dgate, dup] = swiglu_gradients(saved[0], saved[1], gradients[0].contiguous());
+    return {dgate, dup};
   }
 };
 

@@ -27,13 +27,18 @@ namespace dapt::detail::avx512 {
   return widen(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)));
 }
 
-/// The first `count` (below 16) elements, zero elsewhere.
+/// Lanes of the first `count` elements, all for 16 or more.
+[[gnu::target("avx512f,avx512bw,avx512vl,avx512dq,avx512bf16")]] inline __mmask16 first_lanes(std::int64_t count) {
+  return count >= 16 ? __mmask16(0xffff) : static_cast<__mmask16>((1u << count) - 1);
+}
+
+/// The first `count` elements (16 at most), zero elsewhere.
 [[gnu::target("avx512f,avx512bw,avx512vl,avx512dq,avx512bf16")]] inline __m512 load(const float* from, std::int64_t count) {
-  return _mm512_maskz_loadu_ps(static_cast<__mmask16>((1u << count) - 1), from);
+  return _mm512_maskz_loadu_ps(first_lanes(count), from);
 }
 
 [[gnu::target("avx512f,avx512bw,avx512vl,avx512dq,avx512bf16")]] inline __m512 load(const c10::BFloat16* from, std::int64_t count) {
-  return widen(_mm256_maskz_loadu_epi16(static_cast<__mmask16>((1u << count) - 1), from));
+  return widen(_mm256_maskz_loadu_epi16(first_lanes(count), from));
 }
 
 [[gnu::target("avx512f,avx512bw,avx512vl,avx512dq,avx512bf16")]] inline void store(float* to, __m512 value) { _mm512_storeu_ps(to, value); }
@@ -43,11 +48,18 @@ namespace dapt::detail::avx512 {
 }
 
 [[gnu::target("avx512f,avx512bw,avx512vl,avx512dq,avx512bf16")]] inline void store(float* to, __m512 value, std::int64_t count) {
-  _mm512_mask_storeu_ps(to, static_cast<__mmask16>((1u << count) - 1), value);
+  _mm512_mask_storeu_ps(to, first_lanes(count), value);
 }
 
 [[gnu::target("avx512f,avx512bw,avx512vl,avx512dq,avx512bf16")]] inline void store(c10::BFloat16* to, __m512 value, std::int64_t count) {
-  _mm256_mask_storeu_epi16(to, static_cast<__mmask16>((1u << count) - 1), (__m256i)_mm512_cvtneps_pbh(value));
+  _mm256_mask_storeu_epi16(to, first_lanes(count), (__m256i)_mm512_cvtneps_pbh(value));
+}
+
+/// The value as an element of the pointer's type holds it.
+[[gnu::target("avx512f,avx512bw,avx512vl,avx512dq,avx512bf16")]] inline __m512 rounded(const float*, __m512 value) { return value; }
+
+[[gnu::target("avx512f,avx512bw,avx512vl,avx512dq,avx512bf16")]] inline __m512 rounded(const c10::BFloat16*, __m512 value) {
+  return widen((__m256i)_mm512_cvtneps_pbh(value));
 }
 
 /// e^x within 2 units in the last place of fp32; 0 below e^-87, where results would be subnormal (and slow); infinity far above; NaN stays NaN.
