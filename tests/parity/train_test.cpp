@@ -58,7 +58,6 @@ void require_equal(const std::string& setting, const std::vector<double>& found,
     REQUIRE(std::abs(found[step] - expected[step]) < 1e-4);
     worst = std::max(worst, std::abs(found[step] - expected[step]));
   }
-  REQUIRE(expected.front() - expected.back() > 0.01);  // something was learned, so that agreement says something
   std::cout << "parity of " << setting << ": largest difference of a loss " << worst << "\n";
 }
 
@@ -115,19 +114,24 @@ dapt::Llama tiny_model() {
 
 }  // namespace
 
+TEST_CASE("the recorded tiny runs learn, so that agreement with them says something") {
+  const auto reference = recorded("tiny.json");  // their data repeat every five steps, so the losses can be compared
+  for (const std::vector<double> losses : reference["losses"]) REQUIRE(losses.front() - losses.back() > 0.1);
+}
+
 TEST_CASE("20 steps on a tiny Llama have the losses of PEFT, torch and galore_torch") {
   const auto reference = recorded("tiny.json");
   const auto rows = tiny_rows();
   const auto options = [&](const char* setting) { return dapt::TrainOptions{.lr = reference["lr"][setting], .batch_size = 4, .micro_batch_size = 2}; };
   require_equal("tiny lora", losses(tiny_model(), dapt::Lora{.rank = 4}, dapt::AdamW{}, rows, options("lora")), reference["losses"]["lora"]);
   require_equal("tiny full", losses(tiny_model(), dapt::FullParameter{}, dapt::AdamW{.weight_decay = 0.01}, rows, options("full")), reference["losses"]["full"]);
-  require_equal("tiny galore", losses(tiny_model(), dapt::FullParameter{}, exact_galore(8, {}), rows, options("galore")), reference["losses"]["galore"]);
+  require_equal("tiny galore", losses(tiny_model(), dapt::FullParameter{}, exact_galore(4, {}), rows, options("galore")), reference["losses"]["galore"]);
 }
 
 TEST_CASE("layer-wise steps have the same losses") {
   const auto reference = recorded("tiny.json");
   const dapt::TrainOptions options{.lr = reference["lr"]["galore"], .batch_size = 4, .micro_batch_size = 2, .layer_wise = true};
-  require_equal("tiny galore, layer-wise", losses(tiny_model(), dapt::FullParameter{}, exact_galore(8, {}), tiny_rows(), options), reference["losses"]["galore"]);
+  require_equal("tiny galore, layer-wise", losses(tiny_model(), dapt::FullParameter{}, exact_galore(4, {}), tiny_rows(), options), reference["losses"]["galore"]);
 }
 
 TEST_CASE("20 steps on SmolLM2 have the losses of PEFT, torch and galore_torch") {

@@ -131,7 +131,7 @@ def run_settings(make_model, make_windows, lrs, rank, galore_rank, galore_layers
 
 def tiny(path):
     lrs = {"lora": 1e-2, "full": 1e-3, "galore": 1e-3}
-    losses = run_settings(tiny_model, tiny_windows, lrs, rank=4, galore_rank=8, galore_layers=range(3))
+    losses = run_settings(tiny_model, tiny_windows, lrs, rank=4, galore_rank=4, galore_layers=range(3))
     json.dump({"lr": lrs, "losses": losses}, open(path, "w"), indent=1)
 
 
