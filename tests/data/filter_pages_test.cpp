@@ -1,0 +1,126 @@
+#include <dapt/data/filter_pages.hpp>
+
+#include <fstream>
+#include <sstream>
+
+#include <catch2/catch.hpp>
+#include <range/v3/range/conversion.hpp>
+
+#include <dapt/data/score_pages.hpp>
+#include <dapt/data/scorers/field_scorer.hpp>
+
+#include "support/paths.hpp"
+
+using dapt::FilterSummary;
+using dapt::Page;
+
+namespace {
+
+std::vector<Page> scored_pages() {
+  return {{"a", 1, "日本語", 0.9}, {"a", 2, "four", 0.5}, {"b", 1, "xy", 0.4}, {"b", 2, "z", 0.1}};
+}
+
+struct BadScorer {
+  static constexpr std::string_view name = "bad";
+  double value = 0;
+  std::size_t missing = 0;
+  std::vector<double> score(std::span<const Page> pages) const { return std::vector<double>(pages.size() - missing, value); }
+};
+
+/// Scores by length, and remembers nothing of the pages around.
+struct LengthScorer {
+  static constexpr std::string_view name = "length";
+  std::vector<double> score(std::span<const Page> pages) const {
+    std::vector<double> scores;
+    for (const Page& page : pages) scores.push_back(static_cast<double>(page.text.size()));
+    return scores;
+  }
+};
+
+}  // namespace
+
+TEST_CASE("filter_pages keeps scores of at least min_score and counts both sides") {
+  const auto pages = scored_pages();
+  const dapt::PageLabels labels{{{"a", 1}, true}, {{"a", 2}, false}, {{"b", 1}, true}};
+  FilterSummary summary;
+  const auto kept = pages | dapt::filter_pages({.min_score = 0.5, .scorer = "field", .labels = &labels,
+                                                .count_tokens = [](std::string_view text) { return static_cast<std::int64_t>(text.size()); }}, &summary) |
+                    ranges::to<std::vector>();
+  REQUIRE(kept.size() == 2);
+  REQUIRE(kept[0].text == "日本語");
+  REQUIRE(kept[1].page == 2);
+  REQUIRE(summary.kept.pages == 2);
+  REQUIRE(summary.kept.characters == 3 + 4);
+  REQUIRE(summary.kept.tokens == 9 + 4);
+  REQUIRE(summary.kept.estimated_tokens() == 3);
+  REQUIRE(summary.dropped.pages == 2);
+  REQUIRE(summary.dropped.characters == 3);
+  REQUIRE(summary.dropped.tokens == 3);
+  REQUIRE(summary.agreement.has_value());
+  REQUIRE(summary.agreement->kept_domain == 1);
+  REQUIRE(summary.agreement->kept_other == 1);
+  REQUIRE(summary.agreement->dropped_domain == 1);
+  REQUIRE(summary.agreement->unlabelled == 1);
+  REQUIRE(summary.agreement->precision() == 0.5);
+  REQUIRE(summary.agreement->recall() == 0.5);
+  REQUIRE(summary.agreement->f1() == 0.5);
+
+  std::ostringstream text;
+  text << summary;
+  REQUIRE(text.str() ==
+          "filter: field >= 0.5\n"
+          "  kept    2 pages, 7 characters, 13 tokens, 3 tokens at two characters each\n"
+          "  dropped 2 pages, 3 characters, 3 tokens, 1 tokens at two characters each\n"
+          "  against labels: precision 0.5, recall 0.5, F1 0.5 (1 pages without a label)\n");
+}
+
+TEST_CASE("filter_pages: no page left is an error that says how far off they are") {
+  const auto pages = scored_pages();
+  REQUIRE_THROWS_WITH(pages | dapt::filter_pages(2.0) | ranges::to<std::vector>(), Catch::Contains("none of 4 pages has a score of at least 2 (highest 0.9)"));
+  const std::vector<Page> none;
+  REQUIRE_THROWS_WITH(none | dapt::filter_pages(2.0) | ranges::to<std::vector>(), Catch::Contains("none of 0 pages"));
+}
+
+TEST_CASE("filter_pages: a page without a score is an error that names it") {
+  const std::vector<Page> pages{{"a", 1, "x", 1.0}, {"a", 2, "y", {}}};
+  REQUIRE_THROWS_WITH(pages | dapt::filter_pages(0.5) | ranges::to<std::vector>(), Catch::Contains("work \"a\", page 2 has no score"));
+  REQUIRE_THROWS_WITH(pages | dapt::score_pages(dapt::FieldScorer{}) | ranges::to<std::vector>(), Catch::Contains("work \"a\", page 2 has no field \"score\""));
+}
+
+TEST_CASE("FieldScorer gives the score of the file") {
+  const auto pages = scored_pages();
+  REQUIRE(dapt::FieldScorer{}.score(pages) == std::vector<double>{0.9, 0.5, 0.4, 0.1});
+}
+
+TEST_CASE("score_pages sets the score of every page, whatever the chunks") {
+  const auto pages = scored_pages();
+  for (const std::int64_t pages_at_once : {1, 3, 100}) {
+    const auto scored = pages | dapt::score_pages(LengthScorer{}, pages_at_once) | ranges::to<std::vector>();
+    REQUIRE(scored.size() == 4);
+    REQUIRE(scored[0].score == 9.0);
+    REQUIRE(scored[3].score == 1.0);
+  }
+}
+
+TEST_CASE("score_pages refuses scores that are none") {
+  const auto pages = scored_pages();
+  const auto score = [&](BadScorer scorer) { return pages | dapt::score_pages(scorer) | ranges::to<std::vector>(); };
+  REQUIRE_THROWS_WITH(score({.value = std::numeric_limits<double>::quiet_NaN()}), Catch::Contains("scorer bad: the score of work \"a\", page 1 is nan"));
+  REQUIRE_THROWS_WITH(score({.missing = 1}), Catch::Contains("scorer bad: found 3 scores for 4 pages"));
+}
+
+TEST_CASE("read_page_labels reads labels and names the line that is none") {
+  const dapt::testing_support::TemporaryFolder folder;
+  const auto read = [&](const std::string& content) {
+    std::ofstream(folder.path() / "l.jsonl") << content;
+    return dapt::read_page_labels(folder.path() / "l.jsonl");
+  };
+  const auto labels = read("{\"work\":\"a\",\"page\":1,\"domain\":true}\n{\"work\":\"a\",\"page\":2,\"domain\":false}\n");
+  REQUIRE(labels.size() == 2);
+  REQUIRE(labels.at({"a", 1}));
+  REQUIRE(!labels.at({"a", 2}));
+  REQUIRE_THROWS_WITH(read("{\"work\":\"a\",\"page\":1,\"domain\":1}\n"), Catch::Contains("l.jsonl:1: expected {\"work\""));
+  REQUIRE_THROWS_WITH(read("{\"work\":\"a\",\"page\":1,\"domain\":true}\n{\"work\":\"a\",\"page\":1,\"domain\":true}\n"), Catch::Contains("l.jsonl:2: work \"a\", page 1 has a label already"));
+  REQUIRE_THROWS_WITH(read(""), Catch::Contains("is empty"));
+  REQUIRE_THROWS_WITH(dapt::read_page_labels(folder.path() / "none"), Catch::Contains("cannot read page labels"));
+}
