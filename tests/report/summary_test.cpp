@@ -55,6 +55,8 @@ TEST_CASE("verdict: one winner, several, one metric without gain, no gain, nothi
   CHECK(sentence(comparison({model("a", 0.3, 0.6), model("b", 0.25, 0.55)})) == "a is best by QA_exact and logp_mrr.");
   CHECK(sentence(comparison({model("a", 0.3, 0.55), model("b", 0.25, 0.6)})) == "a is best by QA_exact; b is best by logp_mrr.");
   CHECK(sentence(comparison({model("a", 0.3, 0.4), model("b", 0.25, 0.5)})) == "a is best by QA_exact; no setting beats the base by logp_mrr.");
+  CHECK(sentence(comparison({model("a", 0.3, 0.6)})) == "a beats the base by QA_exact and logp_mrr.");
+  CHECK(sentence(comparison({model("a", 0.3, 0.4)})) == "a beats the base by QA_exact, not by logp_mrr.");
   CHECK(sentence(comparison({model("a", 0.2, 0.4), model("b", 0.1, 0.5)})) == "No setting beats the base.");
   CHECK(sentence(comparison({model("a", nan_value, nan_value)})) == "No setting beats the base.");
   CHECK(sentence(comparison({})) == "Only the base was evaluated: there is nothing to compare.");
@@ -70,7 +72,7 @@ TEST_CASE("verdict: a lower perplexity alone does not make a winner where the ta
   only_perplexity.settings = {only_perplexity.base};
   only_perplexity.settings[0].name = "a";
   only_perplexity.settings[0].metrics[0].value = 8;
-  CHECK(sentence(only_perplexity) == "a is best by perplexity.");
+  CHECK(sentence(only_perplexity) == "a beats the base by perplexity.");
 }
 
 TEST_CASE("items: the four states, and the tally, matched by id and not by place") {

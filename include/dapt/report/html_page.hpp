@@ -17,7 +17,7 @@ main { max-width: 1320px; margin: 0 auto; padding: 24px 20px 64px; }
 h1 { font-size: 1.6rem; line-height: 1.25; margin: 0 0 4px; overflow-wrap: anywhere; }
 h2 { font-size: 1.2rem; margin: 40px 0 4px; }
 h3 { font-size: 1rem; margin: 20px 0 4px; }
-p { margin: 4px 0 12px; max-width: 75ch; }
+p { margin: 4px 0 12px; max-width: 100ch; }
 .soft, figcaption { color: var(--soft); font-size: .9rem; }
 a { color: var(--accent); }
 :focus-visible { outline: 2px solid var(--accent); outline-offset: 1px; }

@@ -223,9 +223,11 @@ inline Verdict verdict(const ComparisonResult& result, const std::vector<MetricC
   Verdict verdict;
   for (const auto& [setting, metrics] : wins) {
     verdict.winners.push_back(setting);
-    verdict.sentence += (verdict.sentence.empty() ? "" : "; ") + setting->name + " is best by " + metrics;
+    const char* claim = result.settings.size() > 1 ? " is best by " : " beats the base by ";
+    verdict.sentence += (verdict.sentence.empty() ? "" : "; ") + setting->name + claim + metrics;
   }
-  verdict.sentence += without_gain.empty() ? "." : "; no setting beats the base by " + without_gain + ".";
+  if (!without_gain.empty()) verdict.sentence += (result.settings.size() > 1 ? "; no setting beats the base by " : ", not by ") + without_gain;
+  verdict.sentence += ".";
   return verdict;
 }
 
