@@ -97,11 +97,25 @@ inline std::string counted(const std::vector<std::string>& names, const char* wh
   return text + (names.size() > 3 ? ", ..." : "");
 }
 
-inline void copy_lora_tensors(const SafetensorsFile& weights, const NamedParameters& parameters) {
+/// PEFT adds a copy of the base weight where the head or the embedding is a target ("<module>.base_layer.weight"). It must be the model's own.
+inline bool is_base_copy(const SafetensorsFile& weights, const std::string& key, const NamedParameters& base) {
+  const std::string ending = ".base_layer.weight";
+  if (!key.starts_with(peft_prefix) || !key.ends_with(ending)) return false;
+  const std::string name = key.substr(peft_prefix.size(), key.size() - peft_prefix.size() - ending.size()) + ".weight";
+  const auto parameter = std::find_if(base.begin(), base.end(), [&](const auto& candidate) { return candidate.name == name; });
+  if (parameter == base.end()) return false;
+  require(weights.tensor(key).to(parameter->value.options()).equal(parameter->value.detach()), weights.path().string(), ": tensor \"", key,
+          "\" differs from the model's ", name);
+  return true;
+}
+
+/// Copies the file's tensors into `parameters` of an adapter on a model with parameters `base`.
+inline void copy_lora_tensors(const SafetensorsFile& weights, const NamedParameters& parameters, const NamedParameters& base) {
   const c10::NoGradGuard no_grad;
   std::set<std::string> expected;
   for (const auto& parameter : parameters) expected.insert(peft_prefix + parameter.name);
-  const auto found = weights.names();
+  auto found = weights.names();
+  std::erase_if(found, [&](const std::string& key) { return is_base_copy(weights, key, base); });
   std::vector<std::string> missing, unexpected;
   std::set_difference(expected.begin(), expected.end(), found.begin(), found.end(), std::back_inserter(missing));
   std::set_difference(found.begin(), found.end(), expected.begin(), expected.end(), std::back_inserter(unexpected));
@@ -136,7 +150,7 @@ PeftAdapter load_peft_adapter(const std::filesystem::path& folder, M& model) {
   PeftAdapter adapter{detail::read_lora_config(folder / "adapter_config.json", weights), {}};
   adapter.state = adapter.lora.attach(model);
   try {
-    detail::copy_lora_tensors(weights, adapter.lora.trainable_parameters(adapter.state));
+    detail::copy_lora_tensors(weights, adapter.lora.trainable_parameters(adapter.state), model.parameters());
   } catch (...) {
     adapter.lora.detach(adapter.state, model);
     throw;

@@ -117,10 +117,13 @@ class Llama {
 
 namespace detail {
 
+/// Rows whose logits exist at the same time where the head has an adapter.
+inline constexpr std::int64_t adapted_head_rows = 256;
+
 /// Log probabilities of the labels, fp32 [N], 0 where ignored, from the rows' logits.
 inline Tensor label_log_probs(const Tensor& logits, const Tensor& labels) {
   const Tensor ignored = labels.eq(ignore_index);
-  const Tensor chosen = at::log_softmax(logits.to(softmax_dtype(logits)), -1).gather(1, labels.masked_fill(ignored, 0).unsqueeze(1)).squeeze(1);
+  const Tensor chosen = at::log_softmax(logits.to(at::kFloat), -1).gather(1, labels.masked_fill(ignored, 0).unsqueeze(1)).squeeze(1);
   return chosen.masked_fill(ignored, 0);
 }
 
@@ -174,8 +177,9 @@ inline Llama::Llama(LlamaConfig config, const TensorLookup& lookup, LlamaOptions
   }
   norm_ = get("model.norm.weight", {c.hidden_size});
   head_ = std::make_unique<Linear>(c.tie_word_embeddings ? Linear{"lm_head", embed_tokens_, {}, {}} : linear("lm_head", c.vocab_size, c.hidden_size, false));
-  const Tensor exponents = at::arange(0, c.head_dim, 2, embed_tokens_.options().dtype(at::kDouble)) / static_cast<double>(c.head_dim);
-  inverse_frequencies_ = at::pow(c.rope_theta, exponents.neg());
+  // In fp32 step by step as transformers does it: at position 1,000 the last bit of a frequency is visible in the logits.
+  const Tensor exponents = at::arange(0, c.head_dim, 2, embed_tokens_.options().dtype(at::kFloat)).div(static_cast<double>(c.head_dim));
+  inverse_frequencies_ = at::pow(c.rope_theta, exponents).reciprocal().to(at::kDouble);
 }
 
 inline Tensor Llama::embed(const Tensor& input_ids) const {
@@ -212,9 +216,9 @@ inline LossSum Llama::loss(const Batch& batch) {
 }
 
 inline Tensor Llama::adapted_head_loss(const Tensor& hidden, const Tensor& labels) const {
-  Tensor sum = at::zeros({}, hidden.options().dtype(detail::softmax_dtype(hidden)));
-  for (std::int64_t begin = 0; begin < hidden.size(0); begin += detail::cross_entropy_chunk_rows) {
-    const auto length = std::min(detail::cross_entropy_chunk_rows, hidden.size(0) - begin);
+  Tensor sum = at::zeros({}, hidden.options().dtype(at::kFloat));
+  for (std::int64_t begin = 0; begin < hidden.size(0); begin += detail::adapted_head_rows) {
+    const auto length = std::min(detail::adapted_head_rows, hidden.size(0) - begin);
     const auto chunk_loss = [head = head_.get(), targets = labels.narrow(0, begin, length)](const Tensor& rows) {
       return detail::label_log_probs(head->forward(rows), targets).sum().neg();
     };
@@ -231,8 +235,8 @@ inline Tensor Llama::token_log_probs(const Batch& batch) {
   Tensor result;
   if (head_->adapted) {
     std::vector<Tensor> chunks;
-    for (std::int64_t begin = 0; begin < rows.size(0); begin += detail::cross_entropy_chunk_rows) {
-      const auto length = std::min(detail::cross_entropy_chunk_rows, rows.size(0) - begin);
+    for (std::int64_t begin = 0; begin < rows.size(0); begin += detail::adapted_head_rows) {
+      const auto length = std::min(detail::adapted_head_rows, rows.size(0) - begin);
       chunks.push_back(detail::label_log_probs(head_->forward(rows.narrow(0, begin, length)), labels.narrow(0, begin, length)));
     }
     result = at::cat(chunks);

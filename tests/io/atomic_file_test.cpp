@@ -1,0 +1,87 @@
+#include <csignal>
+#include <fstream>
+#include <iterator>
+#include <string>
+
+#include <sys/resource.h>
+
+#include <catch2/catch.hpp>
+
+#include <dapt/io/atomic_file.hpp>
+
+#include "support/paths.hpp"
+
+using dapt::AtomicFile;
+using dapt::write_file_atomically;
+using dapt::testing_support::TemporaryFolder;
+
+namespace {
+
+std::string content(const std::filesystem::path& file) {
+  std::ifstream in(file, std::ios::binary);
+  return {std::istreambuf_iterator<char>(in), {}};
+}
+
+std::ptrdiff_t files_in(const std::filesystem::path& folder) {
+  return std::distance(std::filesystem::directory_iterator(folder), std::filesystem::directory_iterator());
+}
+
+/// Lets no file of this process grow beyond `bytes` while it lives: writing more fails as on a full disk.
+class FileSizeLimit {
+ public:
+  explicit FileSizeLimit(rlim_t bytes) : handler_(std::signal(SIGXFSZ, SIG_IGN)) {
+    getrlimit(RLIMIT_FSIZE, &before_);
+    const rlimit limited{bytes, before_.rlim_max};
+    setrlimit(RLIMIT_FSIZE, &limited);
+  }
+  ~FileSizeLimit() {
+    setrlimit(RLIMIT_FSIZE, &before_);
+    std::signal(SIGXFSZ, handler_);
+  }
+
+ private:
+  rlimit before_{};
+  void (*handler_)(int);
+};
+
+}  // namespace
+
+TEST_CASE("A committed file replaces the one before it and leaves nothing beside it") {
+  const TemporaryFolder folder;
+  const auto file = folder.path() / "a.json";
+  write_file_atomically(file, "first");
+  write_file_atomically(file, "second, longer");
+  REQUIRE(content(file) == "second, longer");
+  REQUIRE(files_in(folder.path()) == 1);
+}
+
+TEST_CASE("Until commit the target is untouched, and without it nothing is left") {
+  const TemporaryFolder folder;
+  const auto file = folder.path() / "a.json";
+  write_file_atomically(file, "old");
+  {
+    AtomicFile next(file);
+    next.write("new");
+    REQUIRE(content(file) == "old");
+  }
+  REQUIRE(content(file) == "old");
+  REQUIRE(files_in(folder.path()) == 1);
+}
+
+TEST_CASE("A write that fails half way keeps the old file and names it") {
+  const TemporaryFolder folder;
+  const auto file = folder.path() / "a.bin";
+  write_file_atomically(file, "old");
+  const std::string large(100'000, 'x');
+  {
+    const FileSizeLimit limit(4096);
+    REQUIRE_THROWS_WITH(write_file_atomically(file, large), Catch::Contains(file.string()) && Catch::Contains("cannot write"));
+  }
+  REQUIRE(content(file) == "old");
+  REQUIRE(files_in(folder.path()) == 1);
+}
+
+TEST_CASE("A folder that is not there is named") {
+  const TemporaryFolder folder;
+  REQUIRE_THROWS_WITH(write_file_atomically(folder.path() / "none" / "a.json", "x"), Catch::Contains("none/a.json") && Catch::Contains("No such file"));
+}

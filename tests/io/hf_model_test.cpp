@@ -1,0 +1,186 @@
+#include <fstream>
+#include <functional>
+#include <iterator>
+#include <string>
+
+#include <catch2/catch.hpp>
+
+#include <ATen/ops/zeros.h>
+
+#include <dapt/io/hf_model.hpp>
+
+#include "models/tiny_models.hpp"
+#include "support/paths.hpp"
+
+using namespace dapt;
+using namespace dapt::testing_support;
+
+namespace {
+
+std::string read(const std::filesystem::path& file) {
+  std::ifstream in(file, std::ios::binary);
+  return {std::istreambuf_iterator<char>(in), {}};
+}
+
+/// A copy of a tiny model whose tensors and configuration a test may change before it loads.
+class Copy {
+ public:
+  explicit Copy(const std::string& variant) {
+    std::filesystem::copy_file(tiny_folder(variant) / "config.json", path() / "config.json");
+    const SafetensorsFile weights(tiny_folder(variant) / "model.safetensors");
+    for (const auto& name : weights.names()) tensors_.push_back({name, weights.tensor(name)});
+    write();
+  }
+  const std::filesystem::path& path() const { return folder_.path(); }
+
+  void config(const std::function<void(nlohmann::json&)>& change) {
+    auto json = nlohmann::json::parse(read(path() / "config.json"));
+    change(json);
+    std::ofstream(path() / "config.json") << json;
+  }
+  void set(const std::string& name, const Tensor& value) {
+    drop(name);
+    tensors_.push_back({name, value});
+    write();
+  }
+  void drop(const std::string& name) {
+    std::erase_if(tensors_, [&](const auto& tensor) { return tensor.name == name; });
+    write();
+  }
+  Tensor get(const std::string& name) const {
+    for (const auto& tensor : tensors_)
+      if (tensor.name == name) return tensor.value;
+    FAIL("no tensor " << name);
+    return {};
+  }
+
+  void refused(const std::string& message) const {
+    INFO(message);
+    REQUIRE_THROWS_WITH(load_llama(path(), at::kFloat), Catch::Contains(path().string()) && Catch::Contains(message));
+  }
+
+ private:
+  void write() const { write_safetensors(path() / "model.safetensors", tensors_); }
+
+  TemporaryFolder folder_;
+  NamedParameters tensors_;
+};
+
+}  // namespace
+
+TEST_CASE("A folder is loaded in the dtype asked for, with tensors of its own") {
+  const Copy copy("llama_grouped");
+  auto model = load_llama(copy.path(), at::kBFloat16);
+  REQUIRE(model.dtype() == at::kBFloat16);
+  for (const auto& parameter : model.parameters()) {
+    INFO(parameter.name);
+    REQUIRE(parameter.value.equal(copy.get(parameter.name).to(at::kBFloat16)));
+  }
+  const std::string before = read(copy.path() / "model.safetensors");
+  auto same = load_llama(copy.path(), at::kFloat);
+  same.parameters()[0].value.zero_();
+  REQUIRE(read(copy.path() / "model.safetensors") == before);
+  REQUIRE(load_llama(copy.path(), at::kFloat).parameters()[0].value.abs().max().item<float>() > 0);
+}
+
+TEST_CASE("Missing, unexpected and misshapen tensors are errors with their names") {
+  Copy copy("llama_bias");
+  SECTION("missing") {
+    copy.drop("model.layers.1.mlp.up_proj.bias");
+    copy.refused("no tensor \"model.layers.1.mlp.up_proj.bias\"");
+  }
+  SECTION("unexpected") {
+    copy.set("model.layers.2.mlp.up_proj.weight", at::zeros({40, 24}));
+    copy.refused("unexpected tensor \"model.layers.2.mlp.up_proj.weight\"");
+  }
+  SECTION("a bias that the configuration does not know") {
+    copy.config([](auto& json) { json["mlp_bias"] = false; });
+    copy.refused("unexpected tensor \"model.layers.0.mlp.down_proj.bias\"");
+  }
+  SECTION("shape") {
+    copy.set("model.layers.0.self_attn.k_proj.weight", at::zeros({24, 23}));
+    copy.refused("\"model.layers.0.self_attn.k_proj.weight\" has shape [24, 23], expected [24, 24]");
+  }
+  SECTION("type") {
+    copy.set("model.norm.weight", at::zeros({24}, at::kLong));
+    copy.refused("tensor \"model.norm.weight\" is Long, expected F32, BF16 or F16");
+  }
+  SECTION("rotary tables of old folders are no surprise") {
+    copy.set("model.layers.0.self_attn.rotary_emb.inv_freq", at::zeros({4}));
+    REQUIRE_NOTHROW(load_llama(copy.path(), at::kFloat));
+  }
+}
+
+TEST_CASE("The head may be absent only where the configuration ties it") {
+  Copy untied("llama_bias");
+  untied.drop("lm_head.weight");
+  untied.refused("no tensor \"lm_head.weight\"; expected it because config.json says tie_word_embeddings false");
+
+  Copy tied("llama_grouped");
+  tied.set("lm_head.weight", tied.get("model.embed_tokens.weight").clone());
+  REQUIRE_NOTHROW(load_llama(tied.path(), at::kFloat));
+  tied.set("lm_head.weight", at::zeros({67, 24}));
+  tied.refused("lm_head.weight differs from model.embed_tokens.weight");
+}
+
+TEST_CASE("Other formats and folders that are none are refused with what was found") {
+  const Copy copy("llama_grouped");
+  std::filesystem::rename(copy.path() / "model.safetensors", copy.path() / "pytorch_model-00001-of-00002.bin");
+  copy.refused("found pytorch_model-00001-of-00002.bin, expected model.safetensors");
+  std::filesystem::remove(copy.path() / "pytorch_model-00001-of-00002.bin");
+  copy.refused("found no weights");
+  std::filesystem::remove(copy.path() / "config.json");
+  copy.refused("config.json: cannot open");
+  REQUIRE_THROWS_WITH(load_llama(copy.path() / "none", at::kFloat), Catch::Contains("none: not a folder"));
+}
+
+TEST_CASE("A truncated weight file is refused before any tensor is used") {
+  const Copy copy("llama_grouped");
+  std::filesystem::resize_file(copy.path() / "model.safetensors", std::filesystem::file_size(copy.path() / "model.safetensors") - 1);
+  copy.refused("model.safetensors: tensor");
+}
+
+TEST_CASE("A saved model is the loaded one, with its configuration and tokenizer files") {
+  Copy source("mistral_window");
+  source.config([](auto& json) { json["some_key"] = "kept"; });
+  std::ofstream(source.path() / "tokenizer.json") << "{\"a\": 1}";
+  std::ofstream(source.path() / "notes.txt") << "not ours";
+  const TemporaryFolder out;
+  auto model = load_llama(source.path(), at::kFloat);
+  for (const auto& parameter : model.parameters()) Tensor(parameter.value).mul_(2);
+  save_llama(model, source.path(), out.path() / "saved");
+
+  auto again = load_llama(out.path() / "saved", at::kFloat);
+  const auto a = model.parameters(), b = again.parameters();
+  REQUIRE(a.size() == b.size());
+  for (std::size_t i = 0; i < a.size(); ++i) {
+    REQUIRE(a[i].name == b[i].name);
+    REQUIRE(a[i].value.equal(b[i].value));
+  }
+  REQUIRE(read(out.path() / "saved" / "tokenizer.json") == "{\"a\": 1}");
+  REQUIRE_FALSE(std::filesystem::exists(out.path() / "saved" / "notes.txt"));
+  const auto config = nlohmann::json::parse(read(out.path() / "saved" / "config.json"));
+  REQUIRE(config["some_key"] == "kept");
+  REQUIRE(config["dtype"] == "float32");
+  REQUIRE(SafetensorsFile(out.path() / "saved" / "model.safetensors").metadata().at("format") == "pt");
+}
+
+TEST_CASE("The dtype written is the model's") {
+  const TemporaryFolder out;
+  auto model = load_llama(tiny_folder("llama_grouped"), at::kBFloat16);
+  save_llama(model, tiny_folder("llama_grouped"), out.path());
+  REQUIRE(nlohmann::json::parse(read(out.path() / "config.json"))["dtype"] == "bfloat16");
+  const SafetensorsFile weights(out.path() / "model.safetensors");
+  REQUIRE(weights.tensor("model.norm.weight").scalar_type() == at::kBFloat16);
+  REQUIRE_FALSE(weights.contains("lm_head.weight"));
+}
+
+TEST_CASE("What cannot be saved says why") {
+  const TemporaryFolder out;
+  auto model = tiny_model("llama_grouped");
+  REQUIRE_THROWS_WITH(save_llama(model, tiny_folder("llama_grouped"), tiny_folder("llama_grouped")), Catch::Contains("is the folder the model was loaded from"));
+  std::ofstream(out.path() / "file") << "x";
+  REQUIRE_THROWS_WITH(save_llama(model, tiny_folder("llama_grouped"), out.path() / "file"), Catch::Contains("file"));
+  model.linears()[3]->adapted = [](const Tensor& input, const Linear& layer) { return layer.plain(input); };
+  REQUIRE_THROWS_WITH(save_llama(model, tiny_folder("llama_grouped"), out.path() / "out"), Catch::Contains("an adapter is attached to model.layers.0.self_attn.o_proj"));
+}

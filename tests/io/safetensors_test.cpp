@@ -1,0 +1,194 @@
+#include <cstdint>
+#include <cstring>
+#include <fstream>
+#include <iterator>
+#include <string>
+
+#include <catch2/catch.hpp>
+
+#include <ATen/ops/arange.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/ones.h>
+#include <ATen/ops/tensor.h>
+#include <ATen/ops/zeros.h>
+
+#include <dapt/io/safetensors.hpp>
+
+#include "support/paths.hpp"
+
+using namespace dapt;
+using dapt::testing_support::TemporaryFolder;
+
+namespace {
+
+void write(const std::filesystem::path& file, const std::string& bytes) { std::ofstream(file, std::ios::binary) << bytes; }
+
+std::string read(const std::filesystem::path& file) {
+  std::ifstream in(file, std::ios::binary);
+  return {std::istreambuf_iterator<char>(in), {}};
+}
+
+/// A file with this header and so many bytes after it.
+std::string with_header(const std::string& header, std::size_t data) {
+  const std::uint64_t size = header.size();
+  return std::string(reinterpret_cast<const char*>(&size), 8) + header + std::string(data, '\1');
+}
+
+void refused(const std::string& bytes, const std::string& message) {
+  const TemporaryFolder folder;
+  const auto file = folder.path() / "broken.safetensors";
+  write(file, bytes);
+  INFO(message);
+  REQUIRE_THROWS_WITH(SafetensorsFile(file), Catch::Contains(file.string()) && Catch::Contains(message));
+}
+
+}  // namespace
+
+TEST_CASE("What was written is read: names, shapes, types, values, metadata") {
+  const TemporaryFolder folder;
+  const auto file = folder.path() / "a.safetensors";
+  const NamedParameters tensors = {{"z.bytes", at::tensor({1, 2, 3}, at::kByte)},
+                                   {"half", at::arange(5, at::kHalf)},
+                                   {"brain", at::arange(6, at::kBFloat16).view({2, 3})},
+                                   {"transposed", at::arange(6, at::kFloat).view({2, 3}).t()},
+                                   {"double", at::arange(3, at::kDouble)},
+                                   {"long", at::arange(-3, 4, at::kLong)},
+                                   {"int", at::arange(2, at::kInt)},
+                                   {"flags", at::tensor({1, 0, 1}).to(at::kBool)},
+                                   {"scalar", at::tensor(2.5f).squeeze()},
+                                   {"empty", at::empty({0, 4}, at::kFloat)}};
+  write_safetensors(file, tensors, {{"format", "pt"}, {"step", "7"}});
+  const SafetensorsFile read_back(file);
+  REQUIRE(read_back.names().size() == tensors.size());
+  REQUIRE(read_back.metadata() == std::map<std::string, std::string>{{"format", "pt"}, {"step", "7"}});
+  for (const auto& [name, value] : tensors) {
+    INFO(name);
+    REQUIRE(read_back.contains(name));
+    const Tensor found = read_back.tensor(name);
+    REQUIRE(found.scalar_type() == value.scalar_type());
+    REQUIRE(found.equal(value));
+    if (found.numel() > 0) REQUIRE(reinterpret_cast<std::uintptr_t>(found.const_data_ptr()) % found.element_size() == 0);
+  }
+  REQUIRE_FALSE(read_back.contains("other"));
+  REQUIRE_THROWS_WITH(read_back.tensor("other"), Catch::Contains("no tensor \"other\""));
+}
+
+TEST_CASE("The header's length is a multiple of 8, and wide elements come first") {
+  const TemporaryFolder folder;
+  const auto file = folder.path() / "a.safetensors";
+  write_safetensors(file, {{"b", at::tensor({1, 2, 3}, at::kByte)}, {"f", at::ones({1}, at::kFloat)}});
+  const std::string bytes = read(file);
+  std::uint64_t size = 0;
+  std::memcpy(&size, bytes.data(), 8);
+  REQUIRE(size % 8 == 0);
+  REQUIRE(bytes.size() == 8 + size + 7);
+  REQUIRE(bytes.substr(8 + size, 4) == std::string("\0\0\x80\x3f", 4));
+  REQUIRE(bytes.substr(8 + size + 4) == "\1\2\3");
+}
+
+TEST_CASE("A tensor outlives the reader, and writing to it does not reach the file") {
+  const TemporaryFolder folder;
+  const auto file = folder.path() / "a.safetensors";
+  write_safetensors(file, {{"x", at::arange(4, at::kFloat)}});
+  const std::string before = read(file);
+  Tensor x;
+  {
+    const SafetensorsFile reader(file);
+    x = reader.tensor("x");
+  }
+  REQUIRE(x.sum().item<float>() == 6);
+  x.fill_(9);
+  REQUIRE(read(file) == before);
+}
+
+TEST_CASE("Elements that are not aligned in the file are read as well") {
+  const TemporaryFolder folder;
+  const auto file = folder.path() / "a.safetensors";
+  const float value = 1.5f;
+  std::string bytes = with_header(R"({"x":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}})", 0);
+  REQUIRE(bytes.size() % 4 != 0);
+  write(file, bytes + std::string(reinterpret_cast<const char*>(&value), 4));
+  REQUIRE(SafetensorsFile(file).tensor("x").item<float>() == 1.5f);
+}
+
+TEST_CASE("A file that breaks a rule of the format is refused, and the message says which") {
+  const std::string one = R"({"x":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}})";
+  SECTION("length") {
+    refused("", "empty file");
+    refused("1234", "found 4 bytes");
+    refused(std::string("\0\0\0\0\0\0\0\x80", 8) + one, "header length is 9223372036854775808");
+    refused(std::string("\xff\xff\xff\xff\xff\xff\xff\xff", 8) + one, "header length is 18446744073709551615");
+    refused(with_header(one, 8).substr(0, 20), "header length is " + std::to_string(one.size()) + ", expected at most 12");
+  }
+  SECTION("cut by one byte, or one byte too long") {
+    refused(with_header(one, 7), "tensor \"x\": data_offsets are [0, 8], but 7 bytes follow the header");
+    refused(with_header(one, 9), "9 bytes follow the header, but its tensors end at 8");
+  }
+  SECTION("overlap and hole") {
+    refused(with_header(R"({"a":{"dtype":"U8","shape":[4],"data_offsets":[0,4]},"b":{"dtype":"U8","shape":[4],"data_offsets":[3,7]}})", 7),
+            "tensor \"b\" begins at byte 3, inside the tensor before it");
+    refused(with_header(R"({"a":{"dtype":"U8","shape":[4],"data_offsets":[0,4]},"b":{"dtype":"U8","shape":[2],"data_offsets":[5,7]}})", 7),
+            "a hole before tensor \"b\"");
+    refused(with_header(R"({"a":{"dtype":"U8","shape":[4],"data_offsets":[1,5]}})", 5), "a hole before tensor \"a\"");
+  }
+  SECTION("offsets against shape and type") {
+    refused(with_header(R"({"x":{"dtype":"F32","shape":[3],"data_offsets":[0,8]}})", 8), "data_offsets hold 8 bytes, but dtype F32 and shape [3] need 12");
+    refused(with_header(R"({"x":{"dtype":"F32","shape":[2],"data_offsets":[8,0]}})", 8), "data_offsets are [8, 0]");
+    refused(with_header(R"({"x":{"dtype":"F32","shape":[4611686018427387904,2],"data_offsets":[0,8]}})", 8), "fits 64 bits");
+    refused(with_header(R"({"x":{"dtype":"F32","shape":[-2],"data_offsets":[0,8]}})", 8), "whole numbers >= 0 as shape");
+    refused(with_header(R"({"x":{"dtype":"F32","shape":[2],"data_offsets":[0,8.0]}})", 8), "as data_offsets");
+    refused(with_header(R"({"x":{"dtype":"F4","shape":[2],"data_offsets":[0,8]}})", 8), "expected dtype F64");
+    refused(with_header(R"({"x":{"dtype":"F32","shape":[2]}})", 8), "expected dtype, shape and data_offsets");
+  }
+  SECTION("JSON") {
+    refused(with_header("{\"x\":", 0), "header is not JSON");
+    refused(with_header("[1]", 0), "header is array, expected an object");
+    refused(with_header(R"({"x":{"dtype":"U8","shape":[1],"data_offsets":[0,1]},"x":{"dtype":"U8","shape":[1],"data_offsets":[0,1]}})", 1), "names \"x\" twice");
+    refused(with_header(R"({"__metadata__":{"a":1}})", 0), "__metadata__ \"a\" is number");
+  }
+}
+
+TEST_CASE("Files that are not there, and tensors that cannot be written") {
+  const TemporaryFolder folder;
+  REQUIRE_THROWS_WITH(SafetensorsFile(folder.path() / "none.safetensors"), Catch::Contains("none.safetensors: cannot open: No such file"));
+  REQUIRE_THROWS_WITH(SafetensorsFile(folder.path()), Catch::Contains("no regular file"));
+  const auto file = folder.path() / "a.safetensors";
+  REQUIRE_THROWS_WITH(write_safetensors(file, {{"x", at::zeros({1}, at::kComplexFloat)}}), Catch::Contains("tensor \"x\" is ComplexFloat"));
+  REQUIRE_THROWS_WITH(write_safetensors(file, {{"x", at::zeros({1})}, {"x", at::zeros({1})}}), Catch::Contains("\"x\" is given twice"));
+  REQUIRE_FALSE(std::filesystem::exists(file));
+}
+
+TEST_CASE("Shards are read through their index") {
+  const TemporaryFolder folder;
+  write_safetensors(folder.path() / "model-00001-of-00002.safetensors", {{"a", at::arange(3, at::kFloat)}});
+  write_safetensors(folder.path() / "model-00002-of-00002.safetensors", {{"b", at::arange(4, at::kFloat)}, {"c", at::arange(5, at::kFloat)}});
+  const auto index = folder.path() / "model.safetensors.index.json";
+  const auto with_map = [&](const std::string& map) { write(index, R"({"metadata":{"total_size":48},"weight_map":)" + map + "}"); };
+  const auto refused_index = [&](const std::string& map, const std::string& message) {
+    with_map(map);
+    INFO(message);
+    REQUIRE_THROWS_WITH(SafetensorsFolder(folder.path()), Catch::Contains(index.string()) && Catch::Contains(message));
+  };
+  const std::string first = R"("a":"model-00001-of-00002.safetensors")", second = R"("b":"model-00002-of-00002.safetensors")",
+                    third = R"("c":"model-00002-of-00002.safetensors")";
+  with_map("{" + first + "," + second + "," + third + "}");
+  const SafetensorsFolder weights(folder.path());
+  REQUIRE(weights.names() == std::vector<std::string>{"a", "b", "c"});
+  REQUIRE(weights.tensor("c").equal(at::arange(5, at::kFloat)));
+  REQUIRE(weights.file("b").path().filename() == "model-00002-of-00002.safetensors");
+  REQUIRE_THROWS_WITH(weights.tensor("d"), Catch::Contains("no tensor \"d\""));
+
+  refused_index("{" + first + "," + second + "}", "tensor \"c\" of model-00002-of-00002.safetensors is not in its weight_map");
+  refused_index(R"({"a":"model-00002-of-00002.safetensors"})", "tensor \"a\" is not in model-00002-of-00002.safetensors");
+  refused_index(R"({"a":"../model.safetensors"})", "names the file \"../model.safetensors\", expected a file of this folder");
+  refused_index(R"({"a":"/etc/passwd"})", "names the file \"/etc/passwd\"");
+  refused_index(R"({"a":".."})", "names the file \"..\"");
+  refused_index(R"({"a":3})", "maps to number");
+  refused_index("{}", "non-empty object \"weight_map\"");
+  with_map(R"({"a":"model-00003-of-00002.safetensors"})");
+  REQUIRE_THROWS_WITH(SafetensorsFolder(folder.path()), Catch::Contains("model-00003-of-00002.safetensors: cannot open"));
+  write(index, "{");
+  REQUIRE_THROWS_WITH(SafetensorsFolder(folder.path()), Catch::Contains(index.string() + ": not JSON"));
+  std::filesystem::remove(index);
+  REQUIRE_THROWS_WITH(SafetensorsFolder(folder.path()), Catch::Contains("found neither model.safetensors nor"));
+}
