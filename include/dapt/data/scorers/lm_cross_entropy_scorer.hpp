@@ -53,7 +53,7 @@ class LmCrossEntropyScorer {
       std::vector<PackedSequence> rows;
       for (std::size_t w = first; w < last; ++w) rows.push_back(std::move(windows[w].row));
       const Batch batch = collate(rows);
-      const Tensor gain = at::sum(domain_->token_log_probs(batch) - general_->token_log_probs(batch), at::IntArrayRef{1}, false, at::kDouble).cpu();
+      const Tensor gain = at::sum(domain_->token_log_probs(batch).sub(general_->token_log_probs(batch)), at::IntArrayRef{1}, false, at::kDouble).cpu();
       for (std::size_t w = first; w < last; ++w) {
         difference[windows[w].page] += gain.const_data_ptr<double>()[w - first];
         tokens[windows[w].page] += static_cast<double>(windows[w].scored);
