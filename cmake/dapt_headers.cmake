@@ -53,6 +53,7 @@ set(DAPT_HEADERS
   include/dapt/kernels/cpu/attention_avx512.hpp
   include/dapt/kernels/cpu/avx512.hpp
   include/dapt/kernels/cpu/cross_entropy_avx512.hpp
+  include/dapt/kernels/cpu/elementwise_avx512.hpp
   include/dapt/kernels/cpu/workspace.hpp
   include/dapt/kernels/instruction_set.hpp
   include/dapt/kernels/linear_cross_entropy.hpp

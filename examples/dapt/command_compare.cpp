@@ -45,7 +45,7 @@ dapt::ReportOptions report_options(const Run& prepared, const Evaluation& evalua
   return options;
 }
 
-void compare(const RunOptions& run, const std::vector<SettingOptions>& settings) {
+void compare(RunOptions run, const std::vector<SettingOptions>& settings) {
   prepare_process(run);
   const Run prepared = prepare_run(run);
   print_header(std::cerr, prepared.header);

@@ -5,8 +5,6 @@
 
 #include <nlohmann/json.hpp>
 
-#include <ATen/Parallel.h>
-
 #include <dapt/core/precision.hpp>
 #include <dapt/io/hf_model.hpp>
 #include <dapt/io/peft_adapter.hpp>
@@ -18,6 +16,7 @@
 #include "evaluation.hpp"
 #include "interrupt.hpp"
 #include "options.hpp"
+#include "run.hpp"
 
 namespace dapt_program {
 namespace {
@@ -47,8 +46,8 @@ void print_table(std::vector<Row> rows) {
   }
 }
 
-void evaluate(const RunOptions& run) {
-  if (run.threads > 0) at::set_num_threads(run.threads);
+void evaluate(RunOptions run) {
+  prepare_process(run);
   dapt::require(run.peft.empty() || run.models.size() == 1, "--peft adapts one model: found ", run.models.size(), " of --model, expected 1");
   const Evaluation evaluation(run.tasks, run.pages.pages.empty() ? std::vector<dapt::Page>() : read_all_pages(run.pages), run.packing.max_length);
   dapt::require(!evaluation.empty(), "eval: nothing to measure; give --qa, --cloze or --pages");

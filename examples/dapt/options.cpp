@@ -71,7 +71,9 @@ void add_packing_options(CLI::App& app, PackingOptions& packing) {
 void add_model_options(CLI::App& app, RunOptions& run, bool several_models) {
   auto* model = app.add_option("--model", run.models, "Hugging Face folder")->required();
   if (!several_models) model->expected(1);
-  app.add_option("--dtype", run.dtype, "bf16, fp32")->check(CLI::IsMember({"bf16", "fp32"}))->capture_default_str();
+  app.add_option("--dtype", run.dtype, "of weights and compute: bf16, fp32, or auto (the one that this processor multiplies faster, measured at the start)")
+      ->check(CLI::IsMember({"bf16", "fp32", "auto"}))
+      ->capture_default_str();
   app.add_option("--threads", run.threads, "CPU threads (0: all cores)")->check(CLI::NonNegativeNumber);
 }
 

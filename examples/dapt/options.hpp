@@ -76,7 +76,8 @@ struct SettingOptions {
 struct RunOptions {
   std::vector<fs::path> models;
   std::vector<fs::path> peft;  // adapter folders, evaluated on the first model
-  std::string dtype = "bf16";
+  std::string dtype = "bf16";  // bf16 | fp32 | auto, which prepare_process replaces by one of the two
+  std::string dtype_choice;    // why, where it was auto
   bool gradient_checkpointing = false;
   int threads = 0;  // 0: as many as there are cores
   std::uint64_t seed = 0;

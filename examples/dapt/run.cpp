@@ -1,12 +1,17 @@
 #include "run.hpp"
 
+#include <chrono>
+#include <cmath>
 #include <fstream>
 #include <iostream>
+#include <sstream>
 #include <thread>
 
 #include <unistd.h>
 
 #include <ATen/Parallel.h>
+#include <ATen/ops/mm.h>
+#include <ATen/ops/ones.h>
 #include <torch/headeronly/version.h>
 
 #include <dapt/core/error.hpp>
@@ -35,6 +40,19 @@ std::string separator(const RunOptions& run, const dapt::AnyTokenizer& tokenizer
   return "end-of-document token, id " + std::to_string(*tokenizer.special_tokens().end_of_document);
 }
 
+/// The speed of matrix products of a layer's size.
+double product_gigaflops(at::ScalarType dtype) {
+  constexpr std::int64_t rows = 1024, in = 1024, out = 1024;
+  const at::Tensor a = at::ones({rows, in}, dtype), b = at::ones({in, out}, dtype);
+  at::mm(a, b);  // the first product makes its kernel
+  using Clock = std::chrono::steady_clock;
+  const auto start = Clock::now();
+  const auto seconds = [&] { return std::chrono::duration<double>(Clock::now() - start).count(); };
+  double products = 0;
+  for (; seconds() < 0.2; ++products) at::mm(a, b);
+  return 2e-9 * rows * in * out * products / seconds();
+}
+
 void make_folder(const fs::path& folder) {
   dapt::require(!folder.empty(), "--out is missing: the folder to write to");
   std::error_code error;
@@ -45,8 +63,14 @@ void make_folder(const fs::path& folder) {
 
 }  // namespace
 
-void prepare_process(const RunOptions& run) {
+void prepare_process(RunOptions& run) {
   at::set_num_threads(run.threads > 0 ? run.threads : static_cast<int>(std::max(1u, std::thread::hardware_concurrency())));
+  if (run.dtype != "auto") return;
+  const double bf16 = product_gigaflops(at::kBFloat16), fp32 = product_gigaflops(at::kFloat);
+  run.dtype = bf16 > fp32 ? "bf16" : "fp32";
+  std::ostringstream choice;
+  choice << ", chosen by --dtype auto: products run at " << std::lround(bf16) << " GFLOP/s in bf16 and " << std::lround(fp32) << " in fp32";
+  run.dtype_choice = choice.str();
 }
 
 Run prepare_run(const RunOptions& run) {
@@ -61,7 +85,7 @@ Run prepare_run(const RunOptions& run) {
   dapt::RunHeader& header = prepared.header;
   const dapt::PackSummary& packed = prepared.packed;
   header.add("model", run.models.front().string());
-  header.add("dtype of weights and compute", std::string(dapt::dtype_name(dapt::dtype_from_name(run.dtype))));
+  header.add("dtype of weights and compute", std::string(dapt::dtype_name(dapt::dtype_from_name(run.dtype))) + run.dtype_choice);
   header.add("pages", run.pages.pages.string());
   describe(header, prepared.kept);
   header.add("training data", std::to_string(train.size()) + " pages, " + std::to_string(packed.source_tokens) + " tokens in " + std::to_string(packed.sequences) +

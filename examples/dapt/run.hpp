@@ -25,8 +25,8 @@ struct Run {
   dapt::RunHeader header;               // model, data, versions, seed, machine
 };
 
-/// Sets the number of threads. Called once, before the first tensor.
-void prepare_process(const RunOptions& run);
+/// Sets the number of threads and settles `--dtype auto`. Called once, before the first tensor.
+void prepare_process(RunOptions& run);
 
 /// Makes the output folder, reads, filters and packs the pages.
 Run prepare_run(const RunOptions& run);

@@ -104,7 +104,7 @@ void check_setting(const SettingOptions& setting, const std::string& dtype, cons
                 "--optimizer galore-adamw projects the gradients of full weights, LoRA's factors are low-rank already; give --adapter full");
   only_with(uses_lora(setting), {"--rank", "--alpha", "--targets"}, "--adapter lora");
   only_with(uses_galore(setting), {"--galore-rank", "--update-proj-gap", "--scale", "--projector"}, "--optimizer galore-adamw");
-  only_with(!uses_lora(setting) && dtype == "bf16", {"--weight-write"}, "--adapter full and --dtype bf16 (LoRA's factors are fp32)");
+  only_with(!uses_lora(setting) && dtype != "fp32", {"--weight-write"}, "--adapter full and --dtype bf16 (LoRA's factors are fp32)");
   only_with(setting.budget.schedule != "constant", {"--warmup"}, "--schedule linear or cosine");
   dapt::require(setting.budget.max_steps > 0 || setting.budget.max_tokens > 0 || setting.budget.max_minutes > 0, where,
                 "no budget; give --max-steps, --max-tokens or --max-minutes");

@@ -104,7 +104,7 @@ TEST_CASE("a document's attention does not depend on its neighbours", "[kernels]
       const auto before = causal_attention(q, k, v, starts, 0.125);
       k.slice(1, 0, 37).fill_(7);
       v.slice(1, 0, 37).fill_(100);
-      CHECK(at::equal(causal_attention(q, k, v, starts, 0.125).slice(1, 37), before.slice(1, 37)));
+      REQUIRE(at::equal(causal_attention(q, k, v, starts, 0.125).slice(1, 37), before.slice(1, 37)));
     }
   });
 }
@@ -115,8 +115,8 @@ TEST_CASE("causal_attention survives large scores", "[kernels]") {
       at::manual_seed(6);
       const auto q = at::randn({1, 70, 2, 64}).mul(100).to(dtype).requires_grad_(true), k = at::randn({1, 70, 1, 64}).mul(100).to(dtype), v = at::randn({1, 70, 1, 64}).to(dtype);
       const auto o = causal_attention(q, k, v, at::zeros({1, 70}, at::kInt), 1.0);
-      CHECK(at::isfinite(o).all().item<bool>());
-      CHECK(at::isfinite(torch::autograd::grad({o.sum()}, {q})[0]).all().item<bool>());
+      REQUIRE(at::isfinite(o).all().item<bool>());
+      REQUIRE(at::isfinite(torch::autograd::grad({o.sum()}, {q})[0]).all().item<bool>());
     }
   });
 }
@@ -131,7 +131,7 @@ TEST_CASE("decode_attention over a cache equals attention over the whole row", "
   const auto spare = [](const at::Tensor& x) { return at::cat({x, at::full({2, 9, 2, 32}, 1e3)}, 1); };  // room that the cache has not filled
   for (const std::int64_t step : {1, 3}) {
     const auto last = at::arange(20 - step, 20).expand({2, step});
-    CHECK(at::allclose(decode_attention(q.slice(1, 20 - step), spare(k), spare(v), first, last, 0.3), whole.slice(1, 20 - step), 1e-4, 1e-5));
+    REQUIRE(at::allclose(decode_attention(q.slice(1, 20 - step), spare(k), spare(v), first, last, 0.3), whole.slice(1, 20 - step), 1e-4, 1e-5));
   }
 }
 

@@ -22,11 +22,11 @@ inline std::vector<at::Tensor> output_and_gradients(const Operation& operation, 
   std::vector<at::Tensor> leaves;
   for (const at::Tensor& input : inputs) leaves.push_back(input.detach().to(dtype).requires_grad_(true));
   at::Tensor output = operation(leaves);
-  CHECK(output.sizes() == direction.sizes());
+  REQUIRE(output.sizes() == direction.sizes());
   std::vector<at::Tensor> results = torch::autograd::grad({output}, leaves, {direction.to(output.scalar_type())});
   for (std::size_t i = 0; i < leaves.size(); ++i) {
-    CHECK(results[i].scalar_type() == dtype);
-    CHECK(results[i].sizes() == leaves[i].sizes());
+    REQUIRE(results[i].scalar_type() == dtype);
+    REQUIRE(results[i].sizes() == leaves[i].sizes());
   }
   results.insert(results.begin(), output);
   for (at::Tensor& result : results) result = result.detach().to(at::kDouble);
@@ -56,12 +56,12 @@ inline void check_operation(const Operation& fused, const Operation& formula, co
     const double granted = unit * largest(expected[i]);
     INFO((i == 0 ? std::string("output") : "gradient of input " + std::to_string(i - 1)) << ", " << c10::toString(dtype) << ", shape " << expected[i].sizes()
          << ", " << instruction_set_name(instruction_set()));
-    CHECK(at::isfinite(found[i]).all().item<bool>());
-    CHECK(root_mean_square(error) <= 1.5 * root_mean_square(eager_error) + granted / std::sqrt(static_cast<double>(error.numel())));
-    CHECK(largest(error) <= 4 * largest(eager_error) + granted);
+    REQUIRE(at::isfinite(found[i]).all().item<bool>());
+    REQUIRE(root_mean_square(error) <= 1.5 * root_mean_square(eager_error) + granted / std::sqrt(static_cast<double>(error.numel())));
+    REQUIRE(largest(error) <= 4 * largest(eager_error) + granted);
   }
   const auto again = output_and_gradients(fused, inputs, dtype, direction);
-  for (std::size_t i = 0; i < found.size(); ++i) CHECK(at::equal(found[i], again[i]));  // the same bits each time
+  for (std::size_t i = 0; i < found.size(); ++i) REQUIRE(at::equal(found[i], again[i]));  // the same bits each time
 }
 
 /// Runs `body` once for each instruction set of this processor; the set in use is restored afterwards.

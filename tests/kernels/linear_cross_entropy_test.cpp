@@ -35,8 +35,8 @@ TEST_CASE("linear_cross_entropy_sum in front of a frozen weight", "[kernels]") {
 TEST_CASE("linear_cross_entropy_sum of a uniform distribution is log V a row", "[kernels]") {
   for_each_instruction_set([&] {
     const auto loss = linear_cross_entropy_sum(at::randn({10, 8}), at::zeros({50, 8}), at::arange(10));
-    CHECK(loss.scalar_type() == at::kFloat);
-    CHECK(loss.item<double>() == Approx(10 * std::log(50.0)).epsilon(1e-6));
+    REQUIRE(loss.scalar_type() == at::kFloat);
+    REQUIRE(loss.item<double>() == Approx(10 * std::log(50.0)).epsilon(1e-6));
   });
 }
 
@@ -45,11 +45,11 @@ TEST_CASE("linear_cross_entropy_sum without a supervised label is 0 with zero gr
     for (const std::int64_t rows : {0, 3}) {
       const auto hidden = at::randn({rows, 8}).requires_grad_(true), weight = at::randn({50, 8}).requires_grad_(true);
       const auto loss = linear_cross_entropy_sum(hidden, weight, at::full({rows}, ignore_index, at::kLong));
-      CHECK(loss.item<double>() == 0);
+      REQUIRE(loss.item<double>() == 0);
       const auto gradients = torch::autograd::grad({loss}, {hidden, weight});
-      CHECK(gradients[0].sizes() == hidden.sizes());
-      CHECK(gradients[0].eq(0).all().item<bool>());
-      CHECK(gradients[1].eq(0).all().item<bool>());
+      REQUIRE(gradients[0].sizes() == hidden.sizes());
+      REQUIRE(gradients[0].eq(0).all().item<bool>());
+      REQUIRE(gradients[1].eq(0).all().item<bool>());
     }
   });
 }
@@ -59,11 +59,11 @@ TEST_CASE("linear_cross_entropy_sum is right for logits far apart", "[kernels]")
     for (const auto dtype : {at::kFloat, at::kBFloat16}) {
       const auto hidden = at::eye(4).mul(1000).to(dtype).requires_grad_(true), weight = at::eye(40).slice(1, 0, 4).contiguous().to(dtype);
       const auto loss = linear_cross_entropy_sum(hidden, weight, at::tensor({0, 1, 0, 39}, at::kLong));
-      CHECK(loss.item<double>() == Approx(2000));
+      REQUIRE(loss.item<double>() == Approx(2000));
       const auto gradient = torch::autograd::grad({loss}, {hidden})[0].to(at::kFloat);
-      CHECK(gradient[0].abs().max().item<double>() < 1e-6);
-      CHECK(gradient[2][0].item<double>() == Approx(-1));
-      CHECK(gradient[2][2].item<double>() == Approx(1));
+      REQUIRE(gradient[0].abs().max().item<double>() < 1e-6);
+      REQUIRE(gradient[2][0].item<double>() == Approx(-1));
+      REQUIRE(gradient[2][2].item<double>() == Approx(1));
     }
   });
 }
@@ -71,10 +71,10 @@ TEST_CASE("linear_cross_entropy_sum is right for logits far apart", "[kernels]")
 TEST_CASE("linear_cross_entropy_sum gives only the gradients asked for", "[kernels]") {
   const auto hidden = at::randn({5, 8}), weight = at::randn({11, 8}).requires_grad_(true);
   linear_cross_entropy_sum(hidden, weight, at::arange(5)).backward();
-  CHECK(weight.grad().abs().sum().item<double>() > 0);
-  CHECK(!linear_cross_entropy_sum(hidden, weight.detach(), at::arange(5)).requires_grad());
+  REQUIRE(weight.grad().abs().sum().item<double>() > 0);
+  REQUIRE(!linear_cross_entropy_sum(hidden, weight.detach(), at::arange(5)).requires_grad());
   const c10::NoGradGuard no_grad;
-  CHECK(!linear_cross_entropy_sum(hidden, weight, at::arange(5)).requires_grad());
+  REQUIRE(!linear_cross_entropy_sum(hidden, weight, at::arange(5)).requires_grad());
 }
 
 TEST_CASE("linear_log_probs agrees with log_softmax and is 0 for ignored labels", "[kernels]") {
@@ -86,11 +86,11 @@ TEST_CASE("linear_log_probs agrees with log_softmax and is 0 for ignored labels"
       labels[rows / 2] = rows == 1 ? 7 : ignore_index;
       const auto expected = at::log_softmax(at::linear(hidden.to(at::kDouble), weight.to(at::kDouble)), -1).gather(1, labels.clamp_min(0).unsqueeze(1)).squeeze(1);
       const auto found = linear_log_probs(hidden, weight, labels);
-      CHECK(found.scalar_type() == at::kFloat);
-      CHECK(at::allclose(found.to(at::kDouble), expected.masked_fill(labels.eq(ignore_index), 0), 1e-5, 1e-5));
+      REQUIRE(found.scalar_type() == at::kFloat);
+      REQUIRE(at::allclose(found.to(at::kDouble), expected.masked_fill(labels.eq(ignore_index), 0), 1e-5, 1e-5));
       const auto rounded = linear_log_probs(hidden.to(at::kBFloat16), weight.to(at::kBFloat16), labels);
-      CHECK(rounded.scalar_type() == at::kFloat);
-      CHECK((rounded.to(at::kDouble) - expected.masked_fill(labels.eq(ignore_index), 0)).abs().max().item<double>() < 0.25);
+      REQUIRE(rounded.scalar_type() == at::kFloat);
+      REQUIRE((rounded.to(at::kDouble) - expected.masked_fill(labels.eq(ignore_index), 0)).abs().max().item<double>() < 0.25);
     }
   });
 }

@@ -31,13 +31,13 @@ TEST_CASE("lora_linear keeps fp32 adapters of a bf16 layer in fp32", "[kernels]"
   const auto x = at::randn({20, 64}).to(at::kBFloat16).requires_grad_(true), weight = (at::randn({32, 64}) / 8).to(at::kBFloat16);
   const auto a = (at::randn({8, 64}) / 8).requires_grad_(true), b = (at::randn({32, 8}) / 4).requires_grad_(true);
   const auto y = lora_linear(x, weight, {}, a, b, 2.0);
-  CHECK(y.scalar_type() == at::kBFloat16);
+  REQUIRE(y.scalar_type() == at::kBFloat16);
   const auto gradients = torch::autograd::grad({y.sum()}, {x, a, b});
-  CHECK(gradients[0].scalar_type() == at::kBFloat16);
-  CHECK(gradients[1].scalar_type() == at::kFloat);
-  CHECK(gradients[2].scalar_type() == at::kFloat);
+  REQUIRE(gradients[0].scalar_type() == at::kBFloat16);
+  REQUIRE(gradients[1].scalar_type() == at::kFloat);
+  REQUIRE(gradients[2].scalar_type() == at::kFloat);
   const auto exact = eager_lora(x.detach().to(at::kDouble), weight.to(at::kDouble), {}, a.detach().to(at::kDouble), b.detach().to(at::kDouble), 2.0);
-  CHECK((y.detach().to(at::kDouble) - exact).abs().max().item<double>() < 0.02 * exact.abs().max().item<double>());
+  REQUIRE((y.detach().to(at::kDouble) - exact).abs().max().item<double>() < 0.02 * exact.abs().max().item<double>());
 }
 
 TEST_CASE("lora_linear asks nothing of a frozen weight and trains behind a frozen input", "[kernels]") {
@@ -45,12 +45,12 @@ TEST_CASE("lora_linear asks nothing of a frozen weight and trains behind a froze
   const auto x = at::randn({2, 3, 16}), weight = at::randn({8, 16}), bias = at::randn({8});
   const auto a = at::randn({4, 16}).requires_grad_(true), b = at::zeros({8, 4}).requires_grad_(true);
   const auto y = lora_linear(x, weight, bias, a, b, 1.0);
-  CHECK(at::allclose(y.detach(), at::linear(x, weight, bias)));  // B = 0: the plain layer
+  REQUIRE(at::allclose(y.detach(), at::linear(x, weight, bias)));  // B = 0: the plain layer
   y.sum().backward();
-  CHECK(!weight.grad().defined());
-  CHECK(!bias.grad().defined());
-  CHECK(a.grad().eq(0).all().item<bool>());
-  CHECK(b.grad().abs().sum().item<double>() > 0);
+  REQUIRE(!weight.grad().defined());
+  REQUIRE(!bias.grad().defined());
+  REQUIRE(a.grad().eq(0).all().item<bool>());
+  REQUIRE(b.grad().abs().sum().item<double>() > 0);
 }
 
 TEST_CASE("lora_linear names the shapes it cannot take", "[kernels]") {

@@ -30,7 +30,7 @@ TEST_CASE("rms_norm of bf16 rounds where transformers rounds", "[kernels]") {
   for_each_instruction_set([&] {
     const auto difference = (rms_norm(x, weight, 1e-5).to(at::kFloat) != eager_rms_norm(x, weight, 1e-5).to(at::kFloat)).sum().item<std::int64_t>();
     // the order of the sum of squares may move a quotient across a rounding boundary, in at most a few of 36,864 elements
-    CHECK(difference <= 16);
+    REQUIRE(difference <= 16);
   });
 }
 
@@ -40,8 +40,8 @@ TEST_CASE("rms_norm takes non-contiguous rows and zero rows", "[kernels]") {
   const Operation formula = [](const auto& in) { return eager_rms_norm(in[0].transpose(0, 1), in[1], 1e-6); };
   check_operation_everywhere(fused, formula, {at::randn({6, 5, 48}), at::rand({48})});
   for_each_instruction_set([&] {
-    CHECK(rms_norm(at::zeros({0, 32}), at::ones({32}), 1e-5).size(0) == 0);
-    CHECK(rms_norm(at::zeros({2, 32}), at::ones({32}), 1e-5).eq(0).all().item<bool>());
+    REQUIRE(rms_norm(at::zeros({0, 32}), at::ones({32}), 1e-5).size(0) == 0);
+    REQUIRE(rms_norm(at::zeros({2, 32}), at::ones({32}), 1e-5).eq(0).all().item<bool>());
   });
 }
 

@@ -42,8 +42,8 @@ TEST_CASE("rope's tables are exact at large positions", "[kernels]") {
   const RopeTable table = rope_table(at::full({1, 1}, 32767, at::kLong), inverse_frequencies(128, 500000));
   for (std::int64_t i = 0; i < 64; ++i) {
     const double angle = 32767 * std::pow(500000.0, -2.0 * static_cast<double>(i) / 128);
-    CHECK(table.cos[0][0][i].item<float>() == Approx(std::cos(angle)).margin(1e-7));
-    CHECK(table.sin[0][0][i].item<float>() == Approx(std::sin(angle)).margin(1e-7));
+    REQUIRE(table.cos[0][0][i].item<float>() == Approx(std::cos(angle)).margin(1e-7));
+    REQUIRE(table.sin[0][0][i].item<float>() == Approx(std::sin(angle)).margin(1e-7));
   }
 }
 
@@ -52,9 +52,9 @@ TEST_CASE("rope leaves position 0 as it is and keeps lengths", "[kernels]") {
   const auto x = at::randn({1, 2, 3, 64});
   for_each_instruction_set([&] {
     const auto y = rope(x, rope_table(at::tensor({0, 517}, at::kLong).view({1, 2}), inverse_frequencies(64, 10000)));
-    CHECK(at::equal(y.select(1, 0), x.select(1, 0)));
-    CHECK(at::allclose(y.norm(2, -1), x.norm(2, -1), 1e-6, 1e-6));
-    CHECK((y.select(1, 1) - x.select(1, 1)).abs().max().item<double>() > 0.1);
+    REQUIRE(at::equal(y.select(1, 0), x.select(1, 0)));
+    REQUIRE(at::allclose(y.norm(2, -1), x.norm(2, -1), 1e-6, 1e-6));
+    REQUIRE((y.select(1, 1) - x.select(1, 1)).abs().max().item<double>() > 0.1);
   });
 }
 

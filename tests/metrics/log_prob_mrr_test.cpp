@@ -21,16 +21,16 @@ dapt::ClozeItem item(std::string id, std::string answer, std::vector<std::string
 
 TEST_CASE("ties share the average of their ranks, and NaN never ranks first") {
   const auto rank = [](std::vector<double> scores, std::size_t answer) { return dapt::average_rank(scores, answer); };
-  CHECK(rank({-1, -2, -3}, 0) == 1);
-  CHECK(rank({-1, -2, -3}, 2) == 3);
-  CHECK(rank({-1, -1, -3}, 1) == 1.5);
-  CHECK(rank({-5, -5, -5}, 0) == 2);
-  CHECK(rank({-1, -2, -2, -2, -9}, 2) == 3);
-  CHECK(rank({-1, not_a_number, -3}, 0) == 1);
-  CHECK(rank({-1, not_a_number, -3}, 2) == 2);   // NaN is below every number
-  CHECK(rank({-1, not_a_number, -3}, 1) == 3);
-  CHECK(rank({not_a_number, not_a_number, not_a_number}, 0) == 3);  // a broken model gets the worst rank, not the average
-  CHECK(rank({-infinity, -infinity, -1}, 0) == 2.5);
+  REQUIRE(rank({-1, -2, -3}, 0) == 1);
+  REQUIRE(rank({-1, -2, -3}, 2) == 3);
+  REQUIRE(rank({-1, -1, -3}, 1) == 1.5);
+  REQUIRE(rank({-5, -5, -5}, 0) == 2);
+  REQUIRE(rank({-1, -2, -2, -2, -9}, 2) == 3);
+  REQUIRE(rank({-1, not_a_number, -3}, 0) == 1);
+  REQUIRE(rank({-1, not_a_number, -3}, 2) == 2);   // NaN is below every number
+  REQUIRE(rank({-1, not_a_number, -3}, 1) == 3);
+  REQUIRE(rank({not_a_number, not_a_number, not_a_number}, 0) == 3);  // a broken model gets the worst rank, not the average
+  REQUIRE(rank({-infinity, -infinity, -1}, 0) == 2.5);
 }
 
 TEST_CASE("the whole sentence counts: log probabilities by hand") {
@@ -41,25 +41,25 @@ TEST_CASE("the whole sentence counts: log probabilities by hand") {
   REQUIRE(value.items.size() == 2);
   const auto& scores = value.items[0].scores;
   REQUIRE(scores.size() == 3);
-  CHECK(scores[0].first == "a");
-  CHECK(scores[0].second == Approx(std::log(1.0 / 8)).epsilon(1e-6));
-  CHECK(scores[1].second == Approx(std::log(1.0 / 16)).epsilon(1e-6));
-  CHECK(scores[2].second == Approx(std::log(1.0 / 16)).epsilon(1e-6));
-  CHECK(value.items[0].rank == 2.5);
-  CHECK(value.items[0].value == 0.4);
-  CHECK(value.items[0].prediction == "a");
-  CHECK(value.items[1].rank == 1);
-  CHECK(value.items[1].id == "two");
-  CHECK(value.value == 0.7);
-  CHECK(value.details.at("top1") == 0.5);
+  REQUIRE(scores[0].first == "a");
+  REQUIRE(scores[0].second == Approx(std::log(1.0 / 8)).epsilon(1e-6));
+  REQUIRE(scores[1].second == Approx(std::log(1.0 / 16)).epsilon(1e-6));
+  REQUIRE(scores[2].second == Approx(std::log(1.0 / 16)).epsilon(1e-6));
+  REQUIRE(value.items[0].rank == 2.5);
+  REQUIRE(value.items[0].value == 0.4);
+  REQUIRE(value.items[0].prediction == "a");
+  REQUIRE(value.items[1].rank == 1);
+  REQUIRE(value.items[1].id == "two");
+  REQUIRE(value.value == 0.7);
+  REQUIRE(value.details.at("top1") == 0.5);
   // By token: a -1.04, bc -0.92, d -1.39 nats.
-  CHECK(value.details.at("mrr_per_token") == 1);
-  CHECK(value.details.at("mrr_per_character") == 1);
-  CHECK(value.details.at("mrr_random") == Approx((11.0 / 18 + 3.0 / 4) / 2));
-  CHECK(value.details.at("nan_scores") == 0);
-  CHECK(value.details.at("group/domain") == 0.4);
-  CHECK(value.details.at("group/general") == 1);
-  CHECK(value.settings.at("start_token") == "end of document (256)");
+  REQUIRE(value.details.at("mrr_per_token") == 1);
+  REQUIRE(value.details.at("mrr_per_character") == 1);
+  REQUIRE(value.details.at("mrr_random") == Approx((11.0 / 18 + 3.0 / 4) / 2));
+  REQUIRE(value.details.at("nan_scores") == 0);
+  REQUIRE(value.details.at("group/domain") == 0.4);
+  REQUIRE(value.details.at("group/general") == 1);
+  REQUIRE(value.settings.at("start_token") == "end of document (256)");
 }
 
 TEST_CASE("characters and bytes rank Japanese candidates differently") {
@@ -67,14 +67,14 @@ TEST_CASE("characters and bytes rank Japanese candidates differently") {
   toy::TableLM model{.probability = {{{0x82, '.'}, 0.25}}};
   const dapt::LogProbMrr metric{.items = {item("one", "abc", {"あ", "abc"})}};
   const dapt::MetricValue value = metric.evaluate(model, toy::ByteTokenizer{});
-  CHECK(value.items[0].scores[0].second == Approx(5 * std::log(0.5)).epsilon(1e-6));
-  CHECK(value.items[0].scores[1].second == Approx(4 * std::log(0.5)).epsilon(1e-6));
-  CHECK(value.details.at("mrr_per_byte") == 1);
-  CHECK(value.details.at("mrr_per_character") == 1);
+  REQUIRE(value.items[0].scores[0].second == Approx(5 * std::log(0.5)).epsilon(1e-6));
+  REQUIRE(value.items[0].scores[1].second == Approx(4 * std::log(0.5)).epsilon(1e-6));
+  REQUIRE(value.details.at("mrr_per_byte") == 1);
+  REQUIRE(value.details.at("mrr_per_character") == 1);
   const dapt::LogProbMrr other{.items = {item("two", "abcd", {"あい", "abcd"})}};  // 7 * ln 2 over 3 characters; 5 * ln 2 over 5
   toy::TableLM uniform;
-  CHECK(other.evaluate(uniform, toy::ByteTokenizer{}).details.at("mrr_per_character") == 1);
-  CHECK(other.evaluate(uniform, toy::ByteTokenizer{}).details.at("mrr_per_token") == Approx(1 / 1.5));
+  REQUIRE(other.evaluate(uniform, toy::ByteTokenizer{}).details.at("mrr_per_character") == 1);
+  REQUIRE(other.evaluate(uniform, toy::ByteTokenizer{}).details.at("mrr_per_token") == Approx(1 / 1.5));
 }
 
 TEST_CASE("the start token is BOS where the tokenizer adds it, else the end-of-document token, or the one that is named") {
@@ -83,13 +83,13 @@ TEST_CASE("the start token is BOS where the tokenizer adds it, else the end-of-d
   toy::ByteTokenizer tokenizer;
   const auto first_score = [&] { return metric.evaluate(model, tokenizer).items[0].scores[0].second; };
   const auto shown = [&] { return metric.evaluate(model, tokenizer).settings.at("start_token"); };
-  CHECK(first_score() == Approx(std::log(0.9 * 0.5)).epsilon(1e-6));
+  REQUIRE(first_score() == Approx(std::log(0.9 * 0.5)).epsilon(1e-6));
   tokenizer.special.adds_bos = true;
-  CHECK(first_score() == Approx(std::log(0.1 * 0.5)).epsilon(1e-6));
-  CHECK(shown() == "BOS (257)");
+  REQUIRE(first_score() == Approx(std::log(0.1 * 0.5)).epsilon(1e-6));
+  REQUIRE(shown() == "BOS (257)");
   metric.start_token = "Z";
-  CHECK(first_score() == Approx(std::log(0.3 * 0.5)).epsilon(1e-6));
-  CHECK(shown() == "Z (90)");
+  REQUIRE(first_score() == Approx(std::log(0.3 * 0.5)).epsilon(1e-6));
+  REQUIRE(shown() == "Z (90)");
   metric.start_token = "<none>";
   CHECK_THROWS_WITH(shown(), "start token: \"<none>\" is not in the vocabulary");
   metric.start_token = "";
@@ -101,16 +101,16 @@ TEST_CASE("a model that scores NaN gets the worst rank and is noticed") {
   toy::TableLM model{.probability = {{{256, 'a'}, not_a_number}}};
   const dapt::LogProbMrr metric{.items = {item("one", "a", {"a", "b", "c"})}};
   const dapt::MetricValue value = metric.evaluate(model, toy::ByteTokenizer{});
-  CHECK(value.items[0].rank == 3);
-  CHECK(value.items[0].prediction == "b");
-  CHECK(value.details.at("nan_scores") == 1);
+  REQUIRE(value.items[0].rank == 3);
+  REQUIRE(value.items[0].prediction == "b");
+  REQUIRE(value.details.at("nan_scores") == 1);
 }
 
 TEST_CASE("no items give NaN") {
   toy::TableLM model;
   const dapt::MetricValue value = dapt::LogProbMrr{}.evaluate(model, toy::ByteTokenizer{});
-  CHECK(std::isnan(value.value));
-  CHECK(std::isnan(value.details.at("top1")));
+  REQUIRE(std::isnan(value.value));
+  REQUIRE(std::isnan(value.details.at("top1")));
 }
 
 TEST_CASE("rows of like length share a batch of at most batch_tokens, and results keep their order") {
@@ -118,15 +118,15 @@ TEST_CASE("rows of like length share a batch of at most batch_tokens, and result
   toy::TableLM model{.probability = {{{256, 'c'}, 0.25}}};
   const dapt::LogProbMrr metric{.items = {item("one", "cc", candidates)}, .batch_tokens = 14};
   const dapt::MetricValue value = metric.evaluate(model, toy::ByteTokenizer{});
-  CHECK((model.batch_shapes == std::vector<std::vector<std::int64_t>>{{2, 7}, {3, 3}}));
+  REQUIRE((model.batch_shapes == std::vector<std::vector<std::int64_t>>{{2, 7}, {3, 3}}));
   for (std::size_t c = 0; c < candidates.size(); ++c) {
-    CHECK(value.items[0].scores[c].first == candidates[c]);
+    REQUIRE(value.items[0].scores[c].first == candidates[c]);
     const double halves = static_cast<double>(candidates[c].size()) + 1 + (c == 2 ? 1 : 0);
-    CHECK(value.items[0].scores[c].second == Approx(halves * std::log(0.5)).epsilon(1e-6));
+    REQUIRE(value.items[0].scores[c].second == Approx(halves * std::log(0.5)).epsilon(1e-6));
   }
   toy::TableLM small_batches;
   dapt::LogProbMrr{.items = metric.items, .batch_tokens = 1}.evaluate(small_batches, toy::ByteTokenizer{});
-  CHECK(small_batches.batch_shapes.size() == 5);  // a row longer than the budget goes alone
+  REQUIRE(small_batches.batch_shapes.size() == 5);  // a row longer than the budget goes alone
   CHECK_THROWS_WITH((dapt::LogProbMrr{.items = metric.items, .batch_tokens = 0}.evaluate(model, toy::ByteTokenizer{})), "batch_tokens: found 0, expected at least 1");
 }
 
@@ -138,11 +138,11 @@ TEST_CASE("a batch is padded on the right with ignored labels") {
     const dapt::Tensor flat = tensor.to(at::kLong).contiguous();
     return std::vector<std::int64_t>(flat.data_ptr<std::int64_t>(), flat.data_ptr<std::int64_t>() + flat.numel());
   };
-  CHECK((batch.input_ids.sizes().vec() == std::vector<std::int64_t>{2, 3}));
-  CHECK((numbers(batch.input_ids) == std::vector<std::int64_t>{1, 2, 3, 5, 0, 0}));
-  CHECK((numbers(batch.labels) == std::vector<std::int64_t>{2, 3, 4, 6, -100, -100}));
-  CHECK((numbers(batch.position_ids) == std::vector<std::int64_t>{0, 1, 2, 0, 1, 2}));
-  CHECK(numbers(batch.document_starts) == std::vector<std::int64_t>(6, 0));
-  CHECK(batch.document_starts.scalar_type() == at::kInt);
-  CHECK(batch.supervised_tokens == 4);
+  REQUIRE((batch.input_ids.sizes().vec() == std::vector<std::int64_t>{2, 3}));
+  REQUIRE((numbers(batch.input_ids) == std::vector<std::int64_t>{1, 2, 3, 5, 0, 0}));
+  REQUIRE((numbers(batch.labels) == std::vector<std::int64_t>{2, 3, 4, 6, -100, -100}));
+  REQUIRE((numbers(batch.position_ids) == std::vector<std::int64_t>{0, 1, 2, 0, 1, 2}));
+  REQUIRE(numbers(batch.document_starts) == std::vector<std::int64_t>(6, 0));
+  REQUIRE(batch.document_starts.scalar_type() == at::kInt);
+  REQUIRE(batch.supervised_tokens == 4);
 }

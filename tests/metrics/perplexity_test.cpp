@@ -18,12 +18,12 @@ TEST_CASE("perplexity by hand") {
   // "ab": 1/4 * 1/2; "c": 1/2. Mean over 3 tokens: (2 + 1 + 1) ln 2 / 3.
   toy::TableLM model{.probability = {{{256, 'a'}, 0.25}}};
   const dapt::MetricValue value = dapt::Perplexity{.pages = {page("ab"), page("c")}}.evaluate(model, toy::ByteTokenizer{});
-  CHECK(value.value == Approx(std::pow(2.0, 4.0 / 3)).epsilon(1e-6));
-  CHECK(value.details.at("loss") == Approx(4.0 / 3 * std::log(2.0)).epsilon(1e-6));
-  CHECK(value.details.at("tokens") == 3);
-  CHECK(value.details.at("bits_per_byte") == Approx(4.0 / 3).epsilon(1e-6));
+  REQUIRE(value.value == Approx(std::pow(2.0, 4.0 / 3)).epsilon(1e-6));
+  REQUIRE(value.details.at("loss") == Approx(4.0 / 3 * std::log(2.0)).epsilon(1e-6));
+  REQUIRE(value.details.at("tokens") == 3);
+  REQUIRE(value.details.at("bits_per_byte") == Approx(4.0 / 3).epsilon(1e-6));
   CHECK_FALSE(value.higher_is_better);
-  CHECK(value.settings.at("start_token") == "end of document (256)");
+  REQUIRE(value.settings.at("start_token") == "end of document (256)");
 }
 
 TEST_CASE("each token of a long page is scored exactly once, with as much context as the window holds") {
@@ -34,35 +34,35 @@ TEST_CASE("each token of a long page is scored exactly once, with as much contex
   std::vector<std::int32_t> scored;
   for (const auto& row : dapt::Perplexity::windows(ids, max_length, stride)) {
     REQUIRE(row.input_ids.size() == row.labels.size());
-    CHECK(std::ssize(row.input_ids) <= max_length);
+    REQUIRE(std::ssize(row.input_ids) <= max_length);
     std::size_t context = 0;
     for (std::size_t t = 0; t < row.labels.size(); ++t) {
       if (row.labels[t] == dapt::ignore_index) {
         ++context;
         continue;
       }
-      CHECK(row.input_ids[t] == (row.labels[t] == 0 ? 1000 : row.labels[t] - 1));
+      REQUIRE(row.input_ids[t] == (row.labels[t] == 0 ? 1000 : row.labels[t] - 1));
       scored.push_back(row.labels[t]);
     }
-    if (row.input_ids.front() != 1000) CHECK(std::ssize(row.input_ids) == max_length);
-    if (row.input_ids.front() != 1000 && row.labels.back() + 1 < length) CHECK(static_cast<int>(context) == max_length - stride);
+    if (row.input_ids.front() != 1000) REQUIRE(std::ssize(row.input_ids) == max_length);
+    if (row.input_ids.front() != 1000 && row.labels.back() + 1 < length) REQUIRE(static_cast<int>(context) == max_length - stride);
   }
   std::vector<std::int32_t> all(static_cast<std::size_t>(length));
   for (int i = 0; i < length; ++i) all[static_cast<std::size_t>(i)] = i;
-  CHECK(scored == all);
+  REQUIRE(scored == all);
 }
 
 TEST_CASE("windows do not change what a model without memory says") {
   const dapt::Page text = page("abracadabra simsalabim");
   toy::TableLM model{.probability = {{{'a', 'b'}, 0.9}, {{'r', 'a'}, 0.7}}};
   const double whole = dapt::Perplexity{.pages = {text}}.evaluate(model, toy::ByteTokenizer{}).value;
-  CHECK((dapt::Perplexity{.pages = {text}, .max_length = 5, .stride = 2, .batch_tokens = 7}.evaluate(model, toy::ByteTokenizer{}).value) == Approx(whole).epsilon(1e-6));
+  REQUIRE((dapt::Perplexity{.pages = {text}, .max_length = 5, .stride = 2, .batch_tokens = 7}.evaluate(model, toy::ByteTokenizer{}).value) == Approx(whole).epsilon(1e-6));
 }
 
 TEST_CASE("no tokens give NaN, and impossible options are refused") {
   toy::TableLM model;
-  CHECK(std::isnan(dapt::Perplexity{}.evaluate(model, toy::ByteTokenizer{}).value));
-  CHECK(std::isnan(dapt::Perplexity{.pages = {page("")}}.evaluate(model, toy::ByteTokenizer{}).details.at("bits_per_byte")));
+  REQUIRE(std::isnan(dapt::Perplexity{}.evaluate(model, toy::ByteTokenizer{}).value));
+  REQUIRE(std::isnan(dapt::Perplexity{.pages = {page("")}}.evaluate(model, toy::ByteTokenizer{}).details.at("bits_per_byte")));
   CHECK_THROWS_WITH((dapt::Perplexity{.max_length = 4, .stride = 5}.evaluate(model, toy::ByteTokenizer{})), "stride: found 5, expected 0 to max_length 4");
   CHECK_THROWS_WITH((dapt::Perplexity{.max_length = 0}.evaluate(model, toy::ByteTokenizer{})), "max_length: found 0, expected at least 1");
 }

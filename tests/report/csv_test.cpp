@@ -43,33 +43,33 @@ std::string cell(const std::vector<std::vector<std::string>>& rows, std::size_t 
 }  // namespace
 
 TEST_CASE("csv: fields are quoted where RFC 4180 asks for it") {
-  CHECK(csv_field("plain") == "plain");
-  CHECK(csv_field("") == "\"\"");
-  CHECK(csv_field("a,b") == "\"a,b\"");
-  CHECK(csv_field("say \"hi\"") == "\"say \"\"hi\"\"\"");
-  CHECK(csv_field("two\nlines") == "\"two\nlines\"");
-  CHECK(csv_field(" kept ") == "\" kept \"");
+  REQUIRE(csv_field("plain") == "plain");
+  REQUIRE(csv_field("") == "\"\"");
+  REQUIRE(csv_field("a,b") == "\"a,b\"");
+  REQUIRE(csv_field("say \"hi\"") == "\"say \"\"hi\"\"\"");
+  REQUIRE(csv_field("two\nlines") == "\"two\nlines\"");
+  REQUIRE(csv_field(" kept ") == "\" kept \"");
 }
 
 TEST_CASE("csv: numbers read back as the same numbers") {
-  for (const double value : {0.1, 1.0 / 3, 0.1 + 0.2, 1e-300, 134515008.0, -2.5}) CHECK(std::stod(csv_number(value)) == value);
-  CHECK(csv_number(0.1) == "0.1");
-  CHECK(csv_number(std::numeric_limits<double>::quiet_NaN()) == "not measured");
+  for (const double value : {0.1, 1.0 / 3, 0.1 + 0.2, 1e-300, 134515008.0, -2.5}) REQUIRE(std::stod(csv_number(value)) == value);
+  REQUIRE(csv_number(0.1) == "0.1");
+  REQUIRE(csv_number(std::numeric_limits<double>::quiet_NaN()) == "not measured");
 }
 
 TEST_CASE("csv: settings") {
   const ComparisonResult result = testing_support::example_comparison();
   const auto rows = parse(settings_csv(result));
   REQUIRE(rows.size() == 7);
-  CHECK(cell(rows, 1, "setting") == "base");
-  CHECK(cell(rows, 1, "seconds") == "not measured");
-  CHECK(cell(rows, 1, "steps") == "not measured");
-  CHECK(cell(rows, 2, "setting") == "lora-256");
-  CHECK(cell(rows, 2, "description") == "LoRA rank 256, AdamW");
-  CHECK(std::stod(cell(rows, 2, "qa_exact")) == result.settings[1].metrics[0].value);
-  CHECK(std::stod(cell(rows, 2, "qa_exact_change")) == result.settings[1].metrics[0].value - result.base.metrics[0].value);
-  CHECK(cell(rows, 2, "trainable_parameters") == "78151680");
-  CHECK(cell(rows, 2, "stopped_because") == "max_steps");
+  REQUIRE(cell(rows, 1, "setting") == "base");
+  REQUIRE(cell(rows, 1, "seconds") == "not measured");
+  REQUIRE(cell(rows, 1, "steps") == "not measured");
+  REQUIRE(cell(rows, 2, "setting") == "lora-256");
+  REQUIRE(cell(rows, 2, "description") == "LoRA rank 256, AdamW");
+  REQUIRE(std::stod(cell(rows, 2, "qa_exact")) == result.settings[1].metrics[0].value);
+  REQUIRE(std::stod(cell(rows, 2, "qa_exact_change")) == result.settings[1].metrics[0].value - result.base.metrics[0].value);
+  REQUIRE(cell(rows, 2, "trainable_parameters") == "78151680");
+  REQUIRE(cell(rows, 2, "stopped_because") == "max_steps");
 }
 
 TEST_CASE("csv: steps, with a column for each phase and no loss where nothing was learned") {
@@ -78,13 +78,13 @@ TEST_CASE("csv: steps, with a column for each phase and no loss where nothing wa
   result.settings[0].steps[2].phase_seconds.erase("data");
   const auto rows = parse(steps_csv(result));
   REQUIRE(rows.size() == 1 + 5 * 200);
-  CHECK(std::stod(cell(rows, 1, "loss")) == result.settings[0].steps[0].loss);
-  CHECK(cell(rows, 2, "loss") == "not measured");
-  CHECK(cell(rows, 2, "skipped") == "1");
-  CHECK(cell(rows, 2, "data_seconds") == "0.01");
-  CHECK(cell(rows, 3, "data_seconds") == "not measured");
-  CHECK(cell(rows, 1000, "setting") == "full-adamw");
-  CHECK(cell(rows, 1000, "step") == "200");
+  REQUIRE(std::stod(cell(rows, 1, "loss")) == result.settings[0].steps[0].loss);
+  REQUIRE(cell(rows, 2, "loss") == "not measured");
+  REQUIRE(cell(rows, 2, "skipped") == "1");
+  REQUIRE(cell(rows, 2, "data_seconds") == "0.01");
+  REQUIRE(cell(rows, 3, "data_seconds") == "not measured");
+  REQUIRE(cell(rows, 1000, "setting") == "full-adamw");
+  REQUIRE(cell(rows, 1000, "step") == "200");
 }
 
 TEST_CASE("csv: questions, with answers that hold commas, quotes and line ends") {
@@ -94,22 +94,22 @@ TEST_CASE("csv: questions, with answers that hold commas, quotes and line ends")
   const auto rows = parse(questions_csv(result, testing_support::example_options()));
   REQUIRE(rows.size() == 1 + 2 * 6 * 50);
   const std::size_t lora = 1 + 50 + 8;
-  CHECK(cell(rows, lora, "setting") == "lora-256");
-  CHECK(cell(rows, lora, "id") == "a09");
-  CHECK(cell(rows, lora, "state") == "newly right");
-  CHECK(cell(rows, lora, "prediction") == "a \"b\",\r\nc");
-  CHECK(cell(rows, lora, "rank") == "not measured");
-  CHECK(cell(rows, lora, "group") == "terms of the domain");
-  CHECK(cell(rows, lora + 1, "prediction").empty());
-  CHECK(cell(rows, 50, "group") == "general and administration terms");
-  CHECK(cell(rows, 301, "metric") == "logp_mrr");
-  CHECK(cell(parse(questions_csv(result)), 1, "group") == "all");
+  REQUIRE(cell(rows, lora, "setting") == "lora-256");
+  REQUIRE(cell(rows, lora, "id") == "a09");
+  REQUIRE(cell(rows, lora, "state") == "newly right");
+  REQUIRE(cell(rows, lora, "prediction") == "a \"b\",\r\nc");
+  REQUIRE(cell(rows, lora, "rank") == "not measured");
+  REQUIRE(cell(rows, lora, "group") == "terms of the domain");
+  REQUIRE(cell(rows, lora + 1, "prediction").empty());
+  REQUIRE(cell(rows, 50, "group") == "general and administration terms");
+  REQUIRE(cell(rows, 301, "metric") == "logp_mrr");
+  REQUIRE(cell(parse(questions_csv(result)), 1, "group") == "all");
 }
 
 TEST_CASE("report: all files at once, and a folder that cannot be made is named") {
   const testing_support::TemporaryFolder folder;
   write_report(folder.path() / "out", testing_support::example_comparison());
-  for (const char* name : {"report.html", "report.md", "settings.csv", "steps.csv", "questions.csv"}) CHECK(std::filesystem::file_size(folder.path() / "out" / name) > 1000);
+  for (const char* name : {"report.html", "report.md", "settings.csv", "steps.csv", "questions.csv"}) REQUIRE(std::filesystem::file_size(folder.path() / "out" / name) > 1000);
   std::ofstream(folder.path() / "file") << "x";
   CHECK_THROWS_WITH(write_report(folder.path() / "file" / "out", {}), Catch::Contains((folder.path() / "file" / "out").string()));
 }

@@ -47,9 +47,9 @@ std::size_t times(const std::string& text, const std::string& part) {
 }  // namespace
 
 TEST_CASE("html: text is escaped") {
-  CHECK(html_text("a<b>&\"'c") == "a&lt;b&gt;&amp;&quot;&#39;c");
-  CHECK(html_text("two\nlines\t\x01") == "two&#10;lines \xEF\xBF\xBD");
-  CHECK(html_text("日本") == "日本");
+  REQUIRE(html_text("a<b>&\"'c") == "a&lt;b&gt;&amp;&quot;&#39;c");
+  REQUIRE(html_text("two\nlines\t\x01") == "two&#10;lines \xEF\xBF\xBD");
+  REQUIRE(html_text("日本") == "日本");
 }
 
 TEST_CASE("html: nothing from outside leaves its place") {
@@ -60,20 +60,20 @@ TEST_CASE("html: nothing from outside leaves its place") {
   options.item_text = [&](const std::string&, const std::string&) { return attack; };
   options.tables = {{.title = attack, .note = attack, .columns = {attack, attack}, .rows = {{attack, attack}, {attack}}}};
   const std::string page = html_report(hostile(), options);
-  CHECK(times(page, "<img") == 0);
+  REQUIRE(times(page, "<img") == 0);
   // The guard, the curves' data, the script; each is closed once.
-  CHECK(times(page, "<script") == 3);
-  CHECK(times(page, "</script>") == 3);
-  CHECK(times(page, "</title>") == 1);
-  CHECK(page.find('\xFF') == std::string::npos);
+  REQUIRE(times(page, "<script") == 3);
+  REQUIRE(times(page, "</script>") == 3);
+  REQUIRE(times(page, "</title>") == 1);
+  REQUIRE(page.find('\xFF') == std::string::npos);
 }
 
 TEST_CASE("html: the page loads nothing from outside and says so to the browser") {
   const std::string page = html_report(testing_support::example_comparison());
   CHECK_THAT(page, Contains("default-src 'none'"));
-  CHECK(times(page, "src=") == 0);
-  CHECK(times(page, "href=") == 0);
-  CHECK(times(page, "url(") == times(page, "url(#inside)"));
+  REQUIRE(times(page, "src=") == 0);
+  REQUIRE(times(page, "href=") == 0);
+  REQUIRE(times(page, "url(") == times(page, "url(#inside)"));
 }
 
 TEST_CASE("html: values that are missing are said to be missing") {
@@ -82,8 +82,8 @@ TEST_CASE("html: values that are missing are said to be missing") {
   result.settings[0].name = "untrained";
   const std::string empty = html_report(result);
   CHECK_THAT(empty, Contains("No metric was measured"));
-  CHECK(times(empty, "data-column=\"peak_memory_bytes\"><span class=\"value unmeasured\">not measured</span>") == 1);            // the base
-  CHECK(times(empty, "data-column=\"peak_memory_bytes\"><span class=\"value\"><span class=\"unmeasured\">not measured</span>") == 1);  // the setting
+  REQUIRE(times(empty, "data-column=\"peak_memory_bytes\"><span class=\"value unmeasured\">not measured</span>") == 1);            // the base
+  REQUIRE(times(empty, "data-column=\"peak_memory_bytes\"><span class=\"value\"><span class=\"unmeasured\">not measured</span>") == 1);  // the setting
   CHECK_THAT(empty, Contains("<h2>Training curves</h2>\n<p class=\"unmeasured\">not measured</p>"));
 
   result = testing_support::example_comparison();
@@ -93,8 +93,8 @@ TEST_CASE("html: values that are missing are said to be missing") {
   result.settings[3].steps.clear();
   const std::string page = html_report(result);
   CHECK_THAT(page, Contains("No steps recorded: galore-512"));
-  CHECK(times(page, "aria-label=\"not measured\"") == 50 + 50 + 1);
-  CHECK(times(page, "data-column=\"qa_exact\"><span class=\"value\"><span class=\"unmeasured\">not measured</span>") == 2);
+  REQUIRE(times(page, "aria-label=\"not measured\"") == 50 + 50 + 1);
+  REQUIRE(times(page, "data-column=\"qa_exact\"><span class=\"value\"><span class=\"unmeasured\">not measured</span>") == 2);
 }
 
 TEST_CASE("html: a cell tells its state without colour, and the answer behind it") {
@@ -114,18 +114,18 @@ TEST_CASE("html: a cell tells its state without colour, and the answer behind it
 
 TEST_CASE("html: groups divide the columns and are counted apart") {
   const std::string page = html_report(testing_support::example_comparison(), testing_support::example_options());
-  CHECK(times(page, "<th scope=\"colgroup\" class=\"group\" colspan=\"43\">terms of the domain</th>") == 2);
-  CHECK(times(page, "<th scope=\"colgroup\" class=\"group\" colspan=\"9\">general and administration terms</th>") == 2);
+  REQUIRE(times(page, "<th scope=\"colgroup\" class=\"group\" colspan=\"43\">terms of the domain</th>") == 2);
+  REQUIRE(times(page, "<th scope=\"colgroup\" class=\"group\" colspan=\"9\">general and administration terms</th>") == 2);
   const std::string ungrouped = html_report(testing_support::example_comparison());
-  CHECK(times(ungrouped, "colgroup") == 0);
+  REQUIRE(times(ungrouped, "colgroup") == 0);
 }
 
 TEST_CASE("html: perplexity going down is told as good") {
   const MetricColumn perplexity{.name = "perplexity", .higher_is_better = false}, qa{.name = "qa_exact"};
-  CHECK(html_change(-2.4, perplexity) == "<span class=\"up\">▼ -2.40</span>");
-  CHECK(html_change(2.4, perplexity) == "<span class=\"down\">▲ +2.40</span>");
-  CHECK(html_change(0.02, qa) == "<span class=\"up\">▲ +0.020</span>");
-  CHECK(html_change(-0.0001, qa) == "<span class=\"same\">= 0.000</span>");
+  REQUIRE(html_change(-2.4, perplexity) == "<span class=\"up\">▼ -2.40</span>");
+  REQUIRE(html_change(2.4, perplexity) == "<span class=\"down\">▲ +2.40</span>");
+  REQUIRE(html_change(0.02, qa) == "<span class=\"up\">▲ +0.020</span>");
+  REQUIRE(html_change(-0.0001, qa) == "<span class=\"same\">= 0.000</span>");
 }
 
 TEST_CASE("curves: every step of a short run, neighbours' means of a long one, gaps where nothing was learned") {
@@ -141,13 +141,13 @@ TEST_CASE("curves: every step of a short run, neighbours' means of a long one, g
     setting.steps.push_back(record);
   }
   auto data = curve_data(setting);
-  CHECK(data["step"].dump() == "[1,2,3,4,5]");
-  CHECK(data["tokens"].dump() == "[10,20,30,40,50]");
-  CHECK(data["seconds"].dump() == "[0.25,0.5,0.75,1.0,1.25]");
-  CHECK(data["loss"].dump() == "[1.0,2.0,null,4.0,null]");
+  REQUIRE(data["step"].dump() == "[1,2,3,4,5]");
+  REQUIRE(data["tokens"].dump() == "[10,20,30,40,50]");
+  REQUIRE(data["seconds"].dump() == "[0.25,0.5,0.75,1.0,1.25]");
+  REQUIRE(data["loss"].dump() == "[1.0,2.0,null,4.0,null]");
 
   data = curve_data(setting, 3);
-  CHECK(data["steps_a_point"] == 2);
-  CHECK(data["step"].dump() == "[2,4,5]");
-  CHECK(data["loss"].dump() == "[1.5,4.0,null]");
+  REQUIRE(data["steps_a_point"] == 2);
+  REQUIRE(data["step"].dump() == "[2,4,5]");
+  REQUIRE(data["loss"].dump() == "[1.5,4.0,null]");
 }

@@ -27,11 +27,11 @@ TEST_CASE("log.jsonl: one line a step, readable while the run goes on") {
   const dapt::testing_support::TemporaryFolder folder;
   const auto file = folder.path() / "new" / "folder" / "log.jsonl";
   dapt::JsonLines log(file);
-  CHECK(read(file).empty());
+  REQUIRE(read(file).empty());
   log.observe(record);
-  CHECK(read(file) == line);
+  REQUIRE(read(file) == line);
   log.observe(record);
-  CHECK(read(file) == line + line);
+  REQUIRE(read(file) == line + line);
 }
 
 TEST_CASE("log.jsonl: a new run starts a new file, a resumed one continues it") {
@@ -39,9 +39,9 @@ TEST_CASE("log.jsonl: a new run starts a new file, a resumed one continues it") 
   const auto file = folder.path() / "log.jsonl";
   dapt::JsonLines(file).observe(record);
   dapt::JsonLines(file, {.append = true}).observe(record);
-  CHECK(read(file) == line + line);
+  REQUIRE(read(file) == line + line);
   dapt::JsonLines(file).observe(record);
-  CHECK(read(file) == line);
+  REQUIRE(read(file) == line);
 }
 
 TEST_CASE("log.jsonl: NaN and infinity are null, and the line is still JSON") {
@@ -49,9 +49,9 @@ TEST_CASE("log.jsonl: NaN and infinity are null, and the line is still JSON") {
   bad.loss = std::numeric_limits<double>::quiet_NaN();
   bad.grad_norm = std::numeric_limits<double>::infinity();
   const auto read_back = nlohmann::json::parse(dapt::to_json(bad).dump());
-  CHECK(read_back["loss"].is_null());
-  CHECK(read_back["grad_norm"].is_null());
-  CHECK(read_back["lr"] == 1e-4);
+  REQUIRE(read_back["loss"].is_null());
+  REQUIRE(read_back["grad_norm"].is_null());
+  REQUIRE(read_back["lr"] == 1e-4);
 }
 
 TEST_CASE("log.jsonl: a folder that cannot be made and a file that cannot be written are named") {

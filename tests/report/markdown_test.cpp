@@ -11,9 +11,9 @@ using namespace dapt::report;
 using Catch::Contains;
 
 TEST_CASE("markdown: text stays text, on one line") {
-  CHECK(markdown_text("qa_exact") == "qa_exact");
-  CHECK(markdown_text("_a_ *b* <i> | `c`\n[d]") == "\\_a\\_ \\*b\\* \\<i\\> \\| \\`c\\` \\[d\\]");
-  CHECK(markdown_text("日本_語") == "日本_語");
+  REQUIRE(markdown_text("qa_exact") == "qa_exact");
+  REQUIRE(markdown_text("_a_ *b* <i> | `c`\n[d]") == "\\_a\\_ \\*b\\* \\<i\\> \\| \\`c\\` \\[d\\]");
+  REQUIRE(markdown_text("日本_語") == "日本_語");
 }
 
 TEST_CASE("markdown: the table of settings, base first, then best first, with the change against the base") {
@@ -23,8 +23,8 @@ TEST_CASE("markdown: the table of settings, base first, then best first, with th
   std::vector<std::string> all;
   while (std::getline(lines, line)) all.push_back(line);
   REQUIRE(all.size() == 9);  // head, rule, six models, a blank line
-  CHECK(all[0] == "| setting | QA_exact | logp_mrr | perplexity (lower is better) | final loss | tokens/s | peak memory | trainable parameters | optimizer state | seconds in the optimizer | training time |");
-  CHECK(all[2] == "| base | 0.200 | 0.450 | 18.42 | not measured | not measured | not measured | not measured | not measured | not measured | not measured |");
+  REQUIRE(all[0] == "| setting | QA_exact | logp_mrr | perplexity (lower is better) | final loss | tokens/s | peak memory | trainable parameters | optimizer state | seconds in the optimizer | training time |");
+  REQUIRE(all[2] == "| base | 0.200 | 0.450 | 18.42 | not measured | not measured | not measured | not measured | not measured | not measured | not measured |");
   CHECK_THAT(all[3], Catch::StartsWith("| lora-256 | 0.260 (+0.060) | 0.494 (+0.044) | 16.02 (-2.40) |") && Contains("| 2.72 GiB | 78,151,680 | 596 MiB |"));
   CHECK_THAT(all[7], Catch::StartsWith("| lora-8 | 0.160 (-0.040) |"));
 }
@@ -47,8 +47,8 @@ TEST_CASE("markdown: the whole report has its parts, and every table row as many
     for (std::size_t i = 0; i < line.size(); ++i) bars += line[i] == '|' && line[i - 1] != '\\';
     if (cells == 0) cells = bars;
     INFO(line);
-    CHECK(bars == cells);
+    REQUIRE(bars == cells);
     ++rows;
   }
-  CHECK(rows > 100);
+  REQUIRE(rows > 100);
 }

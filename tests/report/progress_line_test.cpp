@@ -42,7 +42,7 @@ TEST_CASE("progress line: says what, of how much, loss, speed and time left, in 
     screen.now += 0.06;
     line.observe(record(1200, 0.5));
   }
-  CHECK(screen.text() == drawn("LoRA rank 8  25 %  step 10  loss 2.500  1,234 tokens/s  3:00 left") +
+  REQUIRE(screen.text() == drawn("LoRA rank 8  25 %  step 10  loss 2.500  1,234 tokens/s  3:00 left") +
                              drawn("LoRA rank 8  50 %  step 1,200  loss 2.500  1,234 tokens/s  1:00 left") + "\n");
 }
 
@@ -53,7 +53,7 @@ TEST_CASE("progress line: the newest state stays on the screen when it ends") {
     line.observe(record(1, 0.25));
     line.observe(record(2, 0.5));
   }
-  CHECK(screen.text() == drawn("25 %  step 1  loss 2.500  1,234 tokens/s  3:00 left") + drawn("50 %  step 2  loss 2.500  1,234 tokens/s  1:00 left") + "\n");
+  REQUIRE(screen.text() == drawn("25 %  step 1  loss 2.500  1,234 tokens/s  3:00 left") + drawn("50 %  step 2  loss 2.500  1,234 tokens/s  1:00 left") + "\n");
 }
 
 TEST_CASE("progress line: the last step is drawn at once and has no time left") {
@@ -61,7 +61,7 @@ TEST_CASE("progress line: the last step is drawn at once and has no time left") 
   dapt::ProgressLine line(screen.options("x", true));
   line.observe(record(1, 0.9));
   line.observe(record(2, 1.0));
-  CHECK(screen.text().ends_with(drawn("x  100 %  step 2  loss 2.500  1,234 tokens/s")));
+  REQUIRE(screen.text().ends_with(drawn("x  100 %  step 2  loss 2.500  1,234 tokens/s")));
 }
 
 TEST_CASE("progress line: work without steps") {
@@ -72,7 +72,7 @@ TEST_CASE("progress line: work without steps") {
   line.update(4726, 4726);
   line.finish();
   line.update(7, 0);
-  CHECK(screen.text() == drawn("questions  1,000 of 4,726  21 %  LoRA rank 8  37 s left") + drawn("questions  4,726 of 4,726  100 %") + "\n" + drawn("questions  7"));
+  REQUIRE(screen.text() == drawn("questions  1,000 of 4,726  21 %  LoRA rank 8  37 s left") + drawn("questions  4,726 of 4,726  100 %") + "\n" + drawn("questions  7"));
 }
 
 TEST_CASE("progress line: a loss that is no number and a skipped step are told") {
@@ -85,14 +85,14 @@ TEST_CASE("progress line: a loss that is no number and a skipped step are told")
   dapt::StepRecord skipped = record(2, 0);
   skipped.skipped = true;
   line.observe(skipped);
-  CHECK(screen.text() == drawn("x  0 %  step 1  loss not finite  1,234 tokens/s") + drawn("x  0 %  step 2  skipped, nothing changed  1,234 tokens/s"));
+  REQUIRE(screen.text() == drawn("x  0 %  step 1  loss not finite  1,234 tokens/s") + drawn("x  0 %  step 2  skipped, nothing changed  1,234 tokens/s"));
 }
 
 TEST_CASE("progress line: text from outside cannot move the cursor") {
   Screen screen;
   dapt::ProgressLine line(screen.options("a\r\x1b[2Jb", true));
   line.update(1, 0, "c\nd 日本");
-  CHECK(screen.text() == drawn("a  [2Jb  1  c d 日本"));
+  REQUIRE(screen.text() == drawn("a  [2Jb  1  c d 日本"));
 }
 
 TEST_CASE("progress line: quiet where the output is no terminal") {
@@ -101,7 +101,7 @@ TEST_CASE("progress line: quiet where the output is no terminal") {
     dapt::ProgressLine line(screen.options("x", std::nullopt));  // a file is no terminal
     for (int step = 1; step <= 10; ++step, screen.now += 100) line.observe(record(step, step / 10.0));
   }
-  CHECK(screen.text().empty());
+  REQUIRE(screen.text().empty());
 }
 
 TEST_CASE("progress line: plain lines for log files where asked for") {
@@ -112,5 +112,5 @@ TEST_CASE("progress line: plain lines for log files where asked for") {
     dapt::ProgressLine line(options);
     for (int step = 1; step <= 7; ++step, screen.now += 10) line.observe(record(step, step / 8.0));
   }
-  CHECK(screen.text() == "x  50 %  step 4  loss 2.500  1,234 tokens/s  1:00 left\nx  88 %  step 7  loss 2.500  1,234 tokens/s  9 s left\n");
+  REQUIRE(screen.text() == "x  50 %  step 4  loss 2.500  1,234 tokens/s  1:00 left\nx  88 %  step 7  loss 2.500  1,234 tokens/s  9 s left\n");
 }

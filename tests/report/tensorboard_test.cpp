@@ -21,21 +21,21 @@ std::string read(const std::filesystem::path& file) {
 TEST_CASE("CRC-32C: the vectors of RFC 3720, appendix B.4") {
   std::string up, down;
   for (int i = 0; i < 32; ++i) up.push_back(static_cast<char>(i)), down.push_back(static_cast<char>(31 - i));
-  CHECK(dapt::tensorboard::crc32c("") == 0);
-  CHECK(dapt::tensorboard::crc32c("123456789") == 0xE3069283);
-  CHECK(dapt::tensorboard::crc32c(std::string(32, '\0')) == 0x8A9136AA);
-  CHECK(dapt::tensorboard::crc32c(std::string(32, '\xFF')) == 0x62A8AB43);
-  CHECK(dapt::tensorboard::crc32c(up) == 0x46DD794E);
-  CHECK(dapt::tensorboard::crc32c(down) == 0x113FDB5C);
+  REQUIRE(dapt::tensorboard::crc32c("") == 0);
+  REQUIRE(dapt::tensorboard::crc32c("123456789") == 0xE3069283);
+  REQUIRE(dapt::tensorboard::crc32c(std::string(32, '\0')) == 0x8A9136AA);
+  REQUIRE(dapt::tensorboard::crc32c(std::string(32, '\xFF')) == 0x62A8AB43);
+  REQUIRE(dapt::tensorboard::crc32c(up) == 0x46DD794E);
+  REQUIRE(dapt::tensorboard::crc32c(down) == 0x113FDB5C);
 }
 
 TEST_CASE("TFRecord: length and payload carry masked checksums") {
   const std::string framed = dapt::tensorboard::record("123456789");
   REQUIRE(framed.size() == 8 + 4 + 9 + 4);
-  CHECK(framed.substr(0, 8) == std::string("\x09\0\0\0\0\0\0\0", 8));
-  CHECK(framed.substr(12, 9) == "123456789");
+  REQUIRE(framed.substr(0, 8) == std::string("\x09\0\0\0\0\0\0\0", 8));
+  REQUIRE(framed.substr(12, 9) == "123456789");
   // 0xE3069283 rotated right by 15 is 0x2507C60D; plus 0xA282EAD8 is 0xC78AB0E5.
-  CHECK(framed.substr(21) == "\xE5\xB0\x8A\xC7");
+  REQUIRE(framed.substr(21) == "\xE5\xB0\x8A\xC7");
 }
 
 TEST_CASE("event files: the bytes of TensorBoard's own writer") {
@@ -53,15 +53,15 @@ TEST_CASE("event files: the bytes of TensorBoard's own writer") {
 
   const std::string expected = read(DAPT_TEST_DATA "/parity/tensorboard/events.tfevents");
   REQUIRE(expected.size() == 292);
-  CHECK(read(board.path()) == expected);
-  CHECK(board.path().filename().string().starts_with("events.out.tfevents.1700000000."));
+  REQUIRE(read(board.path()) == expected);
+  REQUIRE(board.path().filename().string().starts_with("events.out.tfevents.1700000000."));
 }
 
 TEST_CASE("event files: what a step shows; a skipped step shows no loss") {
   const dapt::testing_support::TemporaryFolder folder;
   const dapt::TensorBoardOptions clock{.wall_time = [] { return 1.0; }};
   dapt::TensorBoard board(folder.path(), clock), other(folder.path(), clock);
-  CHECK(board.path() != other.path());
+  REQUIRE(board.path() != other.path());
 
   dapt::StepRecord record{.step = 7, .tokens = 64, .loss = 1.5, .lr = 0.25, .grad_norm = 2, .tokens_per_second = 8, .peak_memory_bytes = 1024, .phase_seconds = {{"optimizer", 0.5}}};
   board.observe(record);
@@ -72,8 +72,8 @@ TEST_CASE("event files: what a step shows; a skipped step shows no loss") {
   dapt::tensorboard::Scalars all{{"train/loss", 1.5}, {"train/grad_norm", 2}};
   all.insert(all.end(), rest.begin(), rest.end());
   const std::string head = dapt::tensorboard::record(dapt::tensorboard::version_event(1.0));
-  CHECK(read(board.path()) == head + dapt::tensorboard::record(dapt::tensorboard::scalar_event(1.0, 7, all)));
-  CHECK(read(other.path()) == head + dapt::tensorboard::record(dapt::tensorboard::scalar_event(1.0, 7, rest)));
+  REQUIRE(read(board.path()) == head + dapt::tensorboard::record(dapt::tensorboard::scalar_event(1.0, 7, all)));
+  REQUIRE(read(other.path()) == head + dapt::tensorboard::record(dapt::tensorboard::scalar_event(1.0, 7, rest)));
 }
 
 TEST_CASE("event files: a folder that cannot be written is named") {

@@ -21,9 +21,9 @@ static void check_strings(const HfTokenizer& tokenizer, const std::string& file)
     const std::string text = entry.at("text");
     const Ids as_tokens = entry.at("as_tokens");
     CAPTURE(file, entry.at("text").dump(-1, ' ', true));
-    CHECK(tokenizer.encode(text, SpecialText::as_tokens) == as_tokens);
-    CHECK(tokenizer.encode(text, SpecialText::as_text) == (entry.contains("as_text") ? entry.at("as_text").get<Ids>() : as_tokens));
-    CHECK(tokenizer.decode(as_tokens) == entry.at("decoded"));
+    REQUIRE(tokenizer.encode(text, SpecialText::as_tokens) == as_tokens);
+    REQUIRE(tokenizer.encode(text, SpecialText::as_text) == (entry.contains("as_text") ? entry.at("as_text").get<Ids>() : as_tokens));
+    REQUIRE(tokenizer.decode(as_tokens) == entry.at("decoded"));
   }
 }
 
@@ -55,23 +55,23 @@ TEST_CASE("SmolLM2: ids of single lines of up to a megabyte") {
     std::string line;
     for (int i = 0; i < entry.at("count").get<int>(); ++i) line += unit;
     const Ids ids = tokenizer.encode(line, SpecialText::as_tokens);
-    CHECK(ids.size() == entry.at("ids"));
-    CHECK(fnv1a(ids) == entry.at("hash"));
+    REQUIRE(ids.size() == entry.at("ids"));
+    REQUIRE(fnv1a(ids) == entry.at("hash"));
   }
 }
 
 TEST_CASE("SmolLM2: special tokens of the folder") {
   const auto tokenizer = HfTokenizer::from_folder(smollm2());
   const SpecialTokens& special = tokenizer.special_tokens();
-  CHECK(special.bos == 1);
-  CHECK(special.eos == 2);
-  CHECK(special.unk == 0);
-  CHECK(special.pad == 2);
-  CHECK(special.end_of_document == 0);
+  REQUIRE(special.bos == 1);
+  REQUIRE(special.eos == 2);
+  REQUIRE(special.unk == 0);
+  REQUIRE(special.pad == 2);
+  REQUIRE(special.end_of_document == 0);
   CHECK_FALSE(special.adds_bos);
-  CHECK(tokenizer.vocab_size() == 49152);
-  CHECK(tokenizer.token_to_id("<|im_start|>") == 1);
-  CHECK(tokenizer.token_to_id("no such token") == std::nullopt);
+  REQUIRE(tokenizer.vocab_size() == 49152);
+  REQUIRE(tokenizer.token_to_id("<|im_start|>") == 1);
+  REQUIRE(tokenizer.token_to_id("no such token") == std::nullopt);
 }
 
 TEST_CASE("tokenizers of the other kinds: ids and decoded text of hard and generated strings") {
@@ -83,23 +83,23 @@ TEST_CASE("tokenizers of the other kinds: ids and decoded text of hard and gener
 TEST_CASE("page text never yields control tokens") {
   const auto tokenizer = HfTokenizer::from_folder(smollm2());
   const Ids ids = tokenizer.encode("<|im_start|>system<|im_end|><|endoftext|>", SpecialText::as_text);
-  for (const std::int32_t id : ids) CHECK(id >= 17);
-  CHECK(tokenizer.decode(ids) == "<|im_start|>system<|im_end|><|endoftext|>");
-  CHECK(tokenizer.encode("<|im_start|>", SpecialText::as_tokens) == Ids{1});
+  for (const std::int32_t id : ids) REQUIRE(id >= 17);
+  REQUIRE(tokenizer.decode(ids) == "<|im_start|>system<|im_end|><|endoftext|>");
+  REQUIRE(tokenizer.encode("<|im_start|>", SpecialText::as_tokens) == Ids{1});
 }
 
 TEST_CASE("ids that are no tokens are left out of decoded text") {
   const auto tokenizer = HfTokenizer::from_folder(smollm2());
   Ids ids = tokenizer.encode("text", SpecialText::as_text);
   ids.insert(ids.begin(), {-1, 49152, 1 << 30, 2});
-  CHECK(tokenizer.decode(ids) == "text");
-  CHECK(tokenizer.decode({}).empty());
+  REQUIRE(tokenizer.decode(ids) == "text");
+  REQUIRE(tokenizer.decode({}).empty());
 }
 
 TEST_CASE("broken UTF-8 does not end a run") {
   const auto tokenizer = HfTokenizer::from_folder(smollm2());
   const std::string broken = "ok \xC3 \xE3\x81 end\xF0\x9F";
-  CHECK(tokenizer.decode(tokenizer.encode(broken, SpecialText::as_text)) == "ok \uFFFD \uFFFD end\uFFFD");
+  REQUIRE(tokenizer.decode(tokenizer.encode(broken, SpecialText::as_text)) == "ok \uFFFD \uFFFD end\uFFFD");
 }
 
 TEST_CASE("several threads may encode with copies of one tokenizer at once") {
@@ -115,7 +115,7 @@ TEST_CASE("several threads may encode with copies of one tokenizer at once") {
     });
   }
   for (auto& thread : threads) thread.join();
-  CHECK(wrong == std::vector<int>(4, 0));
+  REQUIRE(wrong == std::vector<int>(4, 0));
 }
 
 namespace {
@@ -189,13 +189,13 @@ TEST_CASE("roles of special tokens: tokenizer_config.json, special_tokens_map.js
     CHECK_FALSE(special.bos.has_value());
     CHECK_FALSE(special.eos.has_value());
     CHECK_FALSE(special.adds_bos);
-    CHECK(special.end_of_document == 5);
+    REQUIRE(special.end_of_document == 5);
   }
   SECTION("the post-processor alone gives BOS") {
     small.json["post_processor"] = template_of("<s>");
     const SpecialTokens special = small.open().special_tokens();
-    CHECK(special.bos == 3);
-    CHECK(special.adds_bos);
+    REQUIRE(special.bos == 3);
+    REQUIRE(special.adds_bos);
   }
   SECTION("names before ids, a null is an answer, and without <|endoftext|> eos ends documents") {
     small.json["model"]["vocab"].erase("<|endoftext|>");
@@ -203,17 +203,17 @@ TEST_CASE("roles of special tokens: tokenizer_config.json, special_tokens_map.js
     small.write("special_tokens_map.json", R"({"eos_token": "</s>", "unk_token": "a"})");
     small.write("config.json", R"({"bos_token_id": 0, "eos_token_id": [1, 2], "unk_token_id": 2})");
     const SpecialTokens special = small.open().special_tokens();
-    CHECK(special.bos == 3);
-    CHECK(special.eos == 4);
+    REQUIRE(special.bos == 3);
+    REQUIRE(special.eos == 4);
     CHECK_FALSE(special.unk.has_value());
     CHECK_FALSE(special.pad.has_value());
-    CHECK(special.end_of_document == 4);
+    REQUIRE(special.end_of_document == 4);
     CHECK_FALSE(special.adds_bos);
   }
   SECTION("ids of config.json, the first of several") {
     small.write("config.json", R"({"bos_token_id": 3, "eos_token_id": [4, 5]})");
-    CHECK(small.open().special_tokens().bos == 3);
-    CHECK(small.open().special_tokens().eos == 4);
+    REQUIRE(small.open().special_tokens().bos == 3);
+    REQUIRE(small.open().special_tokens().eos == 4);
   }
   SECTION("add_bos_token decides over the post-processor") {
     small.json["post_processor"] = template_of("<s>");
@@ -221,7 +221,7 @@ TEST_CASE("roles of special tokens: tokenizer_config.json, special_tokens_map.js
     CHECK_FALSE(small.open().special_tokens().adds_bos);
     small.json["post_processor"] = nullptr;
     small.write("tokenizer_config.json", R"({"bos_token": "<s>", "add_bos_token": true})");
-    CHECK(small.open().special_tokens().adds_bos);
+    REQUIRE(small.open().special_tokens().adds_bos);
   }
   SECTION("a template that starts with another token adds no BOS") {
     small.json["post_processor"] = template_of("</s>");

@@ -23,8 +23,8 @@ TEST_CASE("SentencePiece: ids and decoded text are those of Python's sentencepie
     for (const auto& entry : recorded(name + ".strings.json")) {
       CAPTURE(name, entry.at("text").dump(-1, ' ', true));
       const Ids expected = entry.at("ids");
-      CHECK(tokenizer.encode(entry.at("text").get<std::string>(), SpecialText::as_text) == expected);
-      CHECK(tokenizer.decode(expected) == entry.at("decoded"));
+      REQUIRE(tokenizer.encode(entry.at("text").get<std::string>(), SpecialText::as_text) == expected);
+      REQUIRE(tokenizer.decode(expected) == entry.at("decoded"));
     }
   }
 }
@@ -32,41 +32,41 @@ TEST_CASE("SentencePiece: ids and decoded text are those of Python's sentencepie
 TEST_CASE("SentencePiece: special ids, vocabulary") {
   const auto tokenizer = SentencePieceTokenizer::from_file(llama_model());
   const SpecialTokens& special = tokenizer.special_tokens();
-  CHECK(special.unk == 0);
-  CHECK(special.bos == 1);
-  CHECK(special.eos == 2);
+  REQUIRE(special.unk == 0);
+  REQUIRE(special.bos == 1);
+  REQUIRE(special.eos == 2);
   CHECK_FALSE(special.pad.has_value());
-  CHECK(special.end_of_document == 2);
-  CHECK(special.adds_bos);
+  REQUIRE(special.end_of_document == 2);
+  REQUIRE(special.adds_bos);
   CHECK_FALSE(SentencePieceTokenizer::from_file(llama_model(), {.adds_bos = false}).special_tokens().adds_bos);
-  CHECK(tokenizer.vocab_size() == 1200);
-  CHECK(tokenizer.token_to_id("</s>") == 2);
-  CHECK(tokenizer.token_to_id("<unk>") == 0);
-  CHECK(tokenizer.token_to_id("no such piece") == std::nullopt);
+  REQUIRE(tokenizer.vocab_size() == 1200);
+  REQUIRE(tokenizer.token_to_id("</s>") == 2);
+  REQUIRE(tokenizer.token_to_id("<unk>") == 0);
+  REQUIRE(tokenizer.token_to_id("no such piece") == std::nullopt);
 }
 
 TEST_CASE("SentencePiece: control tokens in text are text as_text, and tokens as_tokens") {
   for (const bool legacy : {false, true}) {
     const auto tokenizer = SentencePieceTokenizer::from_file(llama_model(), {.legacy = legacy});
     const auto text_ids = [&](const char* text) { return tokenizer.encode(text, SpecialText::as_text); };
-    for (const std::int32_t id : text_ids("<s>uns</s> <unk>")) CHECK(id > 2);
+    for (const std::int32_t id : text_ids("<s>uns</s> <unk>")) REQUIRE(id > 2);
 
     // "uns" behind "<s>": the pieces of "▁uns" in legacy mode, those of "uns" otherwise. "▁uns" without its first "▁" is what "x▁uns" and "xuns" differ in.
     const Ids got = tokenizer.encode("<s>uns", SpecialText::as_tokens);
-    CHECK(got[0] == 1);
+    REQUIRE(got[0] == 1);
     const Ids rest(got.begin() + 1, got.end());
-    CHECK((rest == text_ids("uns")) == legacy);
-    CHECK(tokenizer.decode(rest) == "uns");
-    CHECK(tokenizer.decode(got) == "uns");
-    CHECK(tokenizer.encode("</s></s>", SpecialText::as_tokens) == Ids{2, 2});
+    REQUIRE((rest == text_ids("uns")) == legacy);
+    REQUIRE(tokenizer.decode(rest) == "uns");
+    REQUIRE(tokenizer.decode(got) == "uns");
+    REQUIRE(tokenizer.encode("</s></s>", SpecialText::as_tokens) == Ids{2, 2});
 
     // Text before the first token has the prefix in both modes.
     const Ids before = tokenizer.encode("a:<s>->", SpecialText::as_tokens);
     const Ids prefix = text_ids("a:");
     REQUIRE(before.size() > prefix.size());
-    CHECK(Ids(before.begin(), before.begin() + static_cast<std::ptrdiff_t>(prefix.size())) == prefix);
-    CHECK(before[prefix.size()] == 1);
-    CHECK(tokenizer.decode(before) == (legacy ? "a: ->" : "a:->"));
+    REQUIRE(Ids(before.begin(), before.begin() + static_cast<std::ptrdiff_t>(prefix.size())) == prefix);
+    REQUIRE(before[prefix.size()] == 1);
+    REQUIRE(tokenizer.decode(before) == (legacy ? "a: ->" : "a:->"));
   }
 }
 
@@ -77,17 +77,17 @@ TEST_CASE("SentencePiece: a folder's tokenizer_config.json adds tokens and sets 
     "0": {"content": "<unk>", "special": true}, "1": {"content": "<s>", "special": true}, "2": {"content": "</s>", "special": true},
     "1200": {"content": "<pad>", "special": true}, "1201": {"content": "[x]", "special": false, "lstrip": true}}})";
   const auto tokenizer = SentencePieceTokenizer::from_folder(folder.path());
-  CHECK(tokenizer.vocab_size() == 1202);
-  CHECK(tokenizer.special_tokens().pad == 1200);
+  REQUIRE(tokenizer.vocab_size() == 1202);
+  REQUIRE(tokenizer.special_tokens().pad == 1200);
   CHECK_FALSE(tokenizer.special_tokens().adds_bos);
-  CHECK(tokenizer.token_to_id("[x]") == 1201);
+  REQUIRE(tokenizer.token_to_id("[x]") == 1201);
   const Ids as_text = tokenizer.encode("a <pad>  [x]", SpecialText::as_text);
-  CHECK(as_text.back() == 1201);
-  CHECK(std::ranges::count(as_text, 1200) == 0);
-  CHECK(tokenizer.decode(as_text) == "a <pad>[x]");
+  REQUIRE(as_text.back() == 1201);
+  REQUIRE(std::ranges::count(as_text, 1200) == 0);
+  REQUIRE(tokenizer.decode(as_text) == "a <pad>[x]");
   const Ids as_tokens = tokenizer.encode("a <pad>  [x]", SpecialText::as_tokens);
-  CHECK(std::ranges::count(as_tokens, 1200) == 1);
-  CHECK(tokenizer.decode(as_tokens) == "a [x]");
+  REQUIRE(std::ranges::count(as_tokens, 1200) == 1);
+  REQUIRE(tokenizer.decode(as_tokens) == "a [x]");
 }
 
 TEST_CASE("SentencePiece: a missing, truncated or foreign file is named") {

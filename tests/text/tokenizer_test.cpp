@@ -17,15 +17,15 @@ TEST_CASE("a model folder's tokenizer is chosen by its files") {
 
   std::filesystem::copy(text_parity() / "sentencepiece_llama.model", folder.path() / "tokenizer.model");
   const AnyTokenizer pieces = load_tokenizer(folder.path());
-  CHECK(pieces.vocab_size() == 1200);
-  CHECK(pieces.special_tokens().eos == 2);
+  REQUIRE(pieces.vocab_size() == 1200);
+  REQUIRE(pieces.special_tokens().eos == 2);
 
   std::filesystem::copy(text_parity() / "llama2.tokenizer.json", folder.path() / "tokenizer.json");
   const AnyTokenizer json = load_tokenizer(folder.path());
-  CHECK(json.special_tokens().bos == 1);
-  CHECK(json.special_tokens().adds_bos);
+  REQUIRE(json.special_tokens().bos == 1);
+  REQUIRE(json.special_tokens().adds_bos);
   const auto ids = json.encode("Debian <s>", SpecialText::as_tokens);
-  CHECK(ids == HfTokenizer::from_folder(folder.path()).encode("Debian <s>", SpecialText::as_tokens));
-  CHECK(ids.back() == json.token_to_id("<s>"));
-  CHECK(json.decode(ids) == "Debian ");
+  REQUIRE(ids == HfTokenizer::from_folder(folder.path()).encode("Debian <s>", SpecialText::as_tokens));
+  REQUIRE(ids.back() == json.token_to_id("<s>"));
+  REQUIRE(json.decode(ids) == "Debian ");
 }

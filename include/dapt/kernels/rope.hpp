@@ -23,9 +23,11 @@ struct RopeTable {
   Tensor sin;  ///< fp32 [B, T, D/2]
 };
 
-/// position_ids int [B, T]; inverse_frequencies double [D/2], radians a position; attention_scaling multiplies both tables (YaRN; 1 otherwise).
+/// position_ids int [B, T]; inverse_frequencies [D/2], radians a position; attention_scaling multiplies both tables (YaRN; 1 otherwise).
+/// Angles are rounded to the type of inverse_frequencies: fp32 gives transformers' angles (at position 1,000 up to 3e-5 off, which shows in the logits as
+/// 5e-4), double the exact ones. Cosines and sines are computed in double.
 inline RopeTable rope_table(const Tensor& position_ids, const Tensor& inverse_frequencies, double attention_scaling = 1) {
-  const Tensor angles = position_ids.to(at::kDouble).unsqueeze(-1).mul(inverse_frequencies.to(at::kDouble));
+  const Tensor angles = position_ids.to(inverse_frequencies.scalar_type()).unsqueeze(-1).mul(inverse_frequencies).to(at::kDouble);
   return {angles.cos().mul(attention_scaling).to(at::kFloat), angles.sin().mul(attention_scaling).to(at::kFloat)};
 }
 

@@ -177,9 +177,9 @@ inline Llama::Llama(LlamaConfig config, const TensorLookup& lookup, LlamaOptions
   }
   norm_ = get("model.norm.weight", {c.hidden_size});
   head_ = std::make_unique<Linear>(c.tie_word_embeddings ? Linear{"lm_head", embed_tokens_, {}, {}} : linear("lm_head", c.vocab_size, c.hidden_size, false));
-  // In fp32 step by step as transformers does it: at position 1,000 the last bit of a frequency is visible in the logits.
+  // In fp32 step by step, and the angles with them, as the models were trained: at position 1,000 exact angles move the logits by 5e-4.
   const Tensor exponents = at::arange(0, c.head_dim, 2, embed_tokens_.options().dtype(at::kFloat)).div(static_cast<double>(c.head_dim));
-  inverse_frequencies_ = at::pow(c.rope_theta, exponents).reciprocal().to(at::kDouble);
+  inverse_frequencies_ = at::pow(c.rope_theta, exponents).reciprocal();
 }
 
 inline Tensor Llama::embed(const Tensor& input_ids) const {

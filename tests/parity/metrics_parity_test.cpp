@@ -1,0 +1,60 @@
+// The base model in fp32 against the recorded evaluation in transformers (tests/parity/metrics/baseline.json, made by examples/debian/eval_hf.py).
+#include <cmath>
+#include <fstream>
+
+#include <catch2/catch.hpp>
+#include <nlohmann/json.hpp>
+
+#include <dapt/io/hf_model.hpp>
+#include <dapt/metrics/exact_match.hpp>
+#include <dapt/metrics/log_prob_mrr.hpp>
+#include <dapt/text/tokenizer.hpp>
+#include <support/paths.hpp>
+
+namespace {
+
+const std::filesystem::path domain = std::filesystem::path(DAPT_TEST_DATA) / ".." / "examples" / "debian";
+
+nlohmann::json baseline() {
+  std::ifstream stream(std::filesystem::path(DAPT_TEST_DATA) / "parity/metrics/baseline.json");
+  return nlohmann::json::parse(stream).at("dev");
+}
+
+}  // namespace
+
+TEST_CASE("SmolLM2: every answer and every rank is the reference's") {
+  auto model = dapt::load_llama(dapt::testing_support::smollm2(), at::kFloat);
+  const auto tokenizer = dapt::load_tokenizer(dapt::testing_support::smollm2());
+  const nlohmann::json reference = baseline();
+
+  const dapt::ExactMatch questions{.questions = dapt::read_questions(domain / "qa.jsonl"), .exemplars = dapt::read_questions(domain / "fewshot.jsonl")};
+  const dapt::MetricValue qa = questions.evaluate(model, tokenizer);
+  REQUIRE(qa.items.size() == reference["qa"].size());
+  for (std::size_t i = 0; i < qa.items.size(); ++i) {
+    REQUIRE(qa.items[i].id == reference["qa"][i]["id"].get<std::string>());
+    REQUIRE(qa.items[i].prediction == reference["qa"][i]["got"].get<std::string>());
+    REQUIRE((qa.items[i].value == 1) == reference["qa"][i]["strict"].get<bool>());
+  }
+
+  const dapt::LogProbMrr sentences{.items = dapt::read_cloze(domain / "cloze.jsonl")};
+  const dapt::MetricValue mrr = sentences.evaluate(model, tokenizer);
+  REQUIRE(mrr.items.size() == reference["cloze"].size());
+  for (std::size_t i = 0; i < mrr.items.size(); ++i) {
+    const nlohmann::json& expected = reference["cloze"][i];
+    REQUIRE(mrr.items[i].id == expected["id"].get<std::string>());
+    REQUIRE(mrr.items[i].rank == expected["rank"].get<double>());
+    REQUIRE(mrr.items[i].prediction == expected["best"].get<std::string>());
+    for (const auto& [candidate, score] : mrr.items[i].scores)  // sums of some 20 tokens; the record has four decimals
+      REQUIRE(score == Approx(expected["logp"][candidate].get<double>()).margin(1e-3).epsilon(0));
+  }
+  REQUIRE(mrr.details.at("mrr_per_token") == Approx(reference["mrr_mean"].get<double>()).epsilon(1e-12));
+  REQUIRE(mrr.details.at("top1") == Approx(reference["top1"].get<double>()).epsilon(1e-12));
+  REQUIRE(mrr.details.at("mrr_random") == Approx(reference["mrr_random"].get<double>()).epsilon(1e-12));
+
+  // Alone or together: the same scores within fp32 rounding, here relative to sums of about 70 nats.
+  dapt::LogProbMrr few{.items = {sentences.items.begin(), sentences.items.begin() + 4}, .batch_tokens = 1};
+  const dapt::MetricValue alone = few.evaluate(model, tokenizer);
+  for (std::size_t i = 0; i < few.items.size(); ++i)
+    for (std::size_t c = 0; c < alone.items[i].scores.size(); ++c)
+      REQUIRE(alone.items[i].scores[c].second == Approx(mrr.items[i].scores[c].second).epsilon(1e-5));
+}

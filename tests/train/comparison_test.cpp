@@ -1,0 +1,72 @@
+#include <catch2/catch.hpp>
+
+#include <dapt/adapters/full_parameter.hpp>
+#include <dapt/adapters/lora.hpp>
+#include <dapt/optim/galore.hpp>
+#include <dapt/testing/archetypes.hpp>
+#include <dapt/testing/toy.hpp>
+#include <dapt/train/comparison.hpp>
+#include <dapt/train/evaluator.hpp>
+
+using dapt::AdamW;
+using dapt::Lora;
+using dapt::Setting;
+using dapt::TrainOptions;
+using dapt::testing::toy_batches;
+using dapt::testing::ToyLM;
+
+namespace {
+
+/// Mean loss over the first toy batches.
+struct ToyLoss {
+  static constexpr std::string_view name = "toy_loss";
+  template <dapt::CausalLM M, dapt::Tokenizer K>
+  dapt::MetricValue evaluate(M& model, const K&) const {
+    const dapt::LossSum loss = model.loss(*toy_batches({.rows = 8}).begin());
+    return {std::string(name), loss.sum.template item<double>() / static_cast<double>(loss.tokens), false, {}, {}, {}};
+  }
+};
+
+auto comparison() {
+  return dapt::Comparison([] { return ToyLM(); }, [] { return toy_batches(); },
+                          [](ToyLM& model) { return dapt::evaluate(model, dapt::testing::TokenizerArchetype(0), ToyLoss{}); });
+}
+
+}  // namespace
+
+TEST_CASE("settings start from the same base and see the same data") {
+  auto runs = comparison();
+  const double before = runs.base().metrics[0].value;
+  std::int64_t finished = 0, observed = 0;
+  struct Count {
+    std::int64_t& count;
+    void observe(const dapt::StepRecord&) { ++count; }
+  } count{observed};
+  const auto done = [&](auto& trainer) { finished += trainer.trainable_parameters() > 0; };
+  const TrainOptions options{.lr = 3e-2, .batch_size = 4, .max_steps = 30};
+  runs.run(Setting{.name = "lora-8", .description = "LoRA rank 8", .adapter = Lora{}, .rule = AdamW{}, .options = options}, done, count);
+  runs.run(Setting{.name = "galore-4", .description = "GaLore rank 4", .adapter = dapt::FullParameter{}, .rule = dapt::galore_adamw(4), .options = options}, done, count);
+
+  const dapt::ComparisonResult& result = runs.result();
+  REQUIRE(result.settings.size() == 2);
+  REQUIRE(finished == 2);
+  REQUIRE(observed == 60);
+  REQUIRE(result.settings[0].steps.size() == 30);
+  REQUIRE(result.settings[0].steps[0].loss == Approx(result.settings[1].steps[0].loss).epsilon(1e-6));
+  for (const auto& setting : result.settings) REQUIRE(setting.metrics[0].value < before);
+  REQUIRE(result.settings[1].header.find("inner optimizer") != nullptr);
+  REQUIRE(result.base.metrics[0].details.contains("seconds"));
+}
+
+TEST_CASE("settings that cannot be compared are refused") {
+  auto runs = comparison();
+  const auto nothing = [](auto&) {};
+  const auto setting = [](std::string name, TrainOptions options) {
+    return Setting{.name = std::move(name), .description = "", .adapter = Lora{}, .rule = AdamW{}, .options = options};
+  };
+  runs.run(setting("a", {.batch_size = 1, .max_steps = 1}), nothing);
+  REQUIRE_THROWS_WITH(runs.run(setting("a", {.batch_size = 1, .max_steps = 1}), nothing), "Comparison: two settings are called \"a\"");
+  REQUIRE_THROWS_WITH(runs.run(setting("b", {.batch_size = 1, .max_steps = 2}), nothing), "Comparison: setting \"b\" has max_steps 2, the first setting has 1");
+  REQUIRE_THROWS_WITH(runs.run(setting("b", {.batch_size = 2, .max_steps = 1}), nothing), "Comparison: setting \"b\" has batch_size 2, the first setting has 1");
+  REQUIRE_NOTHROW(runs.run(setting("b", {.lr = 1, .batch_size = 1, .max_steps = 1}), nothing));
+}
