@@ -11,8 +11,11 @@ endif()
 
 set(CMAKE_CXX_EXTENSIONS OFF)
 add_library(dapt_development INTERFACE)
-# GCC 12 takes the undefined operand of its own AVX-512 intrinsics for an uninitialised variable (GCC bug 105593).
-target_compile_options(dapt_development INTERFACE -Wall -Wextra $<$<CXX_COMPILER_ID:GNU>:-Wno-maybe-uninitialized> $<$<BOOL:${DAPT_WERROR}>:-Werror>)
+target_compile_options(dapt_development INTERFACE -Wall -Wextra $<$<BOOL:${DAPT_WERROR}>:-Werror>)
+if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU" AND CMAKE_CXX_COMPILER_VERSION VERSION_LESS 13)
+  # It takes the undefined operand of its own AVX-512 intrinsics for an uninitialised variable (GCC bug 105593).
+  target_compile_options(dapt_development INTERFACE -Wno-uninitialized -Wno-maybe-uninitialized)
+endif()
 if(DAPT_SANITIZERS)
   target_compile_options(dapt_development INTERFACE -fsanitize=${DAPT_SANITIZERS} -fno-sanitize-recover=all -fno-omit-frame-pointer)
   target_link_options(dapt_development INTERFACE -fsanitize=${DAPT_SANITIZERS})

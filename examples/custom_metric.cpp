@@ -9,6 +9,7 @@
 #include <vector>
 
 #include <ATen/ops/full.h>
+#include <ATen/ops/full_like.h>
 #include <ATen/ops/where.h>
 
 #include <dapt/concepts/metric.hpp>

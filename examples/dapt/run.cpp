@@ -115,9 +115,12 @@ void print_header(std::ostream& out, const dapt::RunHeader& header) {
 
 void print_result(std::ostream& out, const dapt::SettingResult& result) {
   const dapt::TrainReport& train = result.train;
-  out << result.name << " (" << result.description << ")" << ": " << train.steps << " steps, " << train.tokens
-      << " tokens, loss " << train.first_loss << " -> " << train.last_loss << ", " << train.seconds << " s (optimizer " << train.optimizer_seconds << " s), peak memory "
-      << train.peak_memory_bytes / (1 << 20) << " MiB, ended by: " << train.stopped_because << '\n';
+  out << result.name << " (" << result.description << ")";
+  if (!train.stopped_because.empty()) {
+    out << ": " << train.steps << " steps, " << train.tokens << " tokens, loss " << train.first_loss << " -> " << train.last_loss << ", " << train.seconds << " s (optimizer "
+        << train.optimizer_seconds << " s), peak memory " << train.peak_memory_bytes / (1 << 20) << " MiB, ended by: " << train.stopped_because;
+  }
+  out << '\n';
   for (const dapt::MetricValue& value : result.metrics) out << "  " << value.name << ' ' << value.value << '\n';
   out.flush();
 }

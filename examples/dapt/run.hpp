@@ -18,11 +18,11 @@ namespace dapt_program {
 
 struct Run {
   dapt::AnyTokenizer tokenizer;
-  KeptPages kept;                       // without the pages themselves, which are in the two parts below
-  std::vector<dapt::Page> held_out;
-  std::vector<dapt::PackedSequence> sequences;
-  dapt::PackSummary packed;
-  dapt::RunHeader header;               // model, data, versions, seed, machine
+  KeptPages kept = {};                  // without the pages themselves, which are in the two parts below
+  std::vector<dapt::Page> held_out = {};
+  std::vector<dapt::PackedSequence> sequences = {};
+  dapt::PackSummary packed = {};
+  dapt::RunHeader header = {};          // model, data, versions, seed, machine
 };
 
 /// Sets the number of threads and settles `--dtype auto`. Called once, before the first tensor.
