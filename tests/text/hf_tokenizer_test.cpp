@@ -1,6 +1,7 @@
 #include <catch2/catch.hpp>
 
 #include <fstream>
+#include <map>
 #include <set>
 #include <string>
 #include <thread>
@@ -35,15 +36,19 @@ TEST_CASE("SmolLM2: ids of all pages of both corpora") {
   const auto tokenizer = HfTokenizer::from_folder(smollm2());
   for (const auto& [corpus, recorded_file] : {std::pair("pages.jsonl", "smollm2_pages.en.txt"), std::pair("pages.ja.jsonl", "smollm2_pages.ja.txt")}) {
     const auto pages = page_texts(debian() / corpus);
-    std::ifstream hashes(text_parity() / recorded_file);
-    std::string expected;
+    std::ifstream lines(text_parity() / recorded_file);
+    std::map<std::string, std::string> ids_of_text;  // hashes: the corpus may come from other versions of its packages than the recorded one
+    for (std::string text, ids; lines >> text >> ids;) ids_of_text[text] = ids;
+    std::size_t compared = 0;
     for (const std::string& page : pages) {
-      REQUIRE(std::getline(hashes, expected));
-      const Ids ids = tokenizer.encode(page, SpecialText::as_tokens);
-      REQUIRE(fnv1a(ids) == expected);
       REQUIRE(tokenizer.decode(tokenizer.encode(page, SpecialText::as_text)) == page);
+      const auto expected = ids_of_text.find(fnv1a(page));
+      if (expected == ids_of_text.end()) continue;
+      ++compared;
+      REQUIRE(fnv1a(tokenizer.encode(page, SpecialText::as_tokens)) == expected->second);
     }
-    CHECK_FALSE(std::getline(hashes, expected));
+    INFO(corpus << ": the recorded ids know " << compared << " of " << pages.size() << " pages");
+    REQUIRE(compared >= pages.size() * 9 / 10);
   }
 }
 

@@ -89,7 +89,8 @@ def encodings(tokenizer, strings):
 def record_smollm2(arguments, english, japanese):
     tokenizer = Tokenizer.from_file(str(arguments.smollm2 / "tokenizer.json"))
     for name, corpus in (("en", english), ("ja", japanese)):
-        hashes = [fnv1a(encoding.ids) for encoding in tokenizer.encode_batch(corpus, add_special_tokens=False)]
+        # The text's hash first: a machine may have the corpus from other package versions, and then checks the pages that are the same.
+        hashes = [f"{fnv1a(text.encode())} {fnv1a(encoding.ids)}" for text, encoding in zip(corpus, tokenizer.encode_batch(corpus, add_special_tokens=False))]
         (arguments.out / f"smollm2_pages.{name}.txt").write_text("\n".join(hashes) + "\n", encoding="ascii")
     chosen = [text for corpus in (english, japanese) for text in corpus[7 :: len(corpus) // 20] if len(text) < 2000]
     write(arguments.out / "smollm2_strings.json", encodings(tokenizer, HARD_STRINGS + generated_strings(150, 1) + chosen[:24]))
