@@ -21,25 +21,21 @@ const SafetensorsFile& reference() {
   return file;
 }
 
-Tensor all_logits(at::ScalarType dtype) {
+Tensor all_logits() {
   const c10::NoGradGuard no_grad;
-  auto model = load_llama(smollm2(), dtype);
+  auto model = load_llama(smollm2(), at::kFloat);
   const Tensor ids = reference().tensor("input_ids").unsqueeze(0);
-  return model.logits(joined_batch(ids, ids))[0].to(at::kFloat);
+  return model.logits(joined_batch(ids, ids))[0];
 }
 
 }  // namespace
 
-TEST_CASE("Logits of 1,024 tokens are within 2e-4 of transformers in fp32, and in bf16 no farther from fp32 than transformers' own") {
-  const Tensor logits = all_logits(at::kFloat);
+TEST_CASE("Logits of 1,024 tokens are within 2e-4 of transformers in fp32") {
+  const Tensor logits = all_logits();
   REQUIRE(logits.sizes() == at::IntArrayRef({1024, 49152}));
   REQUIRE(largest_difference(logits.index_select(1, reference().tensor("columns")), reference().tensor("logits")) < 2e-4);
   REQUIRE(largest_difference(at::logsumexp(logits, -1), reference().tensor("logsumexp")) < 2e-4);
   REQUIRE(at::argmax(logits, -1).equal(reference().tensor("argmax")));
-
-  const Tensor distance = (all_logits(at::kBFloat16) - logits).abs();
-  REQUIRE(distance.mean().item<double>() <= reference().tensor("bf16_mean").item<double>());
-  REQUIRE(distance.max().item<double>() <= reference().tensor("bf16_max").item<double>());
 }
 
 TEST_CASE("Greedy continuations in fp32 are those of transformers, also of prompts that share their beginning") {

@@ -74,7 +74,7 @@ Failures optimizer_failures(const Rule& rule, const OptimizerConformance& option
   const c10::NoGradGuard no_grad;
   Failures failures;
   const auto expect = [&](bool holds, const char* law) {
-    if (!holds) failures.push_back(std::string(Rule::name) + ": " + law);
+    if (!holds) failures.push_back(std::string(Rule::name).append(": ").append(law));
   };
   const auto weight = [&] { return detail::noise(options.shape, 1, options.dtype); };
   const auto gradient = [&](std::uint64_t step) { return detail::noise(options.shape, 100 + step, options.dtype); };
@@ -168,7 +168,7 @@ Failures adapter_failures(const Adapter& adapter, const MakeModel& make_model) {
   static_assert(check_adapter<Adapter, Model>());
   Failures failures;
   const auto expect = [&](bool holds, const std::string& law) {
-    if (!holds) failures.push_back(std::string(Adapter::name) + ": " + law);
+    if (!holds) failures.push_back(std::string(Adapter::name).append(": ").append(law));
   };
   ToyStream stream = toy_batches({.rows = 2});
   const Batch batch = *stream.begin();
