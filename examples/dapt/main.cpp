@@ -1,6 +1,7 @@
 // dapt: domain-adaptive pretraining from the command line, on the library and nothing else. docs/reference/command-line.md
 #include <cstdio>
 #include <exception>
+#include <memory>
 
 #include <CLI/CLI.hpp>
 
@@ -8,11 +9,13 @@
 
 #include "commands.hpp"
 #include "interrupt.hpp"
+#include "toml_config.hpp"
 
 int main(int argc, char** argv) {
   CLI::App app("Continues the pretraining of a language model on the text of one field, and tells whether it learned the field.", "dapt");
   app.require_subcommand(1);
   app.fallthrough();
+  app.config_formatter(std::make_shared<dapt_program::TomlConfig>());
   app.set_config("--config", "", "TOML file with the options of a command under [COMMAND]; the command line wins");
   dapt_program::add_compare(app);
   dapt_program::add_train(app);

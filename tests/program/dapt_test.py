@@ -102,12 +102,18 @@ class Program(unittest.TestCase):
 
     def test_toml_file_holds_options_and_flags_win(self):
         config = self.folder / "run.toml"
-        config.write_text('[train]\nrank = 2\nmax-steps = 1\nlr = 1e-3\n')
+        config.write_text('[train]\nrank = 2\nmax-steps = 1\nlr = 1e-3\ntargets = [\n  "q_proj",\n  "v_proj",\n]\n')
         out = self.folder / "toml"
         result = self.train(out, "--config", config, "--rank", 3)
         self.assertEqual(result.returncode, 0, result.stderr)
-        self.assertEqual(json.loads((out / "adapter/adapter_config.json").read_text())["r"], 3)
+        adapter = json.loads((out / "adapter/adapter_config.json").read_text())
+        self.assertEqual((adapter["r"], sorted(adapter["target_modules"])), (3, ["q_proj", "v_proj"]))
         self.assertEqual(json.loads((out / "log.jsonl").read_text())["lr"], 1e-3)
+
+    def test_a_broken_toml_file_is_refused_with_its_line(self):
+        config = self.folder / "run.toml"
+        config.write_text("[train]\nrank = 2\nlr = \n")
+        self.assertRefused(self.train(self.folder / "out", "--config", config, "--max-steps", 1), "line 3")
 
     def test_compare_writes_the_report_also_for_a_setting_that_names_its_own_options(self):
         cloze = self.folder / "cloze.jsonl"
