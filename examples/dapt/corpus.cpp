@@ -104,7 +104,8 @@ std::pair<std::vector<dapt::Page>, std::vector<dapt::Page>> split_held_out(std::
   const auto hash = [](const dapt::Page& page) {  // FNV-1a, 64 bits, over the work's name and the page's number
     std::uint64_t value = 14695981039346656037u;
     for (const unsigned char byte : page.work + '\0' + std::to_string(page.page)) value = (value ^ byte) * 1099511628211u;
-    return value;
+    value = (value ^ (value >> 33)) * 0xFF51AFD7ED558CCDu;  // FNV's upper bits hardly tell neighbouring pages apart
+    return value ^ (value >> 33);
   };
   std::pair<std::vector<dapt::Page>, std::vector<dapt::Page>> parts;
   for (dapt::Page& page : pages) {
