@@ -20,6 +20,8 @@ set(DAPT_HEADERS
   include/dapt/core/page.hpp
   include/dapt/core/peak_memory.hpp
   include/dapt/core/precision.hpp
+  include/dapt/core/product.hpp
+  include/dapt/core/pull_range.hpp
   include/dapt/core/run_result.hpp
   include/dapt/core/seed.hpp
   include/dapt/core/step_record.hpp

@@ -2,7 +2,6 @@
 #pragma once
 
 #include <cstdint>
-#include <iterator>
 #include <limits>
 #include <numeric>
 #include <optional>
@@ -14,6 +13,7 @@
 
 #include <dapt/concepts/batch_stream.hpp>
 #include <dapt/core/error.hpp>
+#include <dapt/core/pull_range.hpp>
 #include <dapt/data/batch.hpp>
 
 namespace dapt {
@@ -44,7 +44,7 @@ struct PackedStreamOptions {
 };
 
 /// BatchStream over sequences in memory. A batch may hold rows of two epochs; only the last batch of a finite stream may have fewer rows.
-class PackedStream {
+class PackedStream : public PullRange<PackedStream, Batch> {
  public:
   explicit PackedStream(std::vector<PackedSequence> sequences, PackedStreamOptions options = {}) : sequences_(std::move(sequences)), options_(options) {
     require(!sequences_.empty(), "PackedStream: no sequences");
@@ -53,31 +53,15 @@ class PackedStream {
     enter_epoch(0);
   }
 
-  class Iterator {
-   public:
-    using value_type = Batch;
-    using reference = const Batch&;
-    using pointer = const Batch*;
-    using difference_type = std::ptrdiff_t;
-    using iterator_category = std::input_iterator_tag;
-
-    Iterator() = default;
-    explicit Iterator(PackedStream& stream) : stream_(&stream) { stream.advance(); }
-    reference operator*() const { return *stream_->batch_; }
-    pointer operator->() const { return &*stream_->batch_; }
-    Iterator& operator++() {
-      stream_->advance();
-      return *this;
+  std::optional<Batch> next() {
+    std::vector<std::int64_t> rows;
+    while (static_cast<std::int64_t>(rows.size()) < options_.micro_batch_size && !finished(position_)) {
+      rows.push_back(options_.shuffle ? order_[position_.sequence] : position_.sequence);
+      if (++position_.sequence == sequences_per_epoch()) enter_epoch(position_.epoch + 1);
     }
-    void operator++(int) { ++*this; }
-    bool operator==(ranges::default_sentinel_t) const { return !stream_->batch_; }
-
-   private:
-    PackedStream* stream_ = nullptr;
-  };
-
-  Iterator begin() { return Iterator(*this); }
-  ranges::default_sentinel_t end() const { return {}; }
+    if (rows.empty()) return std::nullopt;
+    return collate(rows | ranges::views::transform([this](std::int64_t row) -> const PackedSequence& { return sequences_[row]; }));
+  }
 
   StreamPosition position() const { return position_; }
 
@@ -87,7 +71,6 @@ class PackedStream {
     const bool at_end = finished(position) && position == StreamPosition{options_.epochs, 0};
     require(inside || at_end, "PackedStream: no position with epoch ", position.epoch, " and sequence ", position.sequence, " in a stream of ", options_.epochs,
             " epochs (0: without end) of ", sequences_per_epoch(), " sequences");
-    batch_.reset();
     enter_epoch(position.epoch);
     position_.sequence = position.sequence;
   }
@@ -103,21 +86,10 @@ class PackedStream {
     if (options_.shuffle) order_ = epoch_permutation(sequences_per_epoch(), options_.seed, epoch);
   }
 
-  void advance() {
-    std::vector<std::int64_t> rows;
-    while (static_cast<std::int64_t>(rows.size()) < options_.micro_batch_size && !finished(position_)) {
-      rows.push_back(options_.shuffle ? order_[position_.sequence] : position_.sequence);
-      if (++position_.sequence == sequences_per_epoch()) enter_epoch(position_.epoch + 1);
-    }
-    batch_.reset();
-    if (!rows.empty()) batch_ = collate(rows | ranges::views::transform([this](std::int64_t row) -> const PackedSequence& { return sequences_[row]; }));
-  }
-
   std::vector<PackedSequence> sequences_;
   PackedStreamOptions options_;
   std::vector<std::int64_t> order_;
   StreamPosition position_;
-  std::optional<Batch> batch_;
 };
 
 static_assert(check_batch_stream<PackedStream>());

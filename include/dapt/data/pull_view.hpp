@@ -1,18 +1,18 @@
 // The one shape of all stages between a file and a batch: a source with `std::optional<Value> next()`, as a range-v3 input view.
 #pragma once
 
-#include <iterator>
 #include <memory>
 #include <optional>
 #include <utility>
 
-#include <range/v3/iterator/default_sentinel.hpp>
 #include <range/v3/range/access.hpp>
 #include <range/v3/range/concepts.hpp>
 #include <range/v3/range/traits.hpp>
 #include <range/v3/view/all.hpp>
 #include <range/v3/view/interface.hpp>
 #include <range/v3/view/view.hpp>
+
+#include <dapt/core/pull_range.hpp>
 
 namespace dapt {
 
@@ -22,42 +22,21 @@ class PullView : public ranges::view_interface<PullView<Source>> {
  public:
   using Value = typename decltype(std::declval<Source&>().next())::value_type;
 
-  class Iterator {
-   public:
-    using value_type = Value;
-    using reference = const Value&;
-    using pointer = const Value*;
-    using difference_type = std::ptrdiff_t;
-    using iterator_category = std::input_iterator_tag;
-
-    Iterator() = default;
-    explicit Iterator(const PullView& view) : state_(view.state_.get()) { ++*this; }
-    reference operator*() const { return *state_->value; }
-    pointer operator->() const { return &*state_->value; }
-    Iterator& operator++() {
-      state_->value = state_->source.next();
-      return *this;
-    }
-    void operator++(int) { ++*this; }
-    bool operator==(ranges::default_sentinel_t) const { return !state_->value; }
-
-   private:
-    typename PullView::State* state_ = nullptr;
-  };
-
   PullView() = default;
-  explicit PullView(Source source) : state_(std::make_shared<State>(State{std::move(source), std::nullopt})) {}
+  explicit PullView(Source source) : state_(std::make_shared<State>(std::move(source))) {}
 
-  Iterator begin() const { return Iterator(*this); }
+  auto begin() const { return state_->begin(); }
   ranges::default_sentinel_t end() const { return {}; }
 
   /// The source, for what it counted so far.
-  const Source& source() const { return state_->source; }
+  const Source& source() const { return state_->source_; }
 
  private:
-  struct State {
-    Source source;
-    std::optional<Value> value;
+  class State : public PullRange<State, Value> {
+   public:
+    explicit State(Source source) : source_(std::move(source)) {}
+    std::optional<Value> next() { return source_.next(); }
+    Source source_;
   };
   std::shared_ptr<State> state_;
 };

@@ -2,7 +2,6 @@
 #pragma once
 
 #include <cstdint>
-#include <iterator>
 #include <memory>
 #include <optional>
 #include <vector>
@@ -15,10 +14,9 @@
 #include <ATen/ops/tanh.h>
 #include <ATen/ops/zeros.h>
 
-#include <range/v3/iterator/default_sentinel.hpp>
-
 #include <dapt/concepts/batch_stream.hpp>
 #include <dapt/concepts/causal_lm.hpp>
+#include <dapt/core/pull_range.hpp>
 
 namespace dapt::testing {
 
@@ -72,46 +70,12 @@ struct ToyStreamOptions {
 };
 
 /// BatchStream of rows in which each token follows from the one before, x' = 5 x + 3 mod vocab_size; row n begins with token 7 n mod vocab_size.
-class ToyStream {
+class ToyStream : public PullRange<ToyStream, Batch> {
  public:
   explicit ToyStream(ToyStreamOptions options = {}) : options_(options) {}
 
-  class Iterator {
-   public:
-    using value_type = Batch;
-    using reference = const Batch&;
-    using pointer = const Batch*;
-    using difference_type = std::ptrdiff_t;
-    using iterator_category = std::input_iterator_tag;
-
-    Iterator() = default;
-    explicit Iterator(ToyStream& stream) : stream_(&stream) { stream.advance(); }
-    reference operator*() const { return *stream_->batch_; }
-    pointer operator->() const { return &*stream_->batch_; }
-    Iterator& operator++() {
-      stream_->advance();
-      return *this;
-    }
-    void operator++(int) { ++*this; }
-    friend bool operator==(const Iterator& it, ranges::default_sentinel_t) { return it.ended(); }
-    friend bool operator!=(const Iterator& it, ranges::default_sentinel_t end) { return !(it == end); }
-    friend bool operator==(ranges::default_sentinel_t end, const Iterator& it) { return it == end; }
-    friend bool operator!=(ranges::default_sentinel_t end, const Iterator& it) { return !(it == end); }
-
-   private:
-    bool ended() const { return !stream_->batch_; }
-    ToyStream* stream_ = nullptr;
-  };
-
-  Iterator begin() { return Iterator(*this); }
-  ranges::default_sentinel_t end() const { return {}; }
-  StreamPosition position() const { return {0, next_row_}; }
-  void seek(StreamPosition position) { next_row_ = position.sequence; }
-
- private:
-  void advance() {
-    batch_.reset();
-    if (options_.batches > 0 && next_row_ >= options_.batches * options_.rows) return;
+  std::optional<Batch> next() {
+    if (options_.batches > 0 && next_row_ >= options_.batches * options_.rows) return std::nullopt;
     const std::int64_t rows = options_.rows, length = options_.length;
     Batch batch{at::empty({rows, length}, at::kLong), at::empty({rows, length}, at::kLong), at::empty({rows, length}, at::kLong),
                 at::zeros({rows, length}, at::kInt), rows * (length - options_.ignored)};
@@ -125,12 +89,15 @@ class ToyStream {
         batch.position_ids.data_ptr<std::int64_t>()[at] = t;
       }
     }
-    batch_ = std::move(batch);
+    return batch;
   }
 
+  StreamPosition position() const { return {0, next_row_}; }
+  void seek(StreamPosition position) { next_row_ = position.sequence; }
+
+ private:
   ToyStreamOptions options_;
   std::int64_t next_row_ = 0;
-  std::optional<Batch> batch_;
 };
 static_assert(check_batch_stream<ToyStream>());
 
