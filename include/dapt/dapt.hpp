@@ -77,10 +77,14 @@
 #include <dapt/models/llama_generation.hpp>
 #include <dapt/models/recompute.hpp>
 #include <dapt/optim/adamw.hpp>
+#include <dapt/optim/block_quantization.hpp>
 #include <dapt/optim/fp32_master.hpp>
 #include <dapt/optim/galore.hpp>
+#include <dapt/optim/kahan_summation.hpp>
 #include <dapt/optim/lr_schedules.hpp>
+#include <dapt/optim/round_stochastically.hpp>
 #include <dapt/optim/stochastic_rounding.hpp>
+#include <dapt/optim/stored_state.hpp>
 #include <dapt/optim/subspace.hpp>
 #include <dapt/report/csv.hpp>
 #include <dapt/report/html.hpp>

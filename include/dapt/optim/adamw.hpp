@@ -1,7 +1,8 @@
 // AdamW: Loshchilov & Hutter 2019 (arXiv:1711.05101), algorithm 2. Two forms that differ in where eps and the decay enter:
 //   torch         w *= 1 - lr*wd;  w -= lr * (m/c1) / (sqrt(v/c2) + eps)                     torch.optim.AdamW
 //   transformers  w -= lr * sqrt(c2)/c1 * m / (sqrt(v) + eps);  w -= lr*wd * w               transformers' former AdamW, galore_torch
-// with c1 = 1 - beta1^t, c2 = 1 - beta2^t. Moments are fp32 whatever the weights' type; bf16 weights are rounded once a step.
+// with c1 = 1 - beta1^t, c2 = 1 - beta2^t. Moments are fp32 whatever the weights' type (StoredState keeps them in less between steps); bf16
+// weights are rounded once a step.
 #pragma once
 
 #include <algorithm>
@@ -19,7 +20,6 @@
 #include <dapt/concepts/optimizer.hpp>
 #include <dapt/core/error.hpp>
 #include <dapt/core/gradient.hpp>
-#include <dapt/core/precision.hpp>
 #include <dapt/core/run_result.hpp>
 
 namespace dapt {
@@ -34,16 +34,15 @@ struct AdamW {
   double eps = 1e-8;                          ///< > 0; galore_torch uses 1e-6
   double weight_decay = 0.0;                  ///< >= 0: decoupled, for every parameter that this rule is given
   AdamWForm form = AdamWForm::torch;
-  at::ScalarType state_dtype = at::kFloat;    ///< of the two moments: fp32, or bf16 for half the memory
 
   struct State {
     Tensor gradient;    ///< sum over the window; undefined between windows, so no part of a checkpoint
-    Tensor exp_avg;     ///< m, of the parameter's shape
+    Tensor exp_avg;     ///< m, fp32, of the parameter's shape
     Tensor exp_avg_sq;  ///< v
   };
 
   State init(const NamedParameter& parameter) const;
-  void accumulate(State& state, const Tensor& gradient) const { accumulate_gradient(state.gradient, gradient, state_dtype); }
+  void accumulate(State& state, const Tensor& gradient) const { accumulate_gradient(state.gradient, gradient); }
   Tensor& accumulated(State& state) const { return state.gradient; }
   void step(Tensor& weight, State& state, const StepInfo& info) const;
 
@@ -52,6 +51,10 @@ struct AdamW {
   void decay(Tensor& weight, const StepInfo& info) const {
     if (weight_decay > 0) weight.mul_(1 - info.lr * weight_decay);
   }
+
+  /// The factor of m / (sqrt(v) + eps) in `direction`: sqrt(1 - beta2^t) / (1 - beta1^t).
+  double bias_correction(std::int64_t t) const { return correction(t).step(); }
+  bool elementwise(const State&) const { return true; }
 
   template <class F>
   void visit(State& state, F&& f) const {
@@ -79,24 +82,19 @@ inline AdamW::State AdamW::init(const NamedParameter& parameter) const {
   require(beta2 >= 0 && beta2 < 1, "AdamW: beta2 is ", beta2, ", expected [0, 1)");
   require(eps > 0 && std::isfinite(eps), "AdamW: eps is ", eps, ", expected > 0");
   require(weight_decay >= 0 && std::isfinite(weight_decay), "AdamW: weight_decay is ", weight_decay, ", expected >= 0");
-  require(at::isFloatingType(state_dtype), "AdamW: state_dtype is ", c10::toString(state_dtype), ", expected a floating-point type");
   require(at::isFloatingType(parameter.value.scalar_type()), "AdamW: parameter ", parameter.name, " is of type ",
           c10::toString(parameter.value.scalar_type()), ", expected a floating-point type");
-  const auto options = parameter.value.options().dtype(state_dtype).requires_grad(false);
+  const auto options = parameter.value.options().dtype(at::kFloat).requires_grad(false);
   return {{}, at::zeros_like(parameter.value, options), at::zeros_like(parameter.value, options)};
 }
 
 /// Moves the moments in place and returns m / (sqrt(v) + eps_t), fp32.
 inline Tensor AdamW::moved(const Tensor& gradient, Tensor exp_avg, Tensor exp_avg_sq, double eps_t) const {
-  const Tensor g = gradient.to(at::kFloat), m = exp_avg.to(at::kFloat), v = exp_avg_sq.to(at::kFloat);  // the same tensors where they are fp32
-  m.lerp_(g, 1 - beta1);
-  v.mul_(beta2).addcmul_(g, g, 1 - beta2);
-  if (exp_avg.scalar_type() != at::kFloat) {
-    exp_avg.copy_(m);
-    exp_avg_sq.copy_(v);
-  }
-  Tensor denominator = v.sqrt().add_(eps_t);
-  return at::div_out(denominator, m, denominator);
+  const Tensor g = gradient.to(at::kFloat);
+  exp_avg.lerp_(g, 1 - beta1);
+  exp_avg_sq.mul_(beta2).addcmul_(g, g, 1 - beta2);
+  Tensor denominator = exp_avg_sq.sqrt().add_(eps_t);
+  return at::div_out(denominator, exp_avg, denominator);
 }
 
 inline Tensor AdamW::direction(State& state, const StepInfo& info) const {
@@ -108,7 +106,7 @@ inline Tensor AdamW::direction(State& state, const StepInfo& info) const {
 
 inline void AdamW::step(Tensor& weight, State& state, const StepInfo& info) const {
   const auto dtype = weight.scalar_type();
-  const bool one_type = state.gradient.scalar_type() == dtype && state_dtype == dtype;
+  const bool one_type = state.gradient.scalar_type() == dtype && dtype == at::kFloat;
   if (one_type && weight.is_contiguous() && state.exp_avg.is_contiguous()) {
     const Tensor t = at::full({}, static_cast<double>(info.step), weight.options().dtype(at::kFloat));
     // The fused kernel has torch's form; for the other its eps is divided by sqrt(c2), and the decay comes after.
@@ -145,7 +143,7 @@ inline void AdamW::step_in_chunks(Tensor& weight, State& state, const StepInfo& 
 inline RunHeader AdamW::describe(const NamedParameters& parameters, double lr) const {
   std::ostringstream text, rate;
   text << "AdamW (" << (form == AdamWForm::torch ? "torch" : "transformers") << " form), beta1 " << beta1 << ", beta2 " << beta2 << ", eps " << eps
-       << ", weight decay " << weight_decay << ", moments " << dtype_name(state_dtype);
+       << ", weight decay " << weight_decay;
   rate << lr << " (" << parameters.size() << " parameters)";
   return {{{"optimizer", text.str()}, {"effective lr", rate.str()}}};
 }

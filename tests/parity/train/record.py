@@ -102,6 +102,14 @@ def train(model, optimizer, windows):
     return losses
 
 
+def galore_groups(model, layers):
+    projected, others = [], []
+    for name, parameter in model.named_parameters():
+        chosen = parameter.dim() == 2 and ("attn" in name or "mlp" in name) and any(f".layers.{layer}." in name for layer in layers)
+        (projected if chosen else others).append(parameter)
+    return projected, others
+
+
 def run_settings(make_model, make_windows, lrs, rank, galore_rank, galore_layers):
     from galore_torch import GaLoreAdamW
     from peft import LoraConfig, get_peft_model
@@ -120,10 +128,7 @@ def run_settings(make_model, make_windows, lrs, rank, galore_rank, galore_layers
     losses["full"] = train(model, torch.optim.AdamW(model.parameters(), lr=lrs["full"], weight_decay=0.01), make_windows())
 
     model = make_model()
-    projected, others = [], []
-    for name, parameter in model.named_parameters():
-        chosen = parameter.dim() == 2 and ("attn" in name or "mlp" in name) and any(f".layers.{layer}." in name for layer in galore_layers)
-        (projected if chosen else others).append(parameter)
+    projected, others = galore_groups(model, galore_layers)
     groups = [{"params": others}, {"params": projected, "rank": galore_rank, "update_proj_gap": 7, "scale": 0.25, "proj_type": "std"}]
     losses["galore"] = train(model, GaLoreAdamW(groups, lr=lrs["galore"], no_deprecation_warning=True), make_windows())
     return losses

@@ -1,0 +1,157 @@
+// Blockwise dynamic 8-bit quantization: Dettmers et al. 2021 (arXiv:2110.02861), sections 2.1 and 2.2. A block's values are divided by the largest
+// magnitude and become the nearest of 256 numbers, denser towards zero over seven decades. Follows bitsandbytes 0.50, with one difference: there each
+// tensor has the signed or the unsigned map for good; here a block without a negative value takes the unsigned one, which is twice as fine.
+#pragma once
+
+#include <algorithm>
+#include <array>
+#include <bit>
+#include <cmath>
+#include <cstdint>
+#include <vector>
+
+#include <ATen/Parallel.h>
+#include <ATen/ops/amax.h>
+#include <ATen/ops/amin.h>
+#include <ATen/ops/bucketize.h>
+#include <ATen/ops/constant_pad_nd.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/from_blob.h>
+#include <ATen/ops/linspace.h>
+#include <ATen/ops/where.h>
+
+#include <dapt/core/tensor.hpp>
+
+namespace dapt {
+
+constexpr std::int64_t quantization_block = 256;  ///< values that share a scale, as in bitsandbytes' optimizers
+
+/// The 256 numbers that a code means before scaling, ascending, in [-1, 1] or [0, 1]; and how to find the nearest.
+class DynamicMap {
+ public:
+  explicit DynamicMap(bool is_signed) {
+    std::vector<float> found = {0, 1};
+    for (int decade = 0; decade < 7; ++decade) {
+      const Tensor edges = at::linspace(0.1, 1, (is_signed ? 1 : 2) * (1 << decade) + 1, at::kFloat);
+      const float* edge = edges.const_data_ptr<float>();
+      for (std::int64_t i = 0; i + 1 < edges.numel(); ++i) {
+        const float value = static_cast<float>(std::pow(10.0, decade - 6)) * ((edge[i] + edge[i + 1]) / 2);
+        found.push_back(value);
+        if (is_signed) found.push_back(-value);
+      }
+    }
+    std::sort(found.begin(), found.end());
+    std::copy(found.begin(), found.end(), values_.begin());
+    for (std::size_t i = 0; i < bounds_.size(); ++i) bounds_[i] = (values_[i] + values_[i + 1]) / 2;
+    for (std::uint32_t upper = 0; upper < first_.size(); ++upper) {
+      const std::uint32_t lower = upper & 0x8000u ? 0xFFFFu : 0u;  // the least number with these upper bits
+      first_[upper] = search(std::bit_cast<float>(upper << 16 | lower));
+    }
+  }
+
+  static const DynamicMap& of(bool is_signed) {
+    static const DynamicMap signed_map(true), unsigned_map(false);
+    return is_signed ? signed_map : unsigned_map;
+  }
+
+  const std::array<float, 256>& values() const { return values_; }
+  const std::array<float, 255>& bounds() const { return bounds_; }  ///< halfway between neighbours
+  float value(std::uint8_t code) const { return values_[code]; }
+  /// The nearest number's code for a value in [-1, 1]; the lower one of two that are as near.
+  std::uint8_t code(float value) const {
+    std::uint8_t code = first_[std::bit_cast<std::uint32_t>(value) >> 16];
+    while (code < 255 && value > bounds_[code]) ++code;  // at most once or twice: the table has seven bits of fraction, as the map at its finest
+    return code;
+  }
+
+ private:
+  std::uint8_t search(float value) const { return static_cast<std::uint8_t>(std::lower_bound(bounds_.begin(), bounds_.end(), value) - bounds_.begin()); }
+
+  std::array<float, 256> values_;
+  std::array<float, 255> bounds_;
+  std::array<std::uint8_t, 1 << 16> first_;
+};
+
+/// A tensor in 8 bits.
+struct Quantized {
+  Tensor codes;   ///< uint8, of the tensor's shape
+  Tensor scales;  ///< fp32, one a block of the flat tensor: the largest magnitude, with a minus where the block has a negative value
+};
+
+namespace detail {
+
+inline Tensor map_tensor(const std::array<float, 256>& values, const Tensor& like) {
+  return at::from_blob(const_cast<float*>(values.data()), {256}, at::kFloat).to(like.device());
+}
+
+/// For devices other than the CPU; the same values.
+inline Quantized quantize_by_operations(const Tensor& flat) {
+  const std::int64_t count = flat.numel(), blocks = (count + quantization_block - 1) / quantization_block;
+  const Tensor rows = at::constant_pad_nd(flat, {0, blocks * quantization_block - count}).view({blocks, quantization_block});
+  const Tensor largest = rows.abs().amax(1, true), negative = rows.amin(1, true).lt(0);
+  const Tensor scaled = rows.mul(largest.clamp_min(1e-38).reciprocal()).clamp_(-1, 1);
+  const auto bounds = [&](bool is_signed) { return map_tensor(DynamicMap::of(is_signed).values(), flat).unfold(0, 2, 1).mean(1); };
+  const Tensor codes = at::where(negative, at::bucketize(scaled, bounds(true)), at::bucketize(scaled, bounds(false))).to(at::kByte);
+  return {codes.view(-1).narrow(0, 0, count).contiguous(), at::where(negative, largest.neg(), largest).view(-1)};
+}
+
+inline Tensor dequantize_by_operations(const Tensor& codes, const Tensor& scales) {
+  const Tensor scale = scales.repeat_interleave(quantization_block).narrow(0, 0, codes.numel()), index = codes.to(at::kLong);
+  const auto value = [&](bool is_signed) { return map_tensor(DynamicMap::of(is_signed).values(), codes).index_select(0, index); };
+  return at::where(scale.lt(0), value(true), value(false)).mul_(scale.abs());
+}
+
+}  // namespace detail
+
+/// `values` (fp32) in 8 bits. A block with a value that is not finite comes back as NaN.
+inline Quantized quantize_blockwise(const Tensor& values) {
+  const Tensor flat = values.contiguous().view(-1);
+  Quantized result;
+  if (!flat.is_cpu()) {
+    result = detail::quantize_by_operations(flat);
+  } else {
+    const std::int64_t count = flat.numel(), blocks = (count + quantization_block - 1) / quantization_block;
+    result = {at::empty({count}, at::kByte), at::empty({blocks}, at::kFloat)};
+    const float* from = flat.const_data_ptr<float>();
+    std::uint8_t* codes = result.codes.mutable_data_ptr<std::uint8_t>();
+    float* scales = result.scales.mutable_data_ptr<float>();
+    at::parallel_for(0, blocks, 64, [&](std::int64_t begin, std::int64_t end) {
+      for (std::int64_t block = begin; block < end; ++block) {
+        const std::int64_t first = block * quantization_block, last = std::min(count, first + quantization_block);
+        const auto [least, most] = std::minmax_element(from + first, from + last);
+        const float largest = std::max(-*least, *most);
+        const DynamicMap& map = DynamicMap::of(*least < 0);
+        const float factor = 1 / std::max(largest, 1e-38f);
+        bool finite = true;
+        for (std::int64_t i = first; i < last; ++i) {
+          finite = finite && std::isfinite(from[i]);
+          codes[i] = map.code(std::clamp(from[i] * factor, -1.0f, 1.0f));
+        }
+        scales[block] = !finite ? std::nanf("") : *least < 0 ? -largest : largest;
+      }
+    });
+  }
+  result.codes = result.codes.view(values.sizes());
+  return result;
+}
+
+/// fp32, of the codes' shape.
+inline Tensor dequantize_blockwise(const Quantized& quantized) {
+  const Tensor codes = quantized.codes.contiguous().view(-1);
+  if (!codes.is_cpu()) return detail::dequantize_by_operations(codes, quantized.scales).view(quantized.codes.sizes());
+  Tensor values = at::empty({codes.numel()}, at::kFloat);
+  const std::uint8_t* from = codes.const_data_ptr<std::uint8_t>();
+  const float* scales = quantized.scales.const_data_ptr<float>();
+  float* to = values.mutable_data_ptr<float>();
+  at::parallel_for(0, quantized.scales.numel(), 64, [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t block = begin; block < end; ++block) {
+      const DynamicMap& map = DynamicMap::of(scales[block] < 0);
+      const float scale = std::abs(scales[block]);
+      const std::int64_t last = std::min(codes.numel(), (block + 1) * quantization_block);
+      for (std::int64_t i = block * quantization_block; i < last; ++i) to[i] = map.value(from[i]) * scale;
+    }
+  });
+  return values.view(quantized.codes.sizes());
+}
+
+}  // namespace dapt

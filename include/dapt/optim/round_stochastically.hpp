@@ -1,0 +1,59 @@
+// fp32 to bf16 by stochastic rounding (Gupta et al. 2015, arXiv:1502.02551, eq. 2): one of the two neighbours, with chances that make the mean exact.
+// On the CPU the draw of each element is a hash of the key and its index, so that it does not depend on how a tensor is cut into pieces.
+#pragma once
+
+#include <bit>
+#include <cmath>
+#include <cstdint>
+#include <string_view>
+
+#include <ATen/Context.h>
+#include <ATen/Parallel.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/empty_like.h>
+#include <c10/util/BFloat16.h>
+
+#include <dapt/core/tensor.hpp>
+
+namespace dapt {
+
+/// FNV-1a: the same number for a name on every platform, unlike std::hash.
+inline std::uint64_t name_key(std::string_view name) {
+  std::uint64_t hash = 14695981039346656037u;
+  for (const char c : name) hash = (hash ^ static_cast<unsigned char>(c)) * 1099511628211u;
+  return hash;
+}
+
+/// The `i`-th number of the stream that `key` names (splitmix64).
+inline std::uint64_t mixed_bits(std::uint64_t key, std::uint64_t i) {
+  std::uint64_t z = key + (i + 1) * 0x9E3779B97F4A7C15u;
+  z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9u;
+  z = (z ^ (z >> 27)) * 0x94D049BB133111EBu;
+  return z ^ (z >> 31);
+}
+
+/// `values` (fp32) rounded to bf16, of their shape. `key` and the index of each element, counted from `first`, fix the draws. NaN stays NaN.
+inline Tensor round_stochastically(const Tensor& values, std::uint64_t key, std::int64_t first = 0) {
+  const Tensor source = values.contiguous();
+  if (!source.is_cpu()) {
+    at::Generator generator = at::globalContext().defaultGenerator(source.device()).clone();
+    generator.set_current_seed(mixed_bits(key, static_cast<std::uint64_t>(first)));
+    const Tensor noise = at::empty(source.sizes(), source.options().dtype(at::kInt)).random_(0, 1 << 16, generator);
+    return source.view(at::kInt).add(noise).bitwise_and_(static_cast<std::int64_t>(-65536)).view(at::kFloat).to(at::kBFloat16);
+  }
+  Tensor rounded = at::empty_like(source, source.options().dtype(at::kBFloat16));
+  const float* from = source.const_data_ptr<float>();
+  c10::BFloat16* to = rounded.mutable_data_ptr<c10::BFloat16>();
+  at::parallel_for(0, source.numel(), 1 << 15, [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t i = begin; i < end; ++i) {
+      // The lower 16 bits are what bf16 drops: noise below one unit in the last place carries into it with the chance that they say.
+      const auto index = static_cast<std::uint64_t>(first + i);
+      const auto noise = static_cast<std::uint32_t>(mixed_bits(key, index / 4) >> (16 * (index % 4))) & 0xFFFFu;
+      const std::uint32_t bits = std::isnan(from[i]) ? 0x7FC00000u : std::bit_cast<std::uint32_t>(from[i]) + noise;
+      to[i] = c10::BFloat16(static_cast<std::uint16_t>(bits >> 16), c10::BFloat16::from_bits());
+    }
+  });
+  return rounded;
+}
+
+}  // namespace dapt
