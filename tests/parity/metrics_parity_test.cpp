@@ -1,4 +1,5 @@
-// The base model in fp32 against the recorded evaluation in transformers (tests/parity/metrics/baseline.json, made by examples/debian/eval_hf.py).
+// SmolLM2 in fp32 against recorded evaluations in transformers: baseline.json, made by examples/debian/eval_hf.py, and perplexity.json, made by
+// record_perplexity.py.
 #include <cmath>
 #include <fstream>
 
@@ -8,6 +9,7 @@
 #include <dapt/io/hf_model.hpp>
 #include <dapt/metrics/exact_match.hpp>
 #include <dapt/metrics/log_prob_mrr.hpp>
+#include <dapt/metrics/perplexity.hpp>
 #include <dapt/text/tokenizer.hpp>
 #include <support/paths.hpp>
 
@@ -15,9 +17,9 @@ namespace {
 
 const std::filesystem::path domain = std::filesystem::path(DAPT_TEST_DATA) / ".." / "examples" / "debian";
 
-nlohmann::json baseline() {
-  std::ifstream stream(std::filesystem::path(DAPT_TEST_DATA) / "parity/metrics/baseline.json");
-  return nlohmann::json::parse(stream).at("dev");
+nlohmann::json recorded(const char* name) {
+  std::ifstream stream(std::filesystem::path(DAPT_TEST_DATA) / "parity/metrics" / name);
+  return nlohmann::json::parse(stream);
 }
 
 }  // namespace
@@ -25,7 +27,7 @@ nlohmann::json baseline() {
 TEST_CASE("SmolLM2: every answer and every rank is the reference's") {
   auto model = dapt::load_llama(dapt::testing_support::smollm2(), at::kFloat);
   const auto tokenizer = dapt::load_tokenizer(dapt::testing_support::smollm2());
-  const nlohmann::json reference = baseline();
+  const nlohmann::json reference = recorded("baseline.json").at("dev");
 
   const dapt::ExactMatch questions{.questions = dapt::read_questions(domain / "qa.jsonl"), .exemplars = dapt::read_questions(domain / "fewshot.jsonl")};
   const dapt::MetricValue qa = questions.evaluate(model, tokenizer);
@@ -57,4 +59,24 @@ TEST_CASE("SmolLM2: every answer and every rank is the reference's") {
   for (std::size_t i = 0; i < few.items.size(); ++i)
     for (std::size_t c = 0; c < alone.items[i].scores.size(); ++c)
       REQUIRE(alone.items[i].scores[c].second == Approx(mrr.items[i].scores[c].second).epsilon(1e-5));
+}
+
+TEST_CASE("SmolLM2: the perplexity of pages, in windows of each rule, is the reference's") {
+  auto model = dapt::load_llama(dapt::testing_support::smollm2(), at::kFloat);
+  const auto tokenizer = dapt::load_tokenizer(dapt::testing_support::smollm2());
+  for (const nlohmann::json& page : recorded("perplexity.json")) {
+    for (const nlohmann::json& rule : page["nll"]) {
+      CAPTURE(page["tokens"], rule);
+      const dapt::Perplexity metric{.pages = {{.work = "w", .page = 1, .text = page["text"], .score = std::nullopt}},
+                                    .start_token = "<|endoftext|>",
+                                    .max_length = rule["max_length"],
+                                    .stride = rule["stride"]};
+      const dapt::MetricValue value = metric.evaluate(model, tokenizer);
+      REQUIRE(value.details.at("tokens") == page["tokens"].get<double>());
+      const double loss = rule["nll"].get<double>() / page["tokens"].get<double>();
+      REQUIRE(value.details.at("loss") == Approx(loss).margin(1e-5).epsilon(0));
+      REQUIRE(value.value == Approx(std::exp(loss)).epsilon(1e-5));
+      REQUIRE(value.details.at("bits_per_byte") == Approx(rule["nll"].get<double>() / std::log(2.0) / static_cast<double>(page["text"].get<std::string>().size())).epsilon(1e-5));
+    }
+  }
 }
