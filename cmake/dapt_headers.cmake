@@ -103,21 +103,27 @@ set(DAPT_HEADERS
   include/dapt/text/added_tokens.hpp
   include/dapt/text/bpe.hpp
   include/dapt/text/byte_level.hpp
+  include/dapt/text/byte_trie.hpp
   include/dapt/text/decoder.hpp
   include/dapt/text/hf_tokenizer.hpp
   include/dapt/text/json_node.hpp
   include/dapt/text/known_patterns.hpp
   include/dapt/text/merge_table.hpp
+  include/dapt/text/model.hpp
   include/dapt/text/normalizer.hpp
+  include/dapt/text/post_processor.hpp
   include/dapt/text/pre_tokenizer.hpp
+  include/dapt/text/precompiled.hpp
   include/dapt/text/regex.hpp
   include/dapt/text/sentencepiece_tokenizer.hpp
   include/dapt/text/special_tokens.hpp
   include/dapt/text/split.hpp
   include/dapt/text/tokenizer.hpp
   include/dapt/text/unicode.hpp
+  include/dapt/text/unigram.hpp
   include/dapt/text/vocabulary.hpp
   include/dapt/text/word_cache.hpp
+  include/dapt/text/wordpiece.hpp
   include/dapt/train/accumulation_window.hpp
   include/dapt/train/comparison.hpp
   include/dapt/train/evaluator.hpp

@@ -148,15 +148,17 @@ TEST_CASE("a component that dapt does not have is refused by name") {
     CAPTURE(message);
     CHECK_THROWS_WITH(small.open(), Catch::Contains("tokenizer.json") && Catch::Contains(message));
   };
-  refused("/model/type", R"("Unigram")", R"(model "Unigram" is not supported)");
-  refused("/normalizer", R"({"type": "Precompiled"})", R"(normalizer "Precompiled" is not supported)");
-  refused("/normalizer", R"({"type": "Sequence", "normalizers": [{"type": "NFC"}, {"type": "Nmt"}]})", R"(normalizer.normalizers[1]: normalizer "Nmt" is not supported)");
-  refused("/pre_tokenizer", R"({"type": "BertPreTokenizer"})", R"(pre-tokenizer "BertPreTokenizer" is not supported)");
+  refused("/model/type", R"("WordLevel")", R"(model "WordLevel" is not supported)");
+  refused("/normalizer", R"({"type": "Precompiled", "precompiled_charsmap": "AA"})", R"(precompiled_charsmap: found 1 bytes, expected the size of a trie)");
+  refused("/normalizer", R"({"type": "Precompiled", "precompiled_charsmap": "CAAAAA=="})", R"(precompiled_charsmap: a trie of 8 bytes in 4)");
+  refused("/normalizer", R"({"type": "Precompiled", "precompiled_charsmap": "A-A="})", R"(precompiled_charsmap: no base64 at character 1)");
+  refused("/normalizer", R"({"type": "Sequence", "normalizers": [{"type": "NFC"}, {"type": "Odd"}]})", R"(normalizer.normalizers[1]: normalizer "Odd" is not supported)");
+  refused("/pre_tokenizer", R"({"type": "Odd"})", R"(pre-tokenizer "Odd" is not supported)");
   refused("/pre_tokenizer", R"({"type": "Split", "pattern": {"Regex": "("}, "behavior": "Isolated"})", R"(the regular expression "(" cannot be compiled)");
   refused("/pre_tokenizer", R"({"type": "Split", "pattern": {"String": "a"}, "behavior": "Odd"})", R"(split behavior "Odd" is not supported)");
   refused("/pre_tokenizer", R"({"type": "Metaspace", "replacement": "_", "prepend_scheme": "odd"})", R"(prepend_scheme "odd" is not supported)");
-  refused("/decoder", R"({"type": "WordPiece"})", R"(decoder "WordPiece" is not supported)");
-  refused("/post_processor", R"({"type": "BertProcessing"})", R"(post-processor "BertProcessing" is not supported)");
+  refused("/decoder", R"({"type": "CTC"})", R"(decoder "CTC" is not supported)");
+  refused("/post_processor", R"({"type": "Odd"})", R"(post-processor "Odd" is not supported)");
   refused("/model/dropout", "0.1", R"(dropout "0.1" is not supported)");
   refused("/model/end_of_word_suffix", R"("</w>")", R"(end_of_word_suffix "</w>" is not supported)");
   refused("/model/merges", R"(["a c"])", R"("a" + "c" is not in the vocabulary)");
@@ -169,6 +171,31 @@ TEST_CASE("a component that dapt does not have is refused by name") {
   refused("/model/byte_fallback", "1", R"(model.byte_fallback: found number, expected true or false)");
   refused("/added_tokens", R"([{"content": "<s>", "id": 9}])", R"("<s>" has id 9, but the model's vocabulary gives it 3)");
   refused("/added_tokens", R"({})", R"(found object, expected an array)");
+}
+
+TEST_CASE("Unigram: the best sum of scores, unknown characters fused, and no control token from page text") {
+  SmallFolder small;
+  small.json["added_tokens"] = nlohmann::json::parse(R"([{"content": "<s>", "id": 1, "special": true, "single_word": true}])");
+  small.json["model"] = nlohmann::json::parse(R"({"type": "Unigram", "unk_id": 0, "vocab": [["<unk>", 0], ["<s>", 0], ["a", -1], ["b", -1], ["ab", -1.5], ["abb", -4],
+    ["<", -1], ["s", -1], [">", -1]]})");
+  const auto tokenizer = small.open();
+  REQUIRE(tokenizer.encode("abb", SpecialText::as_text) == Ids{4, 3});  // -2.5; "abb" alone is -4, single characters are -3
+  REQUIRE(tokenizer.encode("axyb", SpecialText::as_text) == Ids{2, 0, 3});
+  REQUIRE(tokenizer.encode("a<s>", SpecialText::as_text) == Ids{2, 6, 7, 8});
+  REQUIRE(tokenizer.encode("a<s>", SpecialText::as_tokens) == Ids{2, 1});  // no word of its own, so the model sees it, as in the reference
+}
+
+TEST_CASE("WordPiece: the longest token first, a word that does not work out is unk, and so is one that is too long") {
+  SmallFolder small;
+  small.json["pre_tokenizer"] = {{"type", "WhitespaceSplit"}};
+  small.json["added_tokens"] = nlohmann::json::parse(R"([{"content": "ctl", "id": 5, "special": true, "single_word": true}])");
+  small.json["model"] = nlohmann::json::parse(R"({"type": "WordPiece", "unk_token": "[UNK]", "continuing_subword_prefix": "##", "max_input_chars_per_word": 4,
+    "vocab": {"[UNK]": 0, "a": 1, "ab": 2, "##b": 3, "##bc": 4, "ctl": 5, "c": 6, "##tl": 7, "##s": 8}})");
+  const auto tokenizer = small.open();
+  REQUIRE(tokenizer.encode("abbc ab abd a", SpecialText::as_text) == Ids{2, 4, 2, 0, 1});
+  REQUIRE(tokenizer.encode("abbb abbbb", SpecialText::as_text) == Ids{2, 3, 3, 0});
+  REQUIRE(tokenizer.encode("ctls ctl", SpecialText::as_text) == Ids{6, 7, 8, 6, 7});
+  REQUIRE(tokenizer.encode("ctls ctl", SpecialText::as_tokens) == Ids{5, 8, 5});
 }
 
 TEST_CASE("a missing, truncated or wrong tokenizer.json is named") {
@@ -185,9 +212,11 @@ TEST_CASE("a missing, truncated or wrong tokenizer.json is named") {
 
 TEST_CASE("roles of special tokens: tokenizer_config.json, special_tokens_map.json, config.json, post-processor") {
   SmallFolder small;
-  const auto template_of = [](const char* token) {
-    return nlohmann::json::parse(std::string(R"({"type": "TemplateProcessing", "single": [{"SpecialToken": {"id": ")") + token +
-                                 R"(", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}], "pair": [], "special_tokens": {}})");
+  const auto template_of = [&](const char* token) {
+    auto json = nlohmann::json::parse(std::string(R"({"type": "TemplateProcessing", "single": [{"SpecialToken": {"id": ")") + token +
+                                      R"(", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}], "pair": [], "special_tokens": {}})");
+    json["special_tokens"][token] = {{"id", token}, {"ids", {small.json["model"]["vocab"][token]}}, {"tokens", {token}}};
+    return json;
   };
   SECTION("nothing is said") {
     const SpecialTokens special = small.open().special_tokens();
@@ -227,6 +256,16 @@ TEST_CASE("roles of special tokens: tokenizer_config.json, special_tokens_map.js
     small.json["post_processor"] = nullptr;
     small.write("tokenizer_config.json", R"({"bos_token": "<s>", "add_bos_token": true})");
     REQUIRE(small.open().special_tokens().adds_bos);
+  }
+  SECTION("what BERT's and RoBERTa's post-processors put around a text") {
+    for (const char* type : {"BertProcessing", "RobertaProcessing"}) {
+      small.json["post_processor"] = {{"type", type}, {"sep", {"</s>", 4}}, {"cls", {"<s>", 3}}};
+      REQUIRE(small.open().special_tokens().prefix == Ids{3});
+      REQUIRE(small.open().special_tokens().suffix == Ids{4});
+    }
+    small.write("tokenizer_config.json", R"({"bos_token": "<s>", "eos_token": "</s>", "add_bos_token": true, "add_eos_token": false})");
+    REQUIRE(small.open().special_tokens().prefix == Ids{3});
+    REQUIRE(small.open().special_tokens().suffix.empty());
   }
   SECTION("a template that starts with another token adds no BOS") {
     small.json["post_processor"] = template_of("</s>");

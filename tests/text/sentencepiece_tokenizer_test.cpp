@@ -38,7 +38,11 @@ TEST_CASE("SentencePiece: special ids, vocabulary") {
   CHECK_FALSE(special.pad.has_value());
   REQUIRE(special.end_of_document == 2);
   REQUIRE(special.adds_bos);
-  CHECK_FALSE(SentencePieceTokenizer::from_file(llama_model(), {.adds_bos = false}).special_tokens().adds_bos);
+  REQUIRE(special.prefix == Ids{1});
+  REQUIRE(special.suffix.empty());
+  const auto without_bos = SentencePieceTokenizer::from_file(llama_model(), {.adds_bos = false});
+  CHECK_FALSE(without_bos.special_tokens().adds_bos);
+  REQUIRE(without_bos.special_tokens().prefix.empty());
   REQUIRE(tokenizer.vocab_size() == 1200);
   REQUIRE(tokenizer.token_to_id("</s>") == 2);
   REQUIRE(tokenizer.token_to_id("<unk>") == 0);
@@ -88,6 +92,18 @@ TEST_CASE("SentencePiece: a folder's tokenizer_config.json adds tokens and sets 
   const Ids as_tokens = tokenizer.encode("a <pad>  [x]", SpecialText::as_tokens);
   REQUIRE(std::ranges::count(as_tokens, 1200) == 1);
   REQUIRE(tokenizer.decode(as_tokens) == "a [x]");
+}
+
+TEST_CASE("SentencePiece: a folder adds BOS unless add_bos_token says no, and EOS only where add_eos_token says so") {
+  TemporaryFolder folder;
+  std::filesystem::copy(llama_model(), folder.path() / "tokenizer.model");
+  REQUIRE(SentencePieceTokenizer::from_folder(folder.path()).special_tokens().adds_bos);
+  REQUIRE(SentencePieceTokenizer::from_folder(folder.path()).special_tokens().prefix == Ids{1});
+  std::ofstream(folder.path() / "tokenizer_config.json") << R"({"add_bos_token": false, "add_eos_token": true})";
+  const auto tokenizer = SentencePieceTokenizer::from_folder(folder.path());
+  CHECK_FALSE(tokenizer.special_tokens().adds_bos);
+  REQUIRE(tokenizer.special_tokens().prefix.empty());
+  REQUIRE(tokenizer.special_tokens().suffix == Ids{2});
 }
 
 TEST_CASE("SentencePiece: a missing, truncated or foreign file is named") {

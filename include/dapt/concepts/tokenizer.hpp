@@ -15,6 +15,7 @@ struct SpecialTokens {
   std::optional<std::int32_t> bos, eos, unk, pad;
   std::optional<std::int32_t> end_of_document;  ///< what the pretraining put between documents: "<|endoftext|>", "<|end_of_text|>" if the vocabulary has it, else eos
   bool adds_bos = false;                        ///< the reference tokenizer puts BOS before each text
+  std::vector<std::int32_t> prefix = {}, suffix = {};  ///< all that the reference puts before and behind a text: BOS; "[CLS]" and "[SEP]"
 };
 
 /// How `encode` treats text that spells a special token.

@@ -16,6 +16,7 @@
 #include <utility>
 #include <vector>
 
+#include <dapt/concepts/tokenizer.hpp>
 #include <dapt/core/error.hpp>
 #include <dapt/text/byte_level.hpp>
 #include <dapt/text/merge_table.hpp>
@@ -46,8 +47,9 @@ class Bpe {
     std::vector<std::uint64_t> heap;
   };
 
-  /// Throws dapt::Error with `where` if a merge or the unk token is not in the vocabulary.
-  Bpe(const Vocabulary& vocabulary, const std::vector<Merge>& merges, BpeOptions options, const std::string& where);
+  /// `control` says by id which tokens page text must not become. Throws dapt::Error with `where` if a merge or the unk token is not in
+  /// the vocabulary.
+  Bpe(const Vocabulary& vocabulary, const std::vector<Merge>& merges, BpeOptions options, std::vector<bool> control, const std::string& where);
 
   /// Whether each of the 256 bytes is in the vocabulary: what `byte_level` needs unless missing bytes vanish anyway.
   static bool spells_all_bytes(const Vocabulary& vocabulary) {
@@ -55,7 +57,7 @@ class Bpe {
   }
 
   /// Appends the ids of one piece.
-  void encode(std::string_view piece, Scratch& scratch, std::vector<std::int32_t>& ids) const;
+  void encode(std::string_view piece, SpecialText special, Scratch& scratch, std::vector<std::int32_t>& ids) const;
 
  private:
   static constexpr std::size_t small_word = 48;  // above it the heap is faster than looking through all ranks
@@ -73,12 +75,13 @@ class Bpe {
   void find_boundaries(const std::vector<Merge>& merges);
   std::size_t end_of_word(std::string_view piece, std::size_t begin) const;
   std::size_t end_of_byte_word(std::string_view piece, std::size_t begin) const;
-  void encode_word(std::string_view word, Scratch& scratch, std::vector<std::int32_t>& ids) const;
+  void encode_word(std::string_view word, SpecialText special, Scratch& scratch, std::vector<std::int32_t>& ids) const;
   void append_symbols(std::string_view word, std::vector<std::int32_t>& symbols) const;
   void merge_small(Scratch& scratch) const;
   void merge_large(Scratch& scratch) const;
 
   BpeOptions options_;
+  std::vector<bool> control_;
   MergeTable merges_;
   std::array<std::int32_t, 256> byte_ids_{};           // byte_level: the byte itself; otherwise its "<0x0A>", or -1
   std::unordered_map<char32_t, std::int32_t> char_ids_;  // not with byte_level
@@ -88,8 +91,9 @@ class Bpe {
   std::vector<bool> joined_bytes_;                     // the same with byte_level, at 256 * left + right; also pairs with a byte that vanishes
 };
 
-inline Bpe::Bpe(const Vocabulary& vocabulary, const std::vector<Merge>& merges, BpeOptions options, const std::string& where)
-    : options_(std::move(options)), merges_(merges.size()) {
+inline Bpe::Bpe(const Vocabulary& vocabulary, const std::vector<Merge>& merges, BpeOptions options, std::vector<bool> control, const std::string& where)
+    : options_(std::move(options)), control_(std::move(control)), merges_(merges.size()) {
+  control_.resize(std::max(control_.size(), static_cast<std::size_t>(vocabulary.end_id())));
   for (const auto& [left, right] : merges) {
     require(!left.empty() && !right.empty(), where, ".merges: a merge with an empty token");
     const auto left_id = vocabulary.id(left), right_id = vocabulary.id(right), merged = vocabulary.id(left + right);
@@ -100,11 +104,8 @@ inline Bpe::Bpe(const Vocabulary& vocabulary, const std::vector<Merge>& merges, 
     unk_ = vocabulary.id(*options_.unk_token);
     require(unk_.has_value(), where, ".unk_token: \"", *options_.unk_token, "\" is not in the vocabulary");
   }
-  for (std::size_t byte = 0; byte < 256; ++byte) {
-    constexpr std::string_view digits = "0123456789ABCDEF";
-    const std::string fallback = {'<', '0', 'x', digits[byte >> 4], digits[byte & 15], '>'};
-    byte_ids_[byte] = vocabulary.id(options_.byte_level ? utf8(byte_characters()[byte]) : fallback).value_or(-1);
-  }
+  byte_ids_ = vocabulary.byte_fallback_ids();
+  for (std::size_t byte = 0; byte < 256 && options_.byte_level; ++byte) byte_ids_[byte] = vocabulary.id(utf8(byte_characters()[byte])).value_or(-1);
   for (const auto& [token, id] : vocabulary.ids()) {
     std::size_t at = 0;
     if (!options_.byte_level && !token.empty() && (next_char(token, at), at == token.size())) {
@@ -139,14 +140,14 @@ inline void Bpe::find_boundaries(const std::vector<Merge>& merges) {
   }
 }
 
-inline void Bpe::encode(std::string_view piece, Scratch& scratch, std::vector<std::int32_t>& ids) const {
+inline void Bpe::encode(std::string_view piece, SpecialText special, Scratch& scratch, std::vector<std::int32_t>& ids) const {
   if (piece.size() <= WordCache::max_bytes || options_.ignore_merges) {
-    encode_word(piece, scratch, ids);
+    encode_word(piece, special, scratch, ids);
     return;
   }
   for (std::size_t begin = 0; begin < piece.size();) {
     const std::size_t end = options_.byte_level ? end_of_byte_word(piece, begin) : end_of_word(piece, begin);
-    encode_word(piece.substr(begin, end - begin), scratch, ids);
+    encode_word(piece.substr(begin, end - begin), special, scratch, ids);
     begin = end;
   }
 }
@@ -172,14 +173,16 @@ inline std::size_t Bpe::end_of_byte_word(std::string_view piece, std::size_t beg
   return at;
 }
 
-inline void Bpe::encode_word(std::string_view word, Scratch& scratch, std::vector<std::int32_t>& ids) const {
-  const bool cacheable = word.size() <= WordCache::max_bytes;
+inline void Bpe::encode_word(std::string_view word, SpecialText special, Scratch& scratch, std::vector<std::int32_t>& ids) const {
+  bool cacheable = word.size() <= WordCache::max_bytes;
   const WordCache::Key key(cacheable ? word : std::string_view());
   if (cacheable && scratch.words.append(key, ids)) return;
   auto& symbols = scratch.symbols;
   symbols.clear();
   const auto whole = options_.ignore_merges ? whole_words_.find(word) : whole_words_.end();
-  if (whole != whole_words_.end()) {
+  const bool is_control = whole != whole_words_.end() && control_[static_cast<std::size_t>(whole->second)];
+  if (is_control) cacheable = false;  // its ids depend on `special`
+  if (whole != whole_words_.end() && !(is_control && special == SpecialText::as_text)) {
     symbols.push_back(whole->second);
   } else {
     append_symbols(word, symbols);

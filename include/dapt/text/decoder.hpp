@@ -103,6 +103,35 @@ struct StripDecoder {
   }
 };
 
+/// Spaces between tokens, none before those that continue a word. With `cleanup` English text loses the spaces before its punctuation.
+struct WordPieceDecoder {
+  std::string prefix;
+  bool cleanup = true;
+
+  void operator()(Tokens& tokens) const {
+    for (std::size_t i = 0; i < tokens.size(); ++i) {
+      if (i > 0) tokens[i] = tokens[i].starts_with(prefix) ? tokens[i].substr(prefix.size()) : " " + tokens[i];
+      if (cleanup) tokens[i] = cleaned(std::move(tokens[i]));
+    }
+  }
+
+ private:
+  static std::string cleaned(std::string text) {
+    constexpr std::pair<std::string_view, std::string_view> rules[] = {{" .", "."},     {" ?", "?"},     {" !", "!"},    {" ,", ","},   {" ' ", "'"}, {" n't", "n't"},
+                                                                       {" 'm", "'m"}, {" do not", " don't"}, {" 's", "'s"}, {" 've", "'ve"}, {" 're", "'re"}};
+    for (const auto& [wanted, content] : rules) text = replace_all(text, wanted, content);
+    return text;
+  }
+};
+
+/// A space for the suffix that ends a word, none behind the last.
+struct BpeDecoder {
+  std::string suffix;
+  void operator()(Tokens& tokens) const {
+    for (std::size_t i = 0; i < tokens.size(); ++i) tokens[i] = replace_all(tokens[i], suffix, i + 1 == tokens.size() ? "" : " ");
+  }
+};
+
 class Decoder {
  public:
   /// No decoder: tokens with spaces between them.
@@ -117,7 +146,7 @@ class Decoder {
   }
 
  private:
-  using Step = std::variant<ByteLevelDecoder, MetaspaceDecoder, ByteFallbackDecoder, FuseDecoder, ReplaceDecoder, StripDecoder>;
+  using Step = std::variant<ByteLevelDecoder, MetaspaceDecoder, ByteFallbackDecoder, FuseDecoder, ReplaceDecoder, StripDecoder, WordPieceDecoder, BpeDecoder>;
 
   void add(const JsonNode& node) {
     const auto type = node.get<std::string>("type");
@@ -136,6 +165,12 @@ class Decoder {
       steps_.push_back(ReplaceDecoder{Pattern(node.at("pattern")), node.get<std::string>("content")});
     } else if (type == "Strip") {
       steps_.push_back(StripDecoder{node.get<std::string>("content"), node.get<std::int64_t>("start"), node.get<std::int64_t>("stop")});
+    } else if (type == "WordPiece") {
+      steps_.push_back(WordPieceDecoder{node.get_or<std::string>("prefix", "##"), node.get_or("cleanup", true)});
+    } else if (type == "BPEDecoder") {
+      const auto suffix = node.get_or<std::string>("suffix", "</w>");
+      require(!suffix.empty(), node.where(), ".suffix: found an empty string");
+      steps_.push_back(BpeDecoder{suffix});
     } else {
       node.refuse("decoder", type);
     }

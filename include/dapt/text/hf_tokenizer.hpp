@@ -1,7 +1,9 @@
-// The BPE tokenizers of tokenizer.json: byte-level (GPT-2, Llama 3, SmolLM2) and with byte fallback (Llama 2, Mistral).
+// The tokenizers of tokenizer.json: BPE (GPT-2, Llama, Mistral, Qwen, calm2), Unigram (XLM-R, T5) and WordPiece (BERT).
 // Gives the ids of HF `tokenizers`; what it does not know it refuses by name. Truncation and padding in the file are not applied.
 #pragma once
 
+#include <algorithm>
+#include <cstddef>
 #include <cstdint>
 #include <filesystem>
 #include <memory>
@@ -16,10 +18,11 @@
 #include <dapt/concepts/tokenizer.hpp>
 #include <dapt/core/error.hpp>
 #include <dapt/text/added_tokens.hpp>
-#include <dapt/text/bpe.hpp>
 #include <dapt/text/decoder.hpp>
 #include <dapt/text/json_node.hpp>
+#include <dapt/text/model.hpp>
 #include <dapt/text/normalizer.hpp>
+#include <dapt/text/post_processor.hpp>
 #include <dapt/text/pre_tokenizer.hpp>
 #include <dapt/text/special_tokens.hpp>
 #include <dapt/text/vocabulary.hpp>
@@ -29,12 +32,12 @@ namespace dapt {
 /// Copies share one read-only vocabulary; encode and decode may be called from several threads.
 class HfTokenizer {
  public:
-  /// One tokenizer.json. BOS is known only where the file's post-processor adds one, EOS, unk and pad are not.
+  /// One tokenizer.json. BOS is known only where the file's post-processor puts a token before a text, EOS, unk and pad are not.
   /// Throws dapt::Error naming the file and the component if the file is missing, damaged or needs what dapt does not have.
   static HfTokenizer from_file(const std::filesystem::path& file) { return HfTokenizer(file, nullptr); }
 
   /// tokenizer.json of a model folder, with the special tokens that tokenizer_config.json, special_tokens_map.json and config.json
-  /// name, in this order. `add_bos_token` of tokenizer_config.json, where it is given, decides over the post-processor.
+  /// name, in this order. `add_bos_token` and `add_eos_token` of tokenizer_config.json, where they are given, decide over the post-processor.
   static HfTokenizer from_folder(const std::filesystem::path& folder) {
     const text::SpecialTokenFiles files(folder);
     return HfTokenizer(folder / "tokenizer.json", &files);
@@ -49,15 +52,15 @@ class HfTokenizer {
  private:
   struct Scratch {
     text::Pieces pieces;
-    text::Bpe::Scratch bpe;
+    text::Model::Scratch model;
   };
 
   /// Scratch memory of calls that are over, for the next ones: at most as many as there were calls at a time.
   class ScratchPool {
    public:
-    std::unique_ptr<Scratch> take() {
+    std::unique_ptr<Scratch> take(const text::Model& model) {
       const std::scoped_lock lock(mutex_);
-      if (free_.empty()) return std::make_unique<Scratch>();
+      if (free_.empty()) return std::make_unique<Scratch>(text::Pieces(), model.scratch());
       auto scratch = std::move(free_.back());
       free_.pop_back();
       return scratch;
@@ -79,16 +82,15 @@ class HfTokenizer {
     std::unordered_map<std::int32_t, std::string> normalized_contents;  // of added tokens that normalization changes
     text::Normalizer normalizer;
     text::PreTokenizer pre_tokenizer;
-    std::optional<text::Bpe> bpe;
+    std::optional<text::Model> model;
     text::Decoder decoder;
     SpecialTokens special_tokens;
     mutable ScratchPool scratch;
   };
 
   HfTokenizer(const std::filesystem::path& file, const text::SpecialTokenFiles* files);
-  static void read_model(const text::JsonNode& model, State& state);
   static void read_added_tokens(const text::JsonNode& root, State& state);
-  static std::optional<std::string> first_template_token(const text::JsonNode& post_processor);
+  static std::vector<bool> control_ids(const text::JsonNode& root);
 
   std::shared_ptr<const State> state_;
 };
@@ -100,57 +102,34 @@ inline HfTokenizer::HfTokenizer(const std::filesystem::path& file, const text::S
   if (root.has("normalizer")) state->normalizer = text::Normalizer(root.at("normalizer"));
   if (root.has("pre_tokenizer")) state->pre_tokenizer = text::PreTokenizer(root.at("pre_tokenizer"));
   if (root.has("decoder")) state->decoder = text::Decoder(root.at("decoder"));
-  read_model(root.at("model"), *state);
+  state->model.emplace(text::read_model(root.at("model"), state->vocabulary, state->pre_tokenizer, control_ids(root)));
   if (root.has("added_tokens")) read_added_tokens(root, *state);
 
   const auto token_to_id = [&](std::string_view token) { return state->vocabulary.id(token); };
-  const auto template_token = root.has("post_processor") ? first_template_token(root.at("post_processor")) : std::nullopt;
-  const auto template_id = template_token ? token_to_id(*template_token) : std::nullopt;
-  state->special_tokens.bos = template_id;
-  state->special_tokens.adds_bos = template_id.has_value();
-  if (files != nullptr) state->special_tokens = text::find_special_tokens(*files, state->special_tokens, token_to_id);
-  text::find_end_of_document(state->special_tokens, token_to_id);
+  auto& special = state->special_tokens;
+  if (root.has("post_processor")) {
+    text::Surroundings around = text::surroundings(root.at("post_processor"));
+    special.prefix = std::move(around.prefix);
+    special.suffix = std::move(around.suffix);
+  }
+  if (!special.prefix.empty()) special.bos = special.prefix.front();
+  special.adds_bos = text::adds_bos(special);
+  if (files != nullptr) special = text::find_special_tokens(*files, special, token_to_id);
+  text::find_end_of_document(special, token_to_id);
   state_ = state;
 }
 
-inline void HfTokenizer::read_model(const text::JsonNode& model, State& state) {
-  const auto type = model.get_or<std::string>("type", "BPE");
-  if (type != "BPE") model.refuse("model", type);
-  for (const char* key : {"continuing_subword_prefix", "end_of_word_suffix"}) {
-    if (!model.get_or<std::string>(key, "").empty()) model.refuse(key, model.get<std::string>(key));
-  }
-  if (model.has("dropout") && model.at("dropout").value() != 0.0) model.refuse("dropout", model.at("dropout").value().dump());
-
-  const text::JsonNode vocabulary = model.at("vocab");
-  require(vocabulary.value().is_object(), vocabulary.where(), ": found ", vocabulary.value().type_name(), ", expected an object");
-  for (const auto& [token, id] : vocabulary.value().items()) {
-    require(id.is_number_integer(), vocabulary.where(), ".\"", token, "\": found ", id.type_name(), ", expected an integer");
-    state.vocabulary.add(token, id.get<std::int64_t>(), vocabulary.where());
-  }
-
-  std::vector<text::Bpe::Merge> merges;
-  model.for_each("merges", [&](const text::JsonNode& merge) {
-    if (merge.value().is_array()) {
-      require(merge.value().size() == 2 && merge.value()[0].is_string() && merge.value()[1].is_string(), merge.where(), ": found ", merge.value().dump(),
-              ", expected two tokens");
-      merges.emplace_back(merge.value()[0].get<std::string>(), merge.value()[1].get<std::string>());
-      return;
-    }
-    const auto pair = merge.as<std::string>();
-    const auto space = pair.find(' ');
-    require(space != pair.npos && pair.find(' ', space + 1) == pair.npos, merge.where(), ": found \"", pair, "\", expected two tokens with a space between");
-    merges.emplace_back(pair.substr(0, space), pair.substr(space + 1));
+/// By id, the special tokens of the file: what the model must not make of page text.
+inline std::vector<bool> HfTokenizer::control_ids(const text::JsonNode& root) {
+  std::vector<bool> control;
+  if (!root.has("added_tokens")) return control;
+  root.for_each("added_tokens", [&](const text::JsonNode& node) {
+    const auto id = node.get<std::int64_t>("id");
+    if (!node.get_or("special", false) || !text::Vocabulary::holds(id)) return;
+    control.resize(std::max(control.size(), static_cast<std::size_t>(id) + 1));
+    control[static_cast<std::size_t>(id)] = true;
   });
-
-  text::BpeOptions options;
-  options.byte_fallback = model.get_or("byte_fallback", false);
-  options.fuse_unk = model.get_or("fuse_unk", false);
-  options.ignore_merges = model.get_or("ignore_merges", false);
-  if (model.has("unk_token")) options.unk_token = model.get<std::string>("unk_token");
-  const bool bytes_vanish = !options.unk_token && !options.byte_fallback;  // those that the vocabulary lacks; SmolLM2 lacks what UTF-8 never holds
-  options.byte_level = state.pre_tokenizer.ends_with_byte_level() && (bytes_vanish || text::Bpe::spells_all_bytes(state.vocabulary));
-  if (options.byte_level) state.pre_tokenizer.leave_bytes_to_the_model();
-  state.bpe.emplace(state.vocabulary, merges, options, model.where());
+  return control;
 }
 
 /// An added token that the model's vocabulary has keeps the model's id; the others are numbered from its end on, and the file must agree.
@@ -176,36 +155,17 @@ inline void HfTokenizer::read_added_tokens(const text::JsonNode& root, State& st
   state.is_special.resize(static_cast<std::size_t>(state.vocabulary.end_id()));
 }
 
-/// The special token that the post-processor puts before a text, if there is one.
-inline std::optional<std::string> HfTokenizer::first_template_token(const text::JsonNode& post_processor) {
-  const auto type = post_processor.get<std::string>("type");
-  std::optional<std::string> first;
-  if (type == "Sequence") {
-    post_processor.for_each("processors", [&](const text::JsonNode& element) {
-      if (auto token = first_template_token(element)) first = std::move(token);
-    });
-  } else if (type == "TemplateProcessing") {
-    bool at_the_front = true;
-    post_processor.for_each("single", [&](const text::JsonNode& element) {
-      if (std::exchange(at_the_front, false) && element.has("SpecialToken")) first = element.at("SpecialToken").get<std::string>("id");
-    });
-  } else if (type != "ByteLevel") {
-    post_processor.refuse("post-processor", type);
-  }
-  return first;
-}
-
 inline std::vector<std::int32_t> HfTokenizer::encode(std::string_view text, SpecialText special) const {
   const State& state = *state_;
   const bool skip_special = special == SpecialText::as_text;
   std::vector<std::int32_t> ids;
   ids.reserve(text.size() / 3 + 8);
-  auto scratch = state.scratch.take();
+  auto scratch = state.scratch.take(*state.model);
   const auto on_token = [&](const text::AddedToken& token) { ids.push_back(token.id); };
   const auto encode_part = [&](std::string_view part, bool first) {
     scratch->pieces.start_over(part, first);
     state.pre_tokenizer(scratch->pieces);
-    for (const text::Piece& piece : scratch->pieces.all()) state.bpe->encode(piece.text, scratch->bpe, ids);
+    state.model->encode(scratch->pieces.all(), special, scratch->model, ids);
   };
   state.raw_tokens.split(text, skip_special, [&](std::string_view section, std::size_t begin) {
     const bool first = begin == 0;

@@ -1,6 +1,7 @@
 // Normalizers of tokenizer.json: what is done to the characters of a text before it is cut.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <memory>
 #include <string>
@@ -15,7 +16,9 @@
 #include <unicode/uniset.h>
 
 #include <dapt/core/error.hpp>
+#include <dapt/text/byte_level.hpp>
 #include <dapt/text/json_node.hpp>
+#include <dapt/text/precompiled.hpp>
 #include <dapt/text/split.hpp>
 #include <dapt/text/unicode.hpp>
 
@@ -77,6 +80,79 @@ struct LowercaseStep {
   }
 };
 
+/// Leaves out the characters for which `gone` holds.
+template <class Gone>
+void remove_chars(std::string& text, Gone&& gone) {
+  std::string kept;
+  kept.reserve(text.size());
+  for (std::size_t at = 0; at < text.size();) {
+    const std::size_t begin = at;
+    if (!gone(next_char(text, at))) kept.append(text, begin, at - begin);
+  }
+  text = std::move(kept);
+}
+
+struct StripAccentsStep {
+  void operator()(std::string& text) const { remove_chars(text, is_mark); }
+};
+
+/// BERT's: control characters go and white space becomes a space, Chinese characters stand alone, accents go, lower case.
+struct BertStep {
+  bool clean_text = true, handle_chinese_chars = true, strip_accents = true, lowercase = true;
+  UnicodeForm nfd{"NFD"};
+
+  void operator()(std::string& text) const {
+    if (clean_text || handle_chinese_chars) {
+      std::string changed;
+      changed.reserve(text.size());
+      for (std::size_t at = 0; at < text.size();) {
+        const char32_t c = next_char(text, at);
+        if (clean_text && (c == 0 || c == 0xFFFD || is_control(c))) continue;
+        const bool alone = handle_chinese_chars && is_chinese(c);
+        if (alone) changed.push_back(' ');
+        append_utf8(changed, clean_text && is_space(c) ? U' ' : c);
+        if (alone) changed.push_back(' ');
+      }
+      text = std::move(changed);
+    }
+    if (strip_accents) {
+      nfd(text);
+      remove_chars(text, is_nonspacing_mark);
+    }
+    if (lowercase) LowercaseStep{}(text);
+  }
+
+ private:
+  static bool is_chinese(char32_t c) {
+    constexpr CharRange ranges[] = {{0x3400, 0x4DBF},   {0x4E00, 0x9FFF},   {0xF900, 0xFAFF},  {0x20000, 0x2A6DF},
+                                    {0x2A700, 0x2B81F}, {0x2B920, 0x2CEAF}, {0x2F800, 0x2FA1F}};
+    return c >= 0x3400 && std::ranges::any_of(ranges, [c](const CharRange& range) { return range.first <= c && c <= range.last; });
+  }
+};
+
+/// SentencePiece's NMT rules: some control characters go, some characters become spaces.
+struct NmtStep {
+  void operator()(std::string& text) const {
+    remove_chars(text, [](char32_t c) {
+      return (c >= 0x01 && c <= 0x08) || c == 0x0B || (c >= 0x0E && c <= 0x1F) || c == 0x7F || c == 0x8F || c == 0x9F;
+    });
+    std::string changed;
+    changed.reserve(text.size());
+    for (std::size_t at = 0; at < text.size();) {
+      const char32_t c = next_char(text, at);
+      const bool is_blank = c == 0x09 || c == 0x0A || c == 0x0C || c == 0x0D || c == 0x1680 || (c >= 0x200B && c <= 0x200F) || c == 0x2028 || c == 0x2029 ||
+                            c == 0x2581 || c == 0xFEFF || c == 0xFFFD;
+      append_utf8(changed, is_blank ? U' ' : c);
+    }
+    text = std::move(changed);
+  }
+};
+
+/// Bytes become the characters that stand for them.
+struct ByteLevelNormalizerStep {
+  void operator()(std::string& text) const { text = to_byte_characters(text); }
+};
+
 struct StripStep {
   bool left = true, right = true;
   void operator()(std::string& text) const {
@@ -102,7 +178,7 @@ class Normalizer {
   }
 
  private:
-  using Step = std::variant<UnicodeForm, PrependStep, ReplaceStep, LowercaseStep, StripStep>;
+  using Step = std::variant<UnicodeForm, PrependStep, ReplaceStep, LowercaseStep, StripStep, StripAccentsStep, BertStep, NmtStep, ByteLevelNormalizerStep, PrecompiledStep>;
 
   void add(const JsonNode& node) {
     const auto type = node.get<std::string>("type");
@@ -118,6 +194,18 @@ class Normalizer {
       steps_.push_back(LowercaseStep{});
     } else if (type == "Strip") {
       steps_.push_back(StripStep{node.get_or("strip_left", true), node.get_or("strip_right", true)});
+    } else if (type == "StripAccents") {
+      steps_.push_back(StripAccentsStep{});
+    } else if (type == "BertNormalizer") {
+      const bool lowercase = node.get_or("lowercase", true);
+      steps_.push_back(BertStep{node.get_or("clean_text", true), node.get_or("handle_chinese_chars", true), node.get_or("strip_accents", lowercase), lowercase});
+    } else if (type == "Nmt") {
+      steps_.push_back(NmtStep{});
+    } else if (type == "ByteLevel") {
+      steps_.push_back(ByteLevelNormalizerStep{});
+    } else if (type == "Precompiled") {
+      const JsonNode table = node.at("precompiled_charsmap");
+      steps_.push_back(PrecompiledStep(from_base64(table.as<std::string>(), table.where()), table.where()));
     } else {
       node.refuse("normalizer", type);
     }

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cstddef>
+#include <cstdint>
 #include <deque>
 #include <string>
 #include <string_view>
@@ -11,6 +12,9 @@
 #include <variant>
 #include <vector>
 
+#include <unicode/uscript.h>
+
+#include <dapt/core/error.hpp>
 #include <dapt/text/byte_level.hpp>
 #include <dapt/text/json_node.hpp>
 #include <dapt/text/known_patterns.hpp>
@@ -119,6 +123,67 @@ struct WhitespaceSplitStep {
   }
 };
 
+/// BERT's: white space is dropped, punctuation stands alone.
+struct BertPreTokenizerStep {
+  void operator()(Pieces& pieces) const {
+    WhitespaceSplitStep{}(pieces);
+    PunctuationStep{}(pieces);
+  }
+};
+
+struct CharDelimiterStep {
+  char32_t delimiter = ' ';
+  void operator()(Pieces& pieces) const {
+    pieces.split([&](const Piece& piece, auto&& emit) { split_by_char(piece.text, [&](char32_t c) { return c == delimiter; }, SplitBehavior::removed, emit); });
+  }
+};
+
+/// Pieces of `length` characters; the last may be shorter.
+struct FixedLengthStep {
+  std::int64_t length = 5;
+  void operator()(Pieces& pieces) const {
+    pieces.split([&](const Piece& piece, auto&& emit) {
+      for (std::size_t begin = 0, end = 0; begin < piece.text.size(); begin = end) {
+        for (std::int64_t count = 0; count < length && end < piece.text.size(); ++count) next_char(piece.text, end);
+        emit(piece.text.substr(begin, end - begin));
+      }
+    });
+  }
+};
+
+/// A piece for each run of one script, by Unicode 9; kana count as Han, spaces and unknown characters as whatever stands before them,
+/// and are dropped where nothing does, as in the reference.
+struct UnicodeScriptsStep {
+  void operator()(Pieces& pieces) const {
+    pieces.split([](const Piece& piece, auto&& emit) {
+      int last = any;
+      std::size_t begin = 0;
+      for (std::size_t at = 0; at < piece.text.size();) {
+        const std::size_t here = at;
+        const int script = script_of(next_char(piece.text, at));
+        if (script == any) continue;
+        if (last == any) begin = here;
+        if (last != any && script != last) emit(piece.text.substr(std::exchange(begin, here), here - begin));
+        last = script;
+      }
+      if (last != any) emit(piece.text.substr(begin));
+    });
+  }
+
+ private:
+  static constexpr int any = -1;
+  static int script_of(char32_t c) {
+    if (c == 0x30FC) return USCRIPT_HAN;
+    if (c == 0x0589 || c == 0x061C) return USCRIPT_COMMON;
+    if (c == 0x0953 || c == 0x0954) return USCRIPT_DEVANAGARI;
+    if (c == ' ' || !is_known(c, 9)) return any;
+    UErrorCode status = U_ZERO_ERROR;
+    const UScriptCode script = uscript_getScript(static_cast<UChar32>(c), &status);
+    if (U_FAILURE(status) || script == USCRIPT_UNKNOWN) return any;
+    return script == USCRIPT_HIRAGANA || script == USCRIPT_KATAKANA ? USCRIPT_HAN : script;
+  }
+};
+
 struct SplitStep {
   Pattern pattern;
   SplitBehavior behavior = SplitBehavior::isolated;
@@ -185,7 +250,8 @@ class PreTokenizer {
   }
 
  private:
-  using Step = std::variant<ByteLevelStep, DigitsStep, PunctuationStep, WhitespaceStep, WhitespaceSplitStep, SplitStep, KnownPatternStep, MetaspaceStep>;
+  using Step = std::variant<ByteLevelStep, DigitsStep, PunctuationStep, WhitespaceStep, WhitespaceSplitStep, SplitStep, KnownPatternStep, MetaspaceStep, BertPreTokenizerStep,
+                            CharDelimiterStep, FixedLengthStep, UnicodeScriptsStep>;
 
   void add(const JsonNode& node);
   static MetaspaceStep metaspace(const JsonNode& node);
@@ -219,6 +285,20 @@ inline void PreTokenizer::add(const JsonNode& node) {
     }
   } else if (type == "Metaspace") {
     steps_.push_back(metaspace(node));
+  } else if (type == "BertPreTokenizer") {
+    steps_.push_back(BertPreTokenizerStep{});
+  } else if (type == "CharDelimiterSplit") {
+    const auto delimiter = node.get<std::string>("delimiter");
+    std::size_t behind = 0;
+    const char32_t c = delimiter.empty() ? 0 : next_char(delimiter, behind);
+    require(!delimiter.empty() && behind == delimiter.size(), node.where(), ".delimiter: found \"", delimiter, "\", expected one character");
+    steps_.push_back(CharDelimiterStep{c});
+  } else if (type == "FixedLength") {
+    const auto length = node.get_or<std::int64_t>("length", 5);
+    require(length > 0, node.where(), ".length: found ", length, ", expected 1 or more");
+    steps_.push_back(FixedLengthStep{length});
+  } else if (type == "UnicodeScripts") {
+    steps_.push_back(UnicodeScriptsStep{});
   } else {
     node.refuse("pre-tokenizer", type);
   }

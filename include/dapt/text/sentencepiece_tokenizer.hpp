@@ -126,7 +126,8 @@ inline SentencePieceTokenizer::SentencePieceTokenizer(const std::filesystem::pat
   special.eos = model_id(model.eos_id());
   special.unk = model_id(model.unk_id());
   special.pad = model_id(model.pad_id());
-  special.adds_bos = special.bos && options.adds_bos;
+  if (special.bos && options.adds_bos) special.prefix = {*special.bos};
+  special.adds_bos = text::adds_bos(special);
   const auto lookup = [&](std::string_view token) { return token_to_id(token); };
   if (files != nullptr) special = text::find_special_tokens(*files, special, lookup);
   text::find_end_of_document(special, lookup);

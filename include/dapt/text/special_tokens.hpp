@@ -53,6 +53,8 @@ class SpecialTokenFiles {
   File tokenizer_config_, special_tokens_map_, config_;
 };
 
+inline bool adds_bos(const SpecialTokens& special) { return special.bos && !special.prefix.empty() && special.prefix.front() == *special.bos; }
+
 /// Fills `end_of_document` from the vocabulary, or with eos.
 template <class Lookup>
 void find_end_of_document(SpecialTokens& special, Lookup&& token_to_id) {
@@ -62,16 +64,22 @@ void find_end_of_document(SpecialTokens& special, Lookup&& token_to_id) {
   }
 }
 
-/// All roles of a folder; `known` holds what the tokenizer's own file says. `add_bos_token` of tokenizer_config.json decides whether
-/// the reference adds BOS, `known.adds_bos` where it says nothing.
+/// All roles of a folder; `known` holds what the tokenizer's own file says. `add_bos_token` and `add_eos_token` of tokenizer_config.json
+/// decide whether the reference adds BOS and EOS; what the file's post-processor adds stays where they say nothing.
 template <class Lookup>
 SpecialTokens find_special_tokens(const SpecialTokenFiles& files, const SpecialTokens& known, Lookup&& token_to_id) {
-  SpecialTokens special;
-  special.bos = files.id("bos", token_to_id, known.bos);
-  special.eos = files.id("eos", token_to_id, known.eos);
-  special.unk = files.id("unk", token_to_id, known.unk);
-  special.pad = files.id("pad", token_to_id, known.pad);
-  special.adds_bos = special.bos && files.tokenizer_config().get_or("add_bos_token", known.adds_bos && special.bos == known.bos);
+  SpecialTokens special{.bos = files.id("bos", token_to_id, known.bos), .eos = files.id("eos", token_to_id, known.eos), .unk = files.id("unk", token_to_id, known.unk),
+                        .pad = files.id("pad", token_to_id, known.pad), .end_of_document = std::nullopt, .prefix = known.prefix, .suffix = known.suffix};
+  const JsonNode config = files.tokenizer_config();
+  if (config.has("add_bos_token")) {
+    if (adds_bos(special)) special.prefix.erase(special.prefix.begin());
+    if (config.get<bool>("add_bos_token") && special.bos) special.prefix.insert(special.prefix.begin(), *special.bos);
+  }
+  if (config.has("add_eos_token")) {
+    if (special.eos && !special.suffix.empty() && special.suffix.back() == *special.eos) special.suffix.pop_back();
+    if (config.get<bool>("add_eos_token") && special.eos) special.suffix.push_back(*special.eos);
+  }
+  special.adds_bos = adds_bos(special);
   return special;
 }
 

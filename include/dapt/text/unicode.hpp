@@ -57,13 +57,35 @@ inline std::size_t begin_of_space(std::string_view text, std::size_t end) {
   return end;
 }
 
-/// ASCII punctuation with its symbols, and the categories P of Unicode 8, whose tables the reference uses here.
-inline bool is_punctuation(char32_t c) {
-  const auto code = static_cast<UChar32>(c);
-  if (c < 128) return (U_GET_GC_MASK(code) & (U_GC_P_MASK | U_GC_S_MASK)) != 0;
+/// Whether Unicode `version` had the character. The reference's tables are of several versions; a character that came later is nothing
+/// there, and one whose category has changed since is named below.
+inline bool is_known(char32_t c, int version) {
   UVersionInfo since;
-  u_charAge(code, since);
-  return since[0] <= 8 && (U_GET_GC_MASK(code) & U_GC_P_MASK) != 0;
+  u_charAge(static_cast<UChar32>(c), since);
+  return since[0] > 0 && since[0] <= version;
+}
+
+inline bool is_of(char32_t c, std::uint32_t categories) { return (U_GET_GC_MASK(static_cast<UChar32>(c)) & categories) != 0; }
+
+/// ASCII punctuation with its symbols, and the categories P of Unicode 8.
+inline bool is_punctuation(char32_t c) {
+  if (c < 128) return is_of(c, U_GC_P_MASK | U_GC_S_MASK);
+  return c == 0x166D || c == 0x111C9 || (is_of(c, U_GC_P_MASK) && is_known(c, 8));
+}
+
+/// The category Mn of Unicode 8.
+inline bool is_nonspacing_mark(char32_t c) {
+  if (c == 0x1885 || c == 0x1886 || c == 0xA9BD || c == 0x111C9) return false;
+  return c == 0x1734 || (is_of(c, U_GC_MN_MASK) && is_known(c, 8));
+}
+
+/// The categories M of Unicode 9.
+inline bool is_mark(char32_t c) { return c == 0x1CF2 || c == 0x1CF3 || (c != 0x111C9 && is_of(c, U_GC_M_MASK) && is_known(c, 9)); }
+
+/// Control and format characters of Unicode 8 and private ones, but not tab, line feed and carriage return.
+inline bool is_control(char32_t c) {
+  if (c == '\t' || c == '\n' || c == '\r') return false;
+  return is_of(c, U_GC_CC_MASK | U_GC_CO_MASK) || (is_of(c, U_GC_CF_MASK) && is_known(c, 8));
 }
 
 /// \w of UTS 18: alphabetic, mark, decimal digit, connector punctuation, joiner.
