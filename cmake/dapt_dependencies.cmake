@@ -16,6 +16,8 @@ _dapt_find_package(Threads)
 _dapt_find_package(range-v3)
 _dapt_find_package(nlohmann_json)
 _dapt_find_package(ICU COMPONENTS uc i18n)
+_dapt_find_package(ZLIB)
+_dapt_find_package(zstd)
 
 dapt_find_libtorch(_dapt_problem)
 # Debian's sentencepiece has no CMake package.
@@ -41,4 +43,4 @@ if(_dapt_problem)
   message(FATAL_ERROR "dapt: ${_dapt_problem}")
 endif()
 
-set(DAPT_DEPENDENCIES dapt::libtorch range-v3::range-v3 nlohmann_json::nlohmann_json ICU::uc ICU::i18n dapt::sentencepiece Threads::Threads)
+set(DAPT_DEPENDENCIES dapt::libtorch range-v3::range-v3 nlohmann_json::nlohmann_json ICU::uc ICU::i18n ZLIB::ZLIB zstd::libzstd_shared dapt::sentencepiece Threads::Threads)

@@ -22,6 +22,7 @@
 #include <dapt/core/peak_memory.hpp>
 #include <dapt/core/precision.hpp>
 #include <dapt/core/product.hpp>
+#include <dapt/core/product.hpp>
 #include <dapt/core/pull_range.hpp>
 #include <dapt/core/run_result.hpp>
 #include <dapt/core/seed.hpp>
@@ -31,10 +32,12 @@
 #include <dapt/data/batch.hpp>
 #include <dapt/data/default_filter.hpp>
 #include <dapt/data/filter_pages.hpp>
+#include <dapt/data/input_file.hpp>
 #include <dapt/data/pack.hpp>
 #include <dapt/data/packed_stream.hpp>
 #include <dapt/data/page_labels.hpp>
 #include <dapt/data/parallel_for.hpp>
+#include <dapt/data/parse_page.hpp>
 #include <dapt/data/pull_view.hpp>
 #include <dapt/data/read_pages.hpp>
 #include <dapt/data/score_pages.hpp>

@@ -64,9 +64,27 @@ void check_attention(const Shape& s, const at::Tensor& starts, std::int64_t wind
 
 TEST_CASE("causal_attention and its gradients agree with the formula, one document", "[kernels]") {
   at::manual_seed(1);
-  for (const Shape s : {Shape{1, 1, 1, 1, 16}, Shape{2, 2, 3, 1, 64}, Shape{1, 31, 2, 2, 32}, Shape{1, 64, 9, 3, 64}, Shape{2, 65, 4, 2, 80}, Shape{1, 257, 2, 1, 128},
+  for (const Shape s : {Shape{1, 31, 2, 2, 32}, Shape{1, 64, 9, 3, 64}, Shape{2, 65, 4, 2, 80}, Shape{1, 257, 2, 1, 128},
                         Shape{1, 330, 3, 1, 64}, Shape{1, 20, 2, 1, 12}})
     check_attention(s, at::zeros({s.batch, s.length}, at::kInt), 0);
+}
+
+// Its output is v, and the gradients of q and k are 0: what is left of them is the rounding of two sums of D products, at most D half units of fp32 each.
+TEST_CASE("causal_attention of one token passes its value on", "[kernels]") {
+  at::manual_seed(8);
+  for_each_instruction_set([] {
+    for (const auto dtype : {at::kFloat, at::kBFloat16}) {
+      const auto leaf = [&](std::int64_t count) { return at::randn({2, 1, count, 16}).to(dtype).requires_grad_(true); };
+      const at::Tensor q = leaf(4), k = leaf(2), v = leaf(2), direction = at::randn({2, 1, 4, 16}).to(dtype);
+      const at::Tensor o = causal_attention(q, k, v, at::zeros({2, 1}, at::kInt), 0.25);
+      REQUIRE(at::equal(o, v.repeat_interleave(2, 2)));
+      const auto gradients = torch::autograd::grad({o}, {q, k, v}, {direction});
+      const double products = direction.abs().mul(o.abs()).sum(-1).max().item<double>(), bound = 16 * 0x1p-23 * products * 0.25;
+      REQUIRE(largest(gradients[0].to(at::kDouble)) <= bound * largest(k.to(at::kDouble)));
+      REQUIRE(largest(gradients[1].to(at::kDouble)) <= 2 * bound * largest(q.to(at::kDouble)));
+      REQUIRE(largest((gradients[2] - direction.view({2, 1, 2, 2, 16}).sum(3)).to(at::kDouble)) <= (dtype == at::kFloat ? 0x1p-23 : 0x1p-8) * largest(gradients[2].to(at::kDouble)));
+    }
+  });
 }
 
 TEST_CASE("causal_attention keeps documents apart", "[kernels]") {

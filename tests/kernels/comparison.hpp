@@ -55,7 +55,7 @@ inline void check_operation(const Operation& fused, const Operation& formula, co
     const at::Tensor error = found[i] - expected[i], eager_error = eager[i] - expected[i];
     const double granted = unit * largest(expected[i]);
     INFO((i == 0 ? std::string("output") : "gradient of input " + std::to_string(i - 1)) << ", " << c10::toString(dtype) << ", shape " << expected[i].sizes()
-         << ", " << instruction_set_name(instruction_set()));
+         << ", " << instruction_set_name(instruction_set()) << (bf16_products() == Bf16Products::widened ? ", widened" : ""));
     REQUIRE(at::isfinite(found[i]).all().item<bool>());
     REQUIRE(root_mean_square(error) <= 1.5 * root_mean_square(eager_error) + granted / std::sqrt(static_cast<double>(error.numel())));
     REQUIRE(largest(error) <= 4 * largest(eager_error) + granted);
@@ -64,15 +64,19 @@ inline void check_operation(const Operation& fused, const Operation& formula, co
   for (std::size_t i = 0; i < found.size(); ++i) REQUIRE(at::equal(found[i], again[i]));  // the same bits each time
 }
 
-/// Runs `body` once for each instruction set of this processor; the set in use is restored afterwards.
+/// Runs `body` once for each instruction set of this processor and each type of products; what was in use is restored afterwards.
 inline void for_each_instruction_set(const std::function<void()>& body) {
   const InstructionSet chosen = instruction_set();
-  for (const auto set : {InstructionSet::portable, InstructionSet::avx512_bf16}) {
-    if (set > detail::processor_instruction_set()) continue;
-    instruction_set() = set;
-    body();
-  }
+  const Bf16Products products = bf16_products();
+  for (const auto set : {InstructionSet::portable, InstructionSet::avx512_bf16})
+    for (const auto choice : {Bf16Products::native, Bf16Products::widened}) {
+      if (set > detail::processor_instruction_set()) continue;
+      instruction_set() = set;
+      bf16_products() = choice;
+      body();
+    }
   instruction_set() = chosen;
+  bf16_products() = products;
 }
 
 /// The same, for each of fp64, fp32 and bf16. `eager_formula`: what sets the bound, where a plainer one than `formula` is the usual way to compute it.

@@ -5,11 +5,52 @@
 #include <optional>
 #include <string>
 
+#include <ATen/ops/addmm.h>
 #include <ATen/ops/linear.h>
+#include <ATen/ops/mm.h>
 
+#include <dapt/core/product.hpp>
 #include <dapt/core/tensor.hpp>
+#include <torch/csrc/autograd/custom_function.h>
 
 namespace dapt {
+
+namespace detail {
+
+/// at::linear of bf16 with products in fp32. Keeps the bf16 tensors, not the wide ones; the input only where the weight trains.
+struct WidenedLinearFunction : torch::autograd::Function<WidenedLinearFunction> {
+  static Tensor forward(torch::autograd::AutogradContext* context, const Tensor& x, const Tensor& weight, const std::optional<Tensor>& bias, bool trains) {
+    const Tensor rows = x.reshape({-1, x.size(-1)}), wide = operand(rows), w = operand(weight);
+    const Tensor y = bias ? at::addmm(operand(*bias), wide, w.t()) : at::mm(wide, w.t());
+    context->save_for_backward({trains ? rows : Tensor(), weight});
+    context->saved_data["input_shape"] = x.sizes();
+    context->saved_data["has_bias"] = bias.has_value();
+    auto shape = x.sizes().vec();
+    shape.back() = weight.size(0);
+    return y.to(x.scalar_type()).view(shape);
+  }
+
+  static torch::autograd::variable_list backward(torch::autograd::AutogradContext* context, torch::autograd::variable_list gradients) {
+    const auto saved = context->get_saved_variables();
+    const Tensor &rows = saved[0], &weight = saved[1];
+    const auto dtype = weight.scalar_type();
+    const Tensor dy = operand(gradients[0].reshape({-1, weight.size(0)}));
+    Tensor dx, dweight, dbias;
+    if (context->needs_input_grad(0)) dx = at::mm(dy, operand(weight)).to(dtype).view(context->saved_data["input_shape"].toIntVector());
+    if (context->needs_input_grad(1)) dweight = at::mm(dy.t(), operand(rows)).to(dtype);
+    if (context->saved_data["has_bias"].toBool() && context->needs_input_grad(2)) dbias = dy.sum(0).to(dtype);
+    return {dx, dweight, dbias, Tensor()};
+  }
+};
+
+}  // namespace detail
+
+/// x [..., in], weight [out, in], bias [out] or undefined, of one type -> x weight^T + bias, [..., out]. Differentiable in all three.
+inline Tensor linear(const Tensor& x, const Tensor& weight, const Tensor& bias = {}) {
+  const auto optional_bias = bias.defined() ? std::optional<Tensor>(bias) : std::nullopt;
+  if (!widens(x) || !widens(weight)) return at::linear(x, weight, optional_bias);
+  return detail::WidenedLinearFunction::apply(x, weight, optional_bias, weight.requires_grad());
+}
 
 /// y = x W^T + b. A model owns its linear layers and lends them to adapters by address; they do not move once the model is built.
 struct Linear {
@@ -20,7 +61,7 @@ struct Linear {
   /// Set by an adapter: computes the layer's output from its input [..., in]; called with this layer. Empty: the plain product.
   std::function<Tensor(const Tensor& input, const Linear& layer)> adapted;
 
-  Tensor plain(const Tensor& input) const { return at::linear(input, weight, bias.defined() ? std::optional<Tensor>(bias) : std::nullopt); }
+  Tensor plain(const Tensor& input) const { return linear(input, weight, bias); }
   Tensor forward(const Tensor& input) const { return adapted ? adapted(input, *this) : plain(input); }
 };
 

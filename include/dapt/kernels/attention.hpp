@@ -21,6 +21,7 @@
 #include <ATen/ops/zeros_like.h>
 
 #include <dapt/core/error.hpp>
+#include <dapt/core/product.hpp>
 #include <dapt/core/tensor.hpp>
 #include <dapt/kernels/cpu/attention_avx512.hpp>
 #include <dapt/kernels/instruction_set.hpp>
@@ -127,7 +128,7 @@ class BlockedAttention {
 
 /// Whether the AVX-512 code takes these queries.
 inline bool takes_avx512_attention(const Tensor& q) {
-  return instruction_set() == InstructionSet::avx512_bf16 && q.is_cpu() && q.scalar_type() == at::kBFloat16 && q.size(3) % 16 == 0 && q.numel() > 0;
+  return takes_avx512_elementwise(q) && q.size(3) % 16 == 0 && q.numel() > 0;
 }
 
 /// The AVX-512 code behind the interface of BlockedAttention. Rows are padded to whole blocks; a padding row sees itself alone.
@@ -155,22 +156,37 @@ class Avx512Attention {
 
   std::pair<Tensor, Tensor> forward() const {
     Tensor o = at::empty_like(q_), lse = at::empty({plan_.heads, plan_.tokens}, q_.options().dtype(at::kFloat));
-    avx512::attention_forward(plan_, data(q_), data(k_), data(v_), o.mutable_data_ptr<c10::BFloat16>(), lse.mutable_data_ptr<float>());
+    with_types([&]<class Operand, class Element>() {
+      avx512::attention_forward<Operand>(plan_, data<Element>(q_), data<Element>(k_), data<Element>(v_), o.mutable_data_ptr<Element>(), lse.mutable_data_ptr<float>());
+    });
     return {o.narrow(1, 0, length_).contiguous(), lse};
   }
 
   std::array<Tensor, 3> backward(const Tensor& o, const Tensor& lse, const Tensor& gradient) const {
     const Tensor whole_o = padded(o), whole_gradient = padded(gradient);
     std::array gradients{at::empty_like(q_), at::empty_like(k_), at::empty_like(v_)};
-    avx512::attention_backward(plan_, data(q_), data(k_), data(v_), data(whole_o), lse.const_data_ptr<float>(), data(whole_gradient),
-                               gradients[0].mutable_data_ptr<c10::BFloat16>(), gradients[1].mutable_data_ptr<c10::BFloat16>(),
-                               gradients[2].mutable_data_ptr<c10::BFloat16>());
+    with_types([&]<class Operand, class Element>() {
+      avx512::attention_backward<Operand>(plan_, data<Element>(q_), data<Element>(k_), data<Element>(v_), data<Element>(whole_o), lse.const_data_ptr<float>(),
+                                          data<Element>(whole_gradient), gradients[0].mutable_data_ptr<Element>(), gradients[1].mutable_data_ptr<Element>(),
+                                          gradients[2].mutable_data_ptr<Element>());
+    });
     for (Tensor& x : gradients) x = x.narrow(1, 0, length_);
     return gradients;
   }
 
  private:
-  static const c10::BFloat16* data(const Tensor& x) { return x.const_data_ptr<c10::BFloat16>(); }
+  /// Calls body<Operand, Element>(): what products read, what the tensors hold.
+  template <class Body>
+  void with_types(Body body) const {
+    if (q_.scalar_type() == at::kFloat) body.template operator()<float, float>();
+    else if (widens(q_)) body.template operator()<float, c10::BFloat16>();
+    else body.template operator()<c10::BFloat16, c10::BFloat16>();
+  }
+
+  template <class Element>
+  static const Element* data(const Tensor& x) {
+    return x.const_data_ptr<Element>();
+  }
 
   static Tensor padded(const Tensor& x) {
     constexpr std::int64_t block = avx512::AttentionPlan::block;

@@ -11,6 +11,7 @@
 #include <ATen/Parallel.h>
 
 #include <dapt/core/error.hpp>
+#include <dapt/core/product.hpp>
 #include <dapt/core/tensor.hpp>
 
 namespace dapt {
@@ -67,12 +68,13 @@ inline constexpr std::int64_t elementwise_grain = 8192;
 /// Lines for the header of a run: which code each kernel runs on the CPU, so that a slow path is never taken unseen.
 inline std::vector<std::string> kernel_report() {
   const bool own = instruction_set() == InstructionSet::avx512_bf16;
-  const std::string torch = "LibTorch operations";
+  const std::string torch = "LibTorch operations", operands = bf16_products() == Bf16Products::widened ? "widened to fp32" : "bf16";
   return {
       "instruction set: " + std::string(instruction_set_name(instruction_set())) + " (the processor has " +
           std::string(instruction_set_name(detail::processor_instruction_set())) + "), threads: " + std::to_string(at::get_num_threads()),
-      "attention: " + (own ? "bf16 with head sizes that are multiples of 16 in own AVX-512 code, else " + torch : torch) + " in blocks",
-      "linear + cross entropy: products " + torch + ", softmax " + (own ? "of bf16 in own AVX-512 code, else " + torch : torch),
+      "products of bf16: operands " + operands + ", sums fp32",
+      "attention: " + (own ? "fp32 and bf16 with head sizes that are multiples of 16 in own AVX-512 code, else " + torch : torch) + " in blocks",
+      "linear + cross entropy: products " + torch + ", softmax " + (own ? "of fp32 and bf16 in own AVX-512 code, else " + torch : torch),
       "rms_norm, rope, swiglu: " + (own ? "fp32 and bf16 in own AVX-512 code, else " + torch : torch),
   };
 }

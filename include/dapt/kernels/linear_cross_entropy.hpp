@@ -1,7 +1,7 @@
 // The loss of a language model's head without its logits: the product with the head's weight and the softmax cross entropy in chunks of rows.
 // The gradient is formed in the forward pass, chunk by chunk, and only scaled in the backward pass (as Liger's fused linear cross entropy does,
 // arXiv:2410.10989, section 3.2); so the [N, V] logits never exist. Ignored rows are dropped before anything is computed.
-// Softmax in fp32, of logits in the type of the hidden states: fp32 logits from bf16 products would need a slower product, and eager's error is that of bf16 too.
+// Softmax in fp32, of logits in the type that products read (core/product.hpp): bf16 where bf16 products are fast, as eager's.
 #pragma once
 
 #include <algorithm>
@@ -23,6 +23,7 @@
 
 #include <dapt/core/batch.hpp>
 #include <dapt/core/error.hpp>
+#include <dapt/core/product.hpp>
 #include <dapt/core/tensor.hpp>
 #include <dapt/kernels/cpu/cross_entropy_avx512.hpp>
 #include <dapt/kernels/instruction_set.hpp>
@@ -33,7 +34,10 @@ namespace dapt {
 namespace detail {
 
 /// Rows whose logits exist at the same time. With a trained weight there are more of them, because each chunk costs a pass over the weight's gradient.
-inline constexpr std::int64_t frozen_chunk_rows = 256, trained_chunk_rows = 1024;
+inline std::int64_t logits_chunk_rows(const Tensor& logits_like, bool trained) { return trained ? 2048 / logits_like.element_size() : 256; }
+
+/// Elements of a bf16 weight that are fp32 at the same time: they stay in the cache.
+inline constexpr std::int64_t widened_elements = std::int64_t{1} << 21;
 
 inline at::ScalarType softmax_dtype(const Tensor& hidden) { return hidden.scalar_type() == at::kDouble ? at::kDouble : at::kFloat; }
 
@@ -57,14 +61,13 @@ inline Tensor supervised_rows(const Tensor& labels, std::int64_t vocabulary) {
 }
 
 #if defined(__x86_64__)
-inline bool takes_avx512_cross_entropy(const Tensor& hidden) {
-  return instruction_set() == InstructionSet::avx512_bf16 && hidden.is_cpu() && hidden.scalar_type() == at::kBFloat16;
-}
+inline bool takes_avx512_cross_entropy(const Tensor& logits) { return takes_avx512_elementwise(logits); }
 
 /// The losses of the rows of `logits`; their gradients are written over the logits where asked for.
-inline Tensor cross_entropy_avx512(const Tensor& logits, const Tensor& labels, bool gradient) {
+template <class Element>
+Tensor cross_entropy_avx512(const Tensor& logits, const Tensor& labels, bool gradient) {
   Tensor losses = at::empty({logits.size(0)}, logits.options().dtype(at::kFloat));
-  auto* row = logits.mutable_data_ptr<c10::BFloat16>();
+  auto* row = logits.mutable_data_ptr<Element>();
   const std::int64_t vocabulary = logits.size(1), *label = labels.const_data_ptr<std::int64_t>();
   float* loss = losses.mutable_data_ptr<float>();
   at::parallel_for(0, logits.size(0), 1, [&](std::int64_t begin, std::int64_t end) {
@@ -74,12 +77,16 @@ inline Tensor cross_entropy_avx512(const Tensor& logits, const Tensor& labels, b
 }
 #else
 inline bool takes_avx512_cross_entropy(const Tensor&) { return false; }
-inline Tensor cross_entropy_avx512(const Tensor& logits, const Tensor&, bool) { return logits; }
+template <class Element>
+Tensor cross_entropy_avx512(const Tensor& logits, const Tensor&, bool) {
+  return logits;
+}
 #endif
 
 /// Losses of the rows of `logits` (which may be overwritten), and with `gradient` the logits' gradients, in their type.
 inline std::pair<Tensor, Tensor> cross_entropy(const Tensor& logits, const Tensor& labels, bool gradient) {
-  if (takes_avx512_cross_entropy(logits)) return {cross_entropy_avx512(logits, labels, gradient), logits};
+  if (takes_avx512_cross_entropy(logits))
+    return {logits.scalar_type() == at::kFloat ? cross_entropy_avx512<float>(logits, labels, gradient) : cross_entropy_avx512<c10::BFloat16>(logits, labels, gradient), logits};
   const Tensor wide = logits.to(softmax_dtype(logits)), column = labels.unsqueeze(1), normalizer = at::logsumexp(wide, 1, /*keepdim=*/true);
   const Tensor losses = normalizer.sub(wide.gather(1, column)).squeeze(1);
   if (!gradient) return {losses, Tensor()};
@@ -88,42 +95,60 @@ inline std::pair<Tensor, Tensor> cross_entropy(const Tensor& logits, const Tenso
   return {losses, dlogits.to(logits.scalar_type())};
 }
 
-/// Calls body(begin, length, logits) for chunks of the rows of `hidden`; the logits lie in one buffer that is used again.
+/// Calls body(columns of the vocabulary, first column) with the weight as products read it: at once, or in blocks where it has to be widened.
 template <class Body>
-void for_each_logits_chunk(const Tensor& hidden, const Tensor& weight, std::int64_t chunk_rows, Body body) {
-  const std::int64_t rows = hidden.size(0);
+void for_each_weight_block(const Tensor& weight, Body body) {
+  const std::int64_t vocabulary = weight.size(0), block = widens(weight) ? std::max<std::int64_t>(256, widened_elements / weight.size(1)) : vocabulary;
+  for (std::int64_t begin = 0; begin < vocabulary; begin += block) body(operand(weight.narrow(0, begin, std::min(block, vocabulary - begin))), begin);
+}
+
+/// Calls body(begin, length, logits) for chunks of the rows of `hidden`, in the type that products read; the logits lie in one buffer that is used again.
+template <class Body>
+void for_each_logits_chunk(const Tensor& hidden, const Tensor& weight, bool trained, Body body) {
+  const std::int64_t rows = hidden.size(0), chunk_rows = logits_chunk_rows(hidden, trained);
   if (rows == 0) return;
   Tensor buffer = at::empty({std::min(chunk_rows, rows), weight.size(0)}, hidden.options());
   for (std::int64_t begin = 0; begin < rows; begin += chunk_rows) {
     const std::int64_t length = std::min(chunk_rows, rows - begin);
     Tensor logits = buffer.narrow(0, 0, length);
-    at::mm_out(logits, hidden.narrow(0, begin, length), weight.t());
+    for_each_weight_block(weight, [&](const Tensor& block, std::int64_t first) {
+      Tensor columns = logits.narrow(1, first, block.size(0));
+      at::mm_out(columns, hidden.narrow(0, begin, length), block.t());
+    });
     body(begin, length, logits);
   }
+}
+
+/// gradient = dlogits weight, [N, C].
+inline void hidden_gradient_out(Tensor gradient, const Tensor& dlogits, const Tensor& weight) {
+  for_each_weight_block(weight, [&](const Tensor& block, std::int64_t first) {
+    const Tensor columns = dlogits.narrow(1, first, block.size(0));
+    if (first == 0) at::mm_out(gradient, columns, block);
+    else gradient.addmm_(columns, block);
+  });
 }
 
 struct LinearCrossEntropyFunction : torch::autograd::Function<LinearCrossEntropyFunction> {
   static Tensor forward(torch::autograd::AutogradContext* context, const Tensor& hidden, const Tensor& weight, const Tensor& labels, bool wants_hidden,
                         bool wants_weight) {
     const Tensor rows = supervised_rows(labels, weight.size(0));
-    const Tensor kept = hidden.index_select(0, rows), targets = labels.index_select(0, rows);
+    const Tensor kept = operand(hidden.index_select(0, rows)), targets = labels.index_select(0, rows);
     Tensor sum = at::zeros({}, hidden.options().dtype(at::kDouble));
     Tensor dkept = wants_hidden ? at::empty_like(kept) : Tensor(), dweight;
-    for_each_logits_chunk(kept, weight, wants_weight ? trained_chunk_rows : frozen_chunk_rows, [&](std::int64_t begin, std::int64_t length, const Tensor& logits) {
+    for_each_logits_chunk(kept, weight, wants_weight, [&](std::int64_t begin, std::int64_t length, const Tensor& logits) {
       const auto [losses, dlogits] = cross_entropy(logits, targets.narrow(0, begin, length), wants_hidden || wants_weight);
       sum.add_(losses.sum(at::kDouble));
-      if (wants_hidden) {
-        Tensor chunk = dkept.narrow(0, begin, length);
-        at::mm_out(chunk, dlogits, weight);
-      }
+      if (wants_hidden) hidden_gradient_out(dkept.narrow(0, begin, length), dlogits, weight);
       if (!wants_weight) return;
-      const Tensor part = at::mm(dlogits.t(), kept.narrow(0, begin, length));
-      if (length == kept.size(0)) dweight = part;  // one chunk: nothing to add up
-      else if (begin == 0) dweight = part.to(softmax_dtype(part));
-      else dweight.add_(part);
+      const Tensor transposed = dlogits.t(), chunk = kept.narrow(0, begin, length);
+      if (length == kept.size(0)) dweight = at::mm(transposed, chunk);  // one chunk: nothing to add up
+      else if (begin == 0) dweight = at::mm(transposed, chunk).to(softmax_dtype(chunk));
+      else if (dweight.scalar_type() == chunk.scalar_type()) dweight.addmm_(transposed, chunk);
+      else dweight.add_(at::mm(transposed, chunk));
     });
     if (wants_weight && !dweight.defined()) dweight = at::zeros_like(weight);
     context->save_for_backward({rows, dkept, dweight});
+    context->saved_data["hidden_dtype"] = hidden.scalar_type();
     context->saved_data["rows"] = hidden.size(0);
     context->saved_data["weight_dtype"] = weight.scalar_type();
     return sum.to(softmax_dtype(hidden));
@@ -134,8 +159,9 @@ struct LinearCrossEntropyFunction : torch::autograd::Function<LinearCrossEntropy
     const Tensor &rows = saved[0], &dkept = saved[1], &dweight = saved[2], &scale = gradients[0];
     Tensor hidden_gradient, weight_gradient;
     if (dkept.defined()) {
-      hidden_gradient = at::zeros({context->saved_data["rows"].toInt(), dkept.size(1)}, dkept.options());
-      hidden_gradient.index_copy_(0, rows, dkept.mul(scale));
+      const auto dtype = context->saved_data["hidden_dtype"].toScalarType();
+      hidden_gradient = at::zeros({context->saved_data["rows"].toInt(), dkept.size(1)}, dkept.options().dtype(dtype));
+      hidden_gradient.index_copy_(0, rows, dkept.mul(scale).to(dtype));
     }
     if (dweight.defined()) weight_gradient = dweight.mul(scale).to(context->saved_data["weight_dtype"].toScalarType());
     return {hidden_gradient, weight_gradient, Tensor(), Tensor(), Tensor()};
@@ -157,9 +183,9 @@ inline Tensor linear_log_probs(const Tensor& hidden, const Tensor& weight, const
   detail::check_linear_cross_entropy("linear_log_probs", hidden, weight, labels);
   const c10::NoGradGuard no_grad;
   const Tensor rows = detail::supervised_rows(labels, weight.size(0));
-  const Tensor kept = hidden.index_select(0, rows), targets = labels.index_select(0, rows);
+  const Tensor kept = operand(hidden.index_select(0, rows)), targets = labels.index_select(0, rows);
   Tensor result = at::zeros({labels.size(0)}, hidden.options().dtype(detail::softmax_dtype(hidden)));
-  detail::for_each_logits_chunk(kept, weight, detail::frozen_chunk_rows, [&](std::int64_t begin, std::int64_t length, const Tensor& logits) {
+  detail::for_each_logits_chunk(kept, weight, /*trained=*/false, [&](std::int64_t begin, std::int64_t length, const Tensor& logits) {
     result.index_copy_(0, rows.narrow(0, begin, length), detail::cross_entropy(logits, targets.narrow(0, begin, length), false).first.neg());
   });
   return result;

@@ -1,11 +1,12 @@
 // A linear layer with a low-rank update: Hu et al. 2021 (arXiv:2106.09685), eq. 3. y = x W^T + bias + scaling * (x A^T) B^T.
-// One autograd function: it keeps x and x A^T, computes in x's type whatever the type of A and B, and skips the gradient of a frozen W.
+// One autograd function: it keeps x and x A^T, reads A and B in the type that products of x read, and skips the gradient of a frozen W.
 #pragma once
 
 #include <ATen/ops/addmm.h>
 #include <ATen/ops/mm.h>
 
 #include <dapt/core/error.hpp>
+#include <dapt/core/product.hpp>
 #include <dapt/core/tensor.hpp>
 #include <torch/csrc/autograd/custom_function.h>
 
@@ -16,34 +17,37 @@ namespace detail {
 struct LoraLinearFunction : torch::autograd::Function<LoraLinearFunction> {
   static Tensor forward(torch::autograd::AutogradContext* context, const Tensor& x, const Tensor& weight, const Tensor& a,
                         const Tensor& b, double scaling, const std::optional<Tensor>& bias) {
-    const auto dtype = x.scalar_type();
-    const Tensor rows = x.reshape({-1, x.size(-1)});
-    const Tensor reduced = at::mm(rows, a.to(dtype).t());
-    Tensor y = bias ? at::addmm(*bias, rows, weight.t()) : at::mm(rows, weight.t());
+    const Tensor rows = x.reshape({-1, x.size(-1)}), read = operand(rows), w = operand(weight);
+    const auto dtype = read.scalar_type();
+    const Tensor reduced = at::mm(read, a.to(dtype).t());
+    Tensor y = bias ? at::addmm(operand(*bias), read, w.t()) : at::mm(read, w.t());
     y.addmm_(reduced, b.to(dtype).t(), /*beta=*/1, /*alpha=*/scaling);
-    context->save_for_backward({rows, weight, a, b, reduced});
+    context->save_for_backward({rows, weight, a, b, reduced.to(x.scalar_type())});
     context->saved_data["scaling"] = scaling;
     context->saved_data["input_shape"] = x.sizes();
     context->saved_data["has_bias"] = bias.has_value();
     auto shape = x.sizes().vec();
     shape.back() = weight.size(0);
-    return y.view(shape);
+    return y.to(x.scalar_type()).view(shape);
   }
 
   static torch::autograd::variable_list backward(torch::autograd::AutogradContext* context, torch::autograd::variable_list gradients) {
     const auto saved = context->get_saved_variables();
-    const Tensor &rows = saved[0], &weight = saved[1], &a = saved[2], &b = saved[3], &reduced = saved[4];
-    const auto dtype = rows.scalar_type();
+    const Tensor &rows = saved[0], &weight = saved[1], &a = saved[2], &b = saved[3];
     const double scaling = context->saved_data["scaling"].toDouble();
-    const Tensor dy = gradients[0].reshape({-1, weight.size(0)});
+    const Tensor dy = operand(gradients[0].reshape({-1, weight.size(0)}));
+    const auto dtype = dy.scalar_type();
     const Tensor dreduced = at::mm(dy, b.to(dtype)).mul_(scaling);
     Tensor dx, dweight, dbias, da, db;
     if (context->needs_input_grad(0))
-      dx = at::mm(dy, weight).addmm_(dreduced, a.to(dtype)).view(context->saved_data["input_shape"].toIntVector());
-    if (context->needs_input_grad(1)) dweight = at::mm(dy.t(), rows);
-    if (context->needs_input_grad(2)) da = at::mm(dreduced.t(), rows).to(a.scalar_type());
-    if (context->needs_input_grad(3)) db = at::mm(dy.t(), reduced).mul_(scaling).to(b.scalar_type());
-    if (context->saved_data["has_bias"].toBool() && context->needs_input_grad(4)) dbias = dy.sum(0);
+      dx = at::mm(dy, operand(weight)).addmm_(dreduced, a.to(dtype)).to(rows.scalar_type()).view(context->saved_data["input_shape"].toIntVector());
+    if (context->needs_input_grad(1) || context->needs_input_grad(2)) {
+      const Tensor read = operand(rows);
+      if (context->needs_input_grad(1)) dweight = at::mm(dy.t(), read).to(weight.scalar_type());
+      if (context->needs_input_grad(2)) da = at::mm(dreduced.t(), read).to(a.scalar_type());
+    }
+    if (context->needs_input_grad(3)) db = at::mm(dy.t(), saved[4].to(dtype)).mul_(scaling).to(b.scalar_type());
+    if (context->saved_data["has_bias"].toBool() && context->needs_input_grad(4)) dbias = dy.sum(0).to(rows.scalar_type());
     return {dx, dweight, da, db, Tensor(), dbias};
   }
 };

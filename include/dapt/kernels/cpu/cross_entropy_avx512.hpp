@@ -1,4 +1,4 @@
-// Softmax cross entropy of one row of bf16 logits, in fp32, with the gradient written over the logits.
+// Softmax cross entropy of one row of bf16 or fp32 logits, in fp32, with the gradient written over the logits.
 #pragma once
 
 #if defined(__x86_64__)
@@ -12,7 +12,8 @@
 namespace dapt::detail::avx512 {
 
 /// -log softmax(logits)[label]; with `gradient`, the row becomes softmax(logits) minus 1 at the label.
-[[gnu::target("avx512f,avx512bw,avx512vl,avx512dq,avx512bf16")]] inline float cross_entropy_row(c10::BFloat16* logits, std::int64_t vocabulary,
+template <class Element>
+[[gnu::target("avx512f,avx512bw,avx512vl,avx512dq,avx512bf16")]] inline float cross_entropy_row(Element* logits, std::int64_t vocabulary,
                                                                                                 std::int64_t label, bool gradient) {
   constexpr float nothing = -std::numeric_limits<float>::infinity();
   const std::int64_t whole = vocabulary & ~std::int64_t{15}, rest = vocabulary - whole;

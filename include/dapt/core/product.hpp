@@ -1,0 +1,57 @@
+// In which type products of bf16 matrices run on the CPU. Some processors multiply bf16 faster than fp32, many slower or not at all: there, the operands
+// are widened to fp32, multiplied, and only the result is rounded. Both ways sum in fp32 and round once.
+#pragma once
+
+#include <cstdlib>
+#include <string_view>
+
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
+
+#include <dapt/core/error.hpp>
+#include <dapt/core/tensor.hpp>
+
+namespace dapt {
+
+/// The type that products of bf16 matrices read: bf16 itself, or fp32.
+enum class Bf16Products { native, widened };
+
+namespace detail {
+
+/// AVX512-BF16 is not enough: Intel's processors after Cooper Lake have fast bf16 products only in AMX, which a hypervisor may hide (measured on Sapphire
+/// Rapids without it: bf16 at half the rate of fp32). A rule, not a measurement, so that a run gives the same bits each time.
+inline Bf16Products fitting_bf16_products() {
+#if defined(__x86_64__)
+  unsigned a = 0, b = 0, c = 0, d = 0;
+  const bool amx_bf16 = __get_cpuid_count(7, 0, &a, &b, &c, &d) != 0 && ((d >> 22) & 1) != 0;
+  const bool half_rate = __builtin_cpu_is("intel") && !__builtin_cpu_is("cooperlake");
+  return amx_bf16 || (__builtin_cpu_supports("avx512bf16") && !half_rate) ? Bf16Products::native : Bf16Products::widened;
+#else
+  return Bf16Products::native;
+#endif
+}
+
+inline Bf16Products chosen_bf16_products() {
+  const char* wish = std::getenv("DAPT_BF16_PRODUCTS");
+  if (wish == nullptr || *wish == '\0') return fitting_bf16_products();
+  const std::string_view name = wish;
+  require(name == "native" || name == "widened", "DAPT_BF16_PRODUCTS: found \"", name, "\", expected native or widened");
+  return name == "native" ? Bf16Products::native : Bf16Products::widened;
+}
+
+}  // namespace detail
+
+/// What is in use. The first call decides, from the processor and DAPT_BF16_PRODUCTS.
+inline Bf16Products& bf16_products() {
+  static Bf16Products choice = detail::chosen_bf16_products();
+  return choice;
+}
+
+/// Whether a product of x is computed in fp32 although x is not.
+inline bool widens(const Tensor& x) { return x.scalar_type() == at::kBFloat16 && x.is_cpu() && bf16_products() == Bf16Products::widened; }
+
+/// x as a product should read it: a copy in fp32 where that is faster, else x itself. The product's result is to be rounded to x's type.
+inline Tensor operand(const Tensor& x) { return widens(x) ? x.to(at::kFloat) : x; }
+
+}  // namespace dapt
