@@ -21,9 +21,9 @@ const SafetensorsFile& reference() {
   return file;
 }
 
-Tensor all_logits() {
+Tensor all_logits(at::ScalarType dtype = at::kFloat) {
   const c10::NoGradGuard no_grad;
-  auto model = load_llama(smollm2(), at::kFloat);
+  auto model = load_llama(smollm2(), dtype);
   const Tensor ids = reference().tensor("input_ids").unsqueeze(0);
   return model.logits(joined_batch(ids, ids))[0];
 }
@@ -36,6 +36,13 @@ TEST_CASE("Logits of 1,024 tokens are within 2e-4 of transformers in fp32") {
   REQUIRE(largest_difference(logits.index_select(1, reference().tensor("columns")), reference().tensor("logits")) < 2e-4);
   REQUIRE(largest_difference(at::logsumexp(logits, -1), reference().tensor("logsumexp")) < 2e-4);
   REQUIRE(at::argmax(logits, -1).equal(reference().tensor("argmax")));
+}
+
+TEST_CASE("In bf16 the mean distance of the logits to those in fp32 is no larger than transformers' own") {
+  const double distance = all_logits(at::kBFloat16).to(at::kFloat).sub_(all_logits()).abs_().mean().item<double>();
+  INFO(distance);
+  REQUIRE(distance > 0.01);  // bf16 was in use
+  REQUIRE(distance <= reference().tensor("bf16_mean").item<double>());
 }
 
 TEST_CASE("Greedy continuations in fp32 are those of transformers, also of prompts that share their beginning") {
