@@ -21,7 +21,6 @@ set(DAPT_HEADERS
   include/dapt/core/peak_memory.hpp
   include/dapt/core/precision.hpp
   include/dapt/core/product.hpp
-  include/dapt/core/product.hpp
   include/dapt/core/pull_range.hpp
   include/dapt/core/run_result.hpp
   include/dapt/core/seed.hpp

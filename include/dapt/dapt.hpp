@@ -22,7 +22,6 @@
 #include <dapt/core/peak_memory.hpp>
 #include <dapt/core/precision.hpp>
 #include <dapt/core/product.hpp>
-#include <dapt/core/product.hpp>
 #include <dapt/core/pull_range.hpp>
 #include <dapt/core/run_result.hpp>
 #include <dapt/core/seed.hpp>

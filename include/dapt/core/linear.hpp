@@ -46,7 +46,7 @@ struct WidenedLinearFunction : torch::autograd::Function<WidenedLinearFunction> 
 }  // namespace detail
 
 /// x [..., in], weight [out, in], bias [out] or undefined, of one type -> x weight^T + bias, [..., out]. Differentiable in all three.
-inline Tensor linear(const Tensor& x, const Tensor& weight, const Tensor& bias = {}) {
+inline Tensor plain_linear(const Tensor& x, const Tensor& weight, const Tensor& bias = {}) {
   const auto optional_bias = bias.defined() ? std::optional<Tensor>(bias) : std::nullopt;
   if (!widens(x) || !widens(weight)) return at::linear(x, weight, optional_bias);
   return detail::WidenedLinearFunction::apply(x, weight, optional_bias, weight.requires_grad());
@@ -61,7 +61,7 @@ struct Linear {
   /// Set by an adapter: computes the layer's output from its input [..., in]; called with this layer. Empty: the plain product.
   std::function<Tensor(const Tensor& input, const Linear& layer)> adapted;
 
-  Tensor plain(const Tensor& input) const { return linear(input, weight, bias); }
+  Tensor plain(const Tensor& input) const { return plain_linear(input, weight, bias); }
   Tensor forward(const Tensor& input) const { return adapted ? adapted(input, *this) : plain(input); }
 };
 
