@@ -15,6 +15,7 @@ set(DAPT_HEADERS
   include/dapt/core/batch.hpp
   include/dapt/core/error.hpp
   include/dapt/core/gradient.hpp
+  include/dapt/core/hash.hpp
   include/dapt/core/linear.hpp
   include/dapt/core/named_parameter.hpp
   include/dapt/core/page.hpp

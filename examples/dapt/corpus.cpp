@@ -7,6 +7,7 @@
 #include <range/v3/range/conversion.hpp>
 
 #include <dapt/core/error.hpp>
+#include <dapt/core/hash.hpp>
 #include <dapt/data/page_labels.hpp>
 #include <dapt/data/tokenize.hpp>
 
@@ -39,7 +40,7 @@ void write_pages(const fs::path& file, const std::vector<dapt::Page>& pages) {
 
 KeptPages read_and_filter(const PageOptions& options, const dapt::AnyTokenizer* tokenizer, int threads) {
   KeptPages kept;
-  auto reader = dapt::read_pages(options.pages, {.policy = bad_input(options)});
+  auto reader = dapt::read_pages(options.pages, {.policy = bad_input(options), .threads = threads});
   kept.pages = reader | ranges::to<std::vector>();
   kept.read = reader.source().summary();
   dapt::require(!kept.pages.empty(), options.pages.string(), ": no page with text in it");
@@ -68,6 +69,7 @@ void print_summary(std::ostream& out, const KeptPages& kept) {
                                                           {"skipped for their encoding", kept.read.skipped_encoding},
                                                           {"skipped for their JSON", kept.read.skipped_json},
                                                           {"skipped for their fields", kept.read.skipped_fields},
+                                                          {"skipped for their length", kept.read.skipped_length},
                                                           {"mended with U+FFFD", kept.read.replaced_pages}};
   for (const auto& [what, count] : skipped)
     if (count > 0) out << ", " << count << ' ' << what;
@@ -102,8 +104,7 @@ void describe(dapt::RunHeader& header, const KeptPages& kept) {
 
 std::pair<std::vector<dapt::Page>, std::vector<dapt::Page>> split_held_out(std::vector<dapt::Page> pages, double share) {
   const auto hash = [](const dapt::Page& page) {  // FNV-1a, 64 bits, over the work's name and the page's number
-    std::uint64_t value = 14695981039346656037u;
-    for (const unsigned char byte : page.work + '\0' + std::to_string(page.page)) value = (value ^ byte) * 1099511628211u;
+    std::uint64_t value = dapt::fnv1a(page.work + '\0' + std::to_string(page.page));
     value = (value ^ (value >> 33)) * 0xFF51AFD7ED558CCDu;  // FNV's upper bits hardly tell neighbouring pages apart
     return value ^ (value >> 33);
   };

@@ -42,10 +42,10 @@ TEST_CASE("SmolLM2: ids of all pages of both corpora") {
     std::size_t compared = 0;
     for (const std::string& page : pages) {
       REQUIRE(tokenizer.decode(tokenizer.encode(page, SpecialText::as_text)) == page);
-      const auto expected = ids_of_text.find(fnv1a(page));
+      const auto expected = ids_of_text.find(fnv1a_digits(page));
       if (expected == ids_of_text.end()) continue;
       ++compared;
-      REQUIRE(fnv1a(tokenizer.encode(page, SpecialText::as_tokens)) == expected->second);
+      REQUIRE(fnv1a_digits(tokenizer.encode(page, SpecialText::as_tokens)) == expected->second);
     }
     INFO(corpus << ": the recorded ids know " << compared << " of " << pages.size() << " pages");
     REQUIRE(compared >= pages.size() * 9 / 10);
@@ -61,7 +61,7 @@ TEST_CASE("SmolLM2: ids of single lines of up to a megabyte") {
     for (int i = 0; i < entry.at("count").get<int>(); ++i) line += unit;
     const Ids ids = tokenizer.encode(line, SpecialText::as_tokens);
     REQUIRE(ids.size() == entry.at("ids"));
-    REQUIRE(fnv1a(ids) == entry.at("hash"));
+    REQUIRE(fnv1a_digits(ids) == entry.at("hash"));
   }
 }
 
@@ -80,7 +80,7 @@ TEST_CASE("SmolLM2: special tokens of the folder") {
 }
 
 TEST_CASE("tokenizers of the other kinds: ids and decoded text of hard and generated strings") {
-  for (const std::string name : {"llama2", "llama3", "metaspace_always", "metaspace_first", "gpt2_nfkc", "falcon"}) {
+  for (const std::string name : {"llama2", "llama3", "metaspace_always", "metaspace_first", "gpt2_nfkc", "falcon", "xlm_roberta", "bert"}) {
     check_strings(HfTokenizer::from_file(text_parity() / (name + ".tokenizer.json")), name + ".strings.json");
   }
 }

@@ -10,6 +10,8 @@
 
 #include <nlohmann/json.hpp>
 
+#include <dapt/core/hash.hpp>
+
 namespace dapt::testing_support {
 
 inline std::filesystem::path text_parity() { return std::filesystem::path(DAPT_TEST_DATA) / "parity" / "text"; }
@@ -20,22 +22,21 @@ inline nlohmann::json recorded(const std::string& name) {
 }
 
 /// FNV-1a, 64 bits, as 16 hexadecimal digits.
-inline std::string fnv1a(std::string_view bytes) {
-  std::uint64_t value = 0xCBF29CE484222325u;
-  for (const char byte : bytes) value = (value ^ static_cast<unsigned char>(byte)) * 0x100000001B3u;
+inline std::string fnv1a_digits(std::string_view bytes) {
+  std::uint64_t value = dapt::fnv1a(bytes);
   std::string digits(16, '0');
   for (int i = 15; i >= 0; --i, value >>= 4) digits[static_cast<std::size_t>(i)] = "0123456789abcdef"[value & 15];
   return digits;
 }
 
 /// The hash of ids, each as 4 bytes, little-endian.
-inline std::string fnv1a(const std::vector<std::int32_t>& ids) {
+inline std::string fnv1a_digits(const std::vector<std::int32_t>& ids) {
   std::string bytes;
   bytes.reserve(ids.size() * 4);
   for (const std::int32_t id : ids) {
     for (unsigned shift = 0; shift < 32; shift += 8) bytes.push_back(static_cast<char>(static_cast<std::uint32_t>(id) >> shift & 0xFF));
   }
-  return fnv1a(std::string_view(bytes));
+  return fnv1a_digits(std::string_view(bytes));
 }
 
 /// The texts of a JSON-lines corpus.

@@ -4,9 +4,12 @@
 
 #include <concepts>
 #include <cstdint>
+#include <sstream>
+#include <string>
 #include <string_view>
 
 #include <dapt/core/named_parameter.hpp>
+#include <dapt/core/run_result.hpp>
 #include <dapt/core/step_record.hpp>
 
 namespace dapt {
@@ -68,6 +71,21 @@ template <class T>
 concept Optimizer = std::movable<T> && detail::OptimizerHasName<T> && detail::OptimizerHasState<T> && detail::OptimizerInits<T> &&
                     detail::OptimizerAccumulates<T> && detail::OptimizerShowsAccumulated<T> && detail::OptimizerSteps<T> &&
                     detail::OptimizerVisitsState<T>;
+
+/// What a run's header says of `rule`: its own `describe`, else its name and the lr of all parameters.
+template <Optimizer T>
+RunHeader describe_optimizer(const T& rule, const NamedParameters& parameters, double lr) {
+  if constexpr (requires { rule.describe(parameters, lr); }) {
+    return rule.describe(parameters, lr);
+  } else {
+    std::ostringstream rate;
+    rate << lr << " (" << parameters.size() << " parameters)";
+    RunHeader header;
+    header.add("optimizer", std::string(T::name));
+    header.add("effective lr", rate.str());
+    return header;
+  }
+}
 
 /// An optimizer that can also say where it would go, without going there: what a projecting wrapper such as GaLore needs.
 ///

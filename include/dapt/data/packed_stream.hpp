@@ -13,18 +13,16 @@
 
 #include <dapt/concepts/batch_stream.hpp>
 #include <dapt/core/error.hpp>
+#include <dapt/core/hash.hpp>
 #include <dapt/core/pull_range.hpp>
 #include <dapt/data/batch.hpp>
 
 namespace dapt {
 
 /// The order of epoch `epoch`: Fisher-Yates from the back (i = count-1 ... 1, j uniform in [0, i], swap), j drawn from std::mt19937_64 seeded
-/// with splitmix64(seed + epoch * 0x9E3779B97F4A7C15) by rejection of the draws above the largest multiple of i+1. The same on every platform.
+/// with the epoch-th number of splitmix64(seed) by rejection of the draws above the largest multiple of i+1. The same on every platform.
 inline std::vector<std::int64_t> epoch_permutation(std::int64_t count, std::uint64_t seed, std::int64_t epoch) {
-  std::uint64_t mixed = seed + static_cast<std::uint64_t>(epoch) * 0x9E3779B97F4A7C15u + 0x9E3779B97F4A7C15u;
-  mixed = (mixed ^ (mixed >> 30)) * 0xBF58476D1CE4E5B9u;
-  mixed = (mixed ^ (mixed >> 27)) * 0x94D049BB133111EBu;
-  std::mt19937_64 generator(mixed ^ (mixed >> 31));
+  std::mt19937_64 generator(splitmix64(seed, static_cast<std::uint64_t>(epoch)));
   std::vector<std::int64_t> order(static_cast<std::size_t>(count));
   std::iota(order.begin(), order.end(), 0);
   for (auto i = static_cast<std::uint64_t>(count); i > 1; --i) {

@@ -44,8 +44,7 @@ struct Fp32Master {
   RunHeader describe(const NamedParameters& parameters, double lr) const {
     RunHeader header;
     header.add("weight write", "fp32 masters");
-    if constexpr (requires { inner.describe(parameters, lr); }) header.append(inner.describe(parameters, lr));
-    else header.add("optimizer", std::string(Inner::name));
+    header.append(describe_optimizer(inner, parameters, lr));
     return header;
   }
 };

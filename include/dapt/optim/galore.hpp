@@ -201,10 +201,8 @@ RunHeader GaLore<Inner>::describe(const NamedParameters& parameters, double lr) 
   rate << lr * scale << " (" << projected << " projected matrices: lr * scale), " << lr << " (" << others.size() << " other parameters)";
   RunHeader header;
   header.add("optimizer", text.str());
-  if constexpr (requires { inner.describe(others, lr); }) {
-    const RunHeader of_inner = inner.describe(others, lr);
-    if (const std::string* value = of_inner.find("optimizer")) header.add("inner optimizer", *value);
-  }
+  for (const auto& [key, value] : describe_optimizer(inner, others, lr).entries)
+    if (key != "effective lr") header.add(key == "optimizer" ? "inner optimizer" : key, value);
   header.add("effective lr", rate.str());
   return header;
 }

@@ -47,8 +47,7 @@ struct KahanSummation {
   RunHeader describe(const NamedParameters& parameters, double lr) const {
     RunHeader header;
     header.add("weight write", "Kahan summation");
-    if constexpr (requires { inner.describe(parameters, lr); }) header.append(inner.describe(parameters, lr));
-    else header.add("optimizer", std::string(Inner::name));
+    header.append(describe_optimizer(inner, parameters, lr));
     return header;
   }
 };

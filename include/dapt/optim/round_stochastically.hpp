@@ -5,7 +5,6 @@
 #include <bit>
 #include <cmath>
 #include <cstdint>
-#include <string_view>
 
 #include <ATen/Context.h>
 #include <ATen/Parallel.h>
@@ -13,31 +12,17 @@
 #include <ATen/ops/empty_like.h>
 #include <c10/util/BFloat16.h>
 
+#include <dapt/core/hash.hpp>
 #include <dapt/core/tensor.hpp>
 
 namespace dapt {
-
-/// FNV-1a: the same number for a name on every platform, unlike std::hash.
-inline std::uint64_t name_key(std::string_view name) {
-  std::uint64_t hash = 14695981039346656037u;
-  for (const char c : name) hash = (hash ^ static_cast<unsigned char>(c)) * 1099511628211u;
-  return hash;
-}
-
-/// The `i`-th number of the stream that `key` names (splitmix64).
-inline std::uint64_t mixed_bits(std::uint64_t key, std::uint64_t i) {
-  std::uint64_t z = key + (i + 1) * 0x9E3779B97F4A7C15u;
-  z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9u;
-  z = (z ^ (z >> 27)) * 0x94D049BB133111EBu;
-  return z ^ (z >> 31);
-}
 
 /// `values` (fp32) rounded to bf16, of their shape. `key` and the index of each element, counted from `first`, fix the draws. NaN stays NaN.
 inline Tensor round_stochastically(const Tensor& values, std::uint64_t key, std::int64_t first = 0) {
   const Tensor source = values.contiguous();
   if (!source.is_cpu()) {
     at::Generator generator = at::globalContext().defaultGenerator(source.device()).clone();
-    generator.set_current_seed(mixed_bits(key, static_cast<std::uint64_t>(first)));
+    generator.set_current_seed(splitmix64(key, static_cast<std::uint64_t>(first)));
     const Tensor noise = at::empty(source.sizes(), source.options().dtype(at::kInt)).random_(0, 1 << 16, generator);
     return source.view(at::kInt).add(noise).bitwise_and_(static_cast<std::int64_t>(-65536)).view(at::kFloat).to(at::kBFloat16);
   }
@@ -48,7 +33,7 @@ inline Tensor round_stochastically(const Tensor& values, std::uint64_t key, std:
     for (std::int64_t i = begin; i < end; ++i) {
       // The lower 16 bits are what bf16 drops: noise below one unit in the last place carries into it with the chance that they say.
       const auto index = static_cast<std::uint64_t>(first + i);
-      const auto noise = static_cast<std::uint32_t>(mixed_bits(key, index / 4) >> (16 * (index % 4))) & 0xFFFFu;
+      const auto noise = static_cast<std::uint32_t>(splitmix64(key, index / 4) >> (16 * (index % 4))) & 0xFFFFu;
       const std::uint32_t bits = std::isnan(from[i]) ? 0x7FC00000u : std::bit_cast<std::uint32_t>(from[i]) + noise;
       to[i] = c10::BFloat16(static_cast<std::uint16_t>(bits >> 16), c10::BFloat16::from_bits());
     }

@@ -9,6 +9,7 @@
 
 #include <dapt/concepts/optimizer.hpp>
 #include <dapt/core/error.hpp>
+#include <dapt/core/hash.hpp>
 #include <dapt/core/run_result.hpp>
 #include <dapt/optim/round_stochastically.hpp>
 
@@ -31,7 +32,7 @@ struct StochasticRounding {
     const auto dtype = parameter.value.scalar_type();
     require(dtype == at::kBFloat16 || dtype == at::kFloat, "StochasticRounding: parameter ", parameter.name, " is of type ", c10::toString(dtype),
             ", expected bf16 (or fp32, which needs no rounding)");
-    return {static_cast<std::int64_t>(name_key(parameter.name) >> 1), 0, inner.init(parameter)};
+    return {static_cast<std::int64_t>(fnv1a(parameter.name) >> 1), 0, inner.init(parameter)};
   }
   void accumulate(State& state, const Tensor& gradient) const { inner.accumulate(state.inner, gradient); }
   Tensor& accumulated(State& state) const { return inner.accumulated(state.inner); }
@@ -39,7 +40,7 @@ struct StochasticRounding {
     if (weight.scalar_type() == at::kFloat) return inner.step(weight, state.inner, info);
     Tensor exact = weight.to(at::kFloat);
     inner.step(exact, state.inner, info);
-    const std::uint64_t key = mixed_bits(static_cast<std::uint64_t>(state.stream) ^ mixed_bits(0, static_cast<std::uint64_t>(seed)), static_cast<std::uint64_t>(state.steps++));
+    const std::uint64_t key = splitmix64(static_cast<std::uint64_t>(state.stream) ^ splitmix64(0, static_cast<std::uint64_t>(seed)), static_cast<std::uint64_t>(state.steps++));
     weight.copy_(round_stochastically(exact, key));
   }
   template <class F>
@@ -52,8 +53,7 @@ struct StochasticRounding {
   RunHeader describe(const NamedParameters& parameters, double lr) const {
     RunHeader header;
     header.add("weight write", "stochastic rounding, seed " + std::to_string(seed));
-    if constexpr (requires { inner.describe(parameters, lr); }) header.append(inner.describe(parameters, lr));
-    else header.add("optimizer", std::string(Inner::name));
+    header.append(describe_optimizer(inner, parameters, lr));
     return header;
   }
 };

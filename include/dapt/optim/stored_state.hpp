@@ -14,6 +14,7 @@
 
 #include <dapt/concepts/optimizer.hpp>
 #include <dapt/core/error.hpp>
+#include <dapt/core/hash.hpp>
 #include <dapt/core/run_result.hpp>
 #include <dapt/optim/block_quantization.hpp>
 #include <dapt/optim/round_stochastically.hpp>
@@ -47,7 +48,7 @@ struct StoredState {
   };
 
   State init(const NamedParameter& parameter) const {
-    State state{inner.init(parameter), {}, static_cast<std::int64_t>(name_key(parameter.name) >> 1), 0};
+    State state{inner.init(parameter), {}, static_cast<std::int64_t>(fnv1a(parameter.name) >> 1), 0};
     for_each_tensor(state, [&](std::size_t, Tensor& value) {
       state.packed.push_back(pack(value, 0, 0));
       value.reset();
@@ -88,8 +89,7 @@ struct StoredState {
     RunHeader header;
     const std::string of = ", tensors of fewer than " + std::to_string(smallest) + " elements in fp32";
     header.add("optimizer states", format == StateFormat::fp32 ? "fp32" : (format == StateFormat::bf16 ? "bf16, stochastic rounding" : "8 bits in blocks of 256") + of);
-    if constexpr (requires { inner.describe(parameters, lr); }) header.append(inner.describe(parameters, lr));
-    else header.add("optimizer", std::string(Inner::name));
+    header.append(describe_optimizer(inner, parameters, lr));
     return header;
   }
 
@@ -117,7 +117,7 @@ struct StoredState {
     return packed.values.defined() ? packed.values.to(at::kFloat) : Tensor();
   }
   std::uint64_t key(const State& state, std::size_t i) const {
-    return mixed_bits(static_cast<std::uint64_t>(state.stream) + i, static_cast<std::uint64_t>(state.steps));
+    return splitmix64(static_cast<std::uint64_t>(state.stream) + i, static_cast<std::uint64_t>(state.steps));
   }
   void unpack_all(State& state) const {
     for_each_tensor(state, [&](std::size_t i, Tensor& value) { value = unpack(state.packed[i]); });

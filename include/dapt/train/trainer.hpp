@@ -430,12 +430,7 @@ RunHeader Trainer<Model, Adapter, Rule, Schedule>::describe() const {
     parameters.push_back(trained.parameter);
     if (factors[trained.lr_factor].first++ == 0) factors[trained.lr_factor].second = trained.parameter.name;
   }
-  if constexpr (requires { rule_.describe(parameters, options_.lr); }) {
-    header.append(rule_.describe(parameters, options_.lr));
-  } else {
-    header.add("optimizer", std::string(Rule::name));
-    header.add("effective lr", text(options_.lr, " (", parameters.size(), " parameters)"));
-  }
+  header.append(describe_optimizer(rule_, parameters, options_.lr));
   if (options_.lr_factor)
     for (const auto& [factor, group] : factors) header.add("lr factor", text(factor, " (", group.first, " parameters, the first ", group.second, ")"));
   if constexpr (requires { schedule_.describe(); }) header.add("lr schedule", schedule_.describe());

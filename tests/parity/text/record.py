@@ -12,7 +12,7 @@ import pathlib
 import random
 
 import sentencepiece
-from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 HARD_STRINGS = [
     "", " ", "  ", "\n", "a", "\ufeffBOM first", "in the \ufeff middle", "line\u2028separator\u2029paragraph", "nul\0nul", "\0", "\u3000full width\u3000\u3000space\u3000",
@@ -144,7 +144,6 @@ def small_tokenizers(corpus):
 
     llama3 = bpe(ignore_merges=True)
     pattern = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-    from tokenizers import Regex
     llama3.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Split(Regex(pattern), "isolated"), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
     llama3.decoder = decoders.ByteLevel()
     llama3.post_processor = processors.ByteLevel(trim_offsets=True)
@@ -169,6 +168,70 @@ def small_tokenizers(corpus):
     falcon.decoder = decoders.ByteLevel()
     trained(falcon, 700, initial_alphabet=pre_tokenizers.ByteLevel.alphabet())
     yield "falcon", json.loads(falcon.to_str())
+
+
+def encoder_tokenizers(corpus, charsmap):
+    """XLM-R's and BERT's: Unigram with SentencePiece's table of characters, and WordPiece."""
+    xlm = Tokenizer(models.Unigram())
+    xlm.normalizer = normalizers.Sequence([normalizers.Precompiled(charsmap), normalizers.Replace(Regex(" {2,}"), " ")])
+    xlm.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Metaspace("▁", prepend_scheme="always")])
+    xlm.decoder = decoders.Metaspace("▁", prepend_scheme="always")
+    xlm.train_from_iterator(corpus, trainers.UnigramTrainer(vocab_size=2000, special_tokens=["<s>", "<pad>", "</s>", "<unk>"], unk_token="<unk>", show_progress=False))
+    xlm.post_processor = processors.TemplateProcessing(single="<s> $A </s>", pair="<s> $A </s> </s> $B </s>", special_tokens=[("<s>", 0), ("</s>", 2)])
+    yield "xlm_roberta", json.loads(xlm.to_str())
+
+    bert = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    bert.normalizer = normalizers.BertNormalizer(lowercase=True)
+    bert.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    bert.decoder = decoders.WordPiece()
+    bert.train_from_iterator(corpus, trainers.WordPieceTrainer(vocab_size=900, special_tokens=["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"], show_progress=False, limit_alphabet=400))
+    bert.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
+    yield "bert", json.loads(bert.to_str())
+
+
+def record_encoder_tokenizers(arguments, english, japanese):
+    model = sentencepiece.SentencePieceProcessor(model_file=str(arguments.out / "sentencepiece_unigram.model"))
+    charsmap = charsmap_of(model.serialized_model_proto())
+    for name, content in encoder_tokenizers(english[::40] + japanese[::100], charsmap):
+        write(arguments.out / f"{name}.tokenizer.json", content)
+        tokenizer = Tokenizer.from_file(str(arguments.out / f"{name}.tokenizer.json"))
+        # The reference makes special tokens of text that spells them, whatever encode_special_tokens says; dapt does not, and is tested for that by hand.
+        special = [token["content"] for token in content["added_tokens"]]
+        strings = HARD_STRINGS + ["Ｄａｙ １２ ﾃﾞｰﾀ"] + generated_strings(120, 5) + [text[:600] for text in (english[50], japanese[50])]
+        write(arguments.out / f"{name}.strings.json", encodings(tokenizer, [text for text in strings if not any(token in text for token in special)]))
+
+
+def charsmap_of(proto):
+    """normalizer_spec.precompiled_charsmap of a serialized ModelProto: fields 3 and 2, both of wire type 2."""
+
+    def fields(data):
+        at = 0
+
+        def varint():
+            nonlocal at
+            value = shift = 0
+            while True:
+                byte = data[at]
+                at += 1
+                value |= (byte & 127) << shift
+                shift += 7
+                if byte < 128:
+                    return value
+
+        while at < len(data):
+            key = varint()
+            if key & 7 == 2:
+                size = varint()
+                yield key >> 3, data[at : at + size]
+                at += size
+            elif key & 7 == 5:
+                at += 4
+            elif key & 7 == 1:
+                at += 8
+            else:
+                varint()
+
+    return next(value for number, value in fields(next(value for number, value in fields(proto) if number == 3)) if number == 2)
 
 
 def record_small_tokenizers(arguments, english, japanese):
@@ -254,6 +317,7 @@ def main():
     record_components(arguments)
     record_small_tokenizers(arguments, english, japanese)
     record_sentencepiece(arguments, english, japanese)
+    record_encoder_tokenizers(arguments, english, japanese)
     record_smollm2(arguments, english, japanese)
 
 

@@ -7,18 +7,14 @@
 
 #include <ATen/ops/empty.h>
 
+#include <dapt/core/hash.hpp>
 #include <dapt/core/tensor.hpp>
 
 namespace dapt::testing_support {
 
-/// splitmix64 of FNV-1a(name) + i * golden ratio.
+/// The i-th number of splitmix64 seeded with FNV-1a(name).
 inline std::uint64_t hash_number(std::string_view name, std::uint64_t i) {
-  std::uint64_t z = 14695981039346656037u;
-  for (const char c : name) z = (z ^ static_cast<unsigned char>(c)) * 1099511628211u;
-  z += (i + 1) * 0x9E3779B97F4A7C15u;
-  z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9u;
-  z = (z ^ (z >> 27)) * 0x94D049BB133111EBu;
-  return z ^ (z >> 31);
+  return splitmix64(fnv1a(name), i);
 }
 
 /// fp32 numbers in [shift - scale, shift + scale).
