@@ -17,17 +17,27 @@ namespace dapt {
 
 namespace detail {
 
+/// rows weight^T + bias in the type of `rows`, an operand (core/product.hpp): not yet rounded.
+inline Tensor linear_rows(const Tensor& rows, const Tensor& weight, const std::optional<Tensor>& bias) {
+  const Tensor w = weight.to(rows.scalar_type()).t();
+  return bias ? at::addmm(bias->to(rows.scalar_type()), rows, w) : at::mm(rows, w);
+}
+
+/// Rows [N, out] as the output of a layer whose input is x [..., in], in x's type.
+inline Tensor as_output_of(const Tensor& x, const Tensor& rows) {
+  auto shape = x.sizes().vec();
+  shape.back() = rows.size(1);
+  return rows.to(x.scalar_type()).view(shape);
+}
+
 /// at::linear of bf16 with products in fp32. Keeps the bf16 tensors, not the wide ones; the input only where the weight trains.
 struct WidenedLinearFunction : torch::autograd::Function<WidenedLinearFunction> {
   static Tensor forward(torch::autograd::AutogradContext* context, const Tensor& x, const Tensor& weight, const std::optional<Tensor>& bias, bool trains) {
-    const Tensor rows = x.reshape({-1, x.size(-1)}), wide = operand(rows), w = operand(weight);
-    const Tensor y = bias ? at::addmm(operand(*bias), wide, w.t()) : at::mm(wide, w.t());
+    const Tensor rows = x.reshape({-1, x.size(-1)});
     context->save_for_backward({trains ? rows : Tensor(), weight});
     context->saved_data["input_shape"] = x.sizes();
     context->saved_data["has_bias"] = bias.has_value();
-    auto shape = x.sizes().vec();
-    shape.back() = weight.size(0);
-    return y.to(x.scalar_type()).view(shape);
+    return as_output_of(x, linear_rows(operand(rows), weight, bias));
   }
 
   static torch::autograd::variable_list backward(torch::autograd::AutogradContext* context, torch::autograd::variable_list gradients) {
@@ -36,8 +46,8 @@ struct WidenedLinearFunction : torch::autograd::Function<WidenedLinearFunction> 
     const auto dtype = weight.scalar_type();
     const Tensor dy = operand(gradients[0].reshape({-1, weight.size(0)}));
     Tensor dx, dweight, dbias;
-    if (context->needs_input_grad(0)) dx = at::mm(dy, operand(weight)).to(dtype).view(context->saved_data["input_shape"].toIntVector());
-    if (context->needs_input_grad(1)) dweight = at::mm(dy.t(), operand(rows)).to(dtype);
+    if (context->needs_input_grad(0)) dx = at::mm(dy, weight.to(dy.scalar_type())).to(dtype).view(context->saved_data["input_shape"].toIntVector());
+    if (context->needs_input_grad(1)) dweight = at::mm(dy.t(), rows.to(dy.scalar_type())).to(dtype);
     if (context->saved_data["has_bias"].toBool() && context->needs_input_grad(2)) dbias = dy.sum(0).to(dtype);
     return {dx, dweight, dbias, Tensor()};
   }
@@ -48,7 +58,7 @@ struct WidenedLinearFunction : torch::autograd::Function<WidenedLinearFunction> 
 /// x [..., in], weight [out, in], bias [out] or undefined, of one type -> x weight^T + bias, [..., out]. Differentiable in all three.
 inline Tensor plain_linear(const Tensor& x, const Tensor& weight, const Tensor& bias = {}) {
   const auto optional_bias = bias.defined() ? std::optional<Tensor>(bias) : std::nullopt;
-  if (!widens(x) || !widens(weight)) return at::linear(x, weight, optional_bias);
+  if (!widens(x) || x.numel() < fewest_widened_rows * x.size(-1)) return at::linear(x, weight, optional_bias);
   return detail::WidenedLinearFunction::apply(x, weight, optional_bias, weight.requires_grad());
 }
 

@@ -68,7 +68,7 @@ inline constexpr std::int64_t elementwise_grain = 8192;
 /// Lines for the header of a run: which code each kernel runs on the CPU, so that a slow path is never taken unseen.
 inline std::vector<std::string> kernel_report() {
   const bool own = instruction_set() == InstructionSet::avx512_bf16;
-  const std::string torch = "LibTorch operations", operands = bf16_products() == Bf16Products::widened ? "widened to fp32" : "bf16";
+  const std::string torch = "LibTorch operations", operands = bf16_products() == Bf16Products::widened ? "widened to fp32 from " + std::to_string(fewest_widened_rows) + " rows on" : std::string("bf16");
   return {
       "instruction set: " + std::string(instruction_set_name(instruction_set())) + " (the processor has " +
           std::string(instruction_set_name(detail::processor_instruction_set())) + "), threads: " + std::to_string(at::get_num_threads()),

@@ -95,11 +95,11 @@ inline std::pair<Tensor, Tensor> cross_entropy(const Tensor& logits, const Tenso
   return {losses, dlogits.to(logits.scalar_type())};
 }
 
-/// Calls body(columns of the vocabulary, first column) with the weight as products read it: at once, or in blocks where it has to be widened.
+/// Calls body(rows of the weight, first row) with the weight in `dtype`: at once, or in blocks where it has to be widened.
 template <class Body>
-void for_each_weight_block(const Tensor& weight, Body body) {
-  const std::int64_t vocabulary = weight.size(0), block = widens(weight) ? std::max<std::int64_t>(256, widened_elements / weight.size(1)) : vocabulary;
-  for (std::int64_t begin = 0; begin < vocabulary; begin += block) body(operand(weight.narrow(0, begin, std::min(block, vocabulary - begin))), begin);
+void for_each_weight_block(const Tensor& weight, at::ScalarType dtype, Body body) {
+  const std::int64_t vocabulary = weight.size(0), block = weight.scalar_type() == dtype ? vocabulary : std::max<std::int64_t>(256, widened_elements / weight.size(1));
+  for (std::int64_t begin = 0; begin < vocabulary; begin += block) body(weight.narrow(0, begin, std::min(block, vocabulary - begin)).to(dtype), begin);
 }
 
 /// Calls body(begin, length, logits) for chunks of the rows of `hidden`, in the type that products read; the logits lie in one buffer that is used again.
@@ -111,7 +111,7 @@ void for_each_logits_chunk(const Tensor& hidden, const Tensor& weight, bool trai
   for (std::int64_t begin = 0; begin < rows; begin += chunk_rows) {
     const std::int64_t length = std::min(chunk_rows, rows - begin);
     Tensor logits = buffer.narrow(0, 0, length);
-    for_each_weight_block(weight, [&](const Tensor& block, std::int64_t first) {
+    for_each_weight_block(weight, hidden.scalar_type(), [&](const Tensor& block, std::int64_t first) {
       Tensor columns = logits.narrow(1, first, block.size(0));
       at::mm_out(columns, hidden.narrow(0, begin, length), block.t());
     });
@@ -121,7 +121,7 @@ void for_each_logits_chunk(const Tensor& hidden, const Tensor& weight, bool trai
 
 /// gradient = dlogits weight, [N, C].
 inline void hidden_gradient_out(Tensor gradient, const Tensor& dlogits, const Tensor& weight) {
-  for_each_weight_block(weight, [&](const Tensor& block, std::int64_t first) {
+  for_each_weight_block(weight, dlogits.scalar_type(), [&](const Tensor& block, std::int64_t first) {
     const Tensor columns = dlogits.narrow(1, first, block.size(0));
     if (first == 0) at::mm_out(gradient, columns, block);
     else gradient.addmm_(columns, block);

@@ -2,10 +2,10 @@
 // One autograd function: it keeps x and x A^T, reads A and B in the type that products of x read, and skips the gradient of a frozen W.
 #pragma once
 
-#include <ATen/ops/addmm.h>
 #include <ATen/ops/mm.h>
 
 #include <dapt/core/error.hpp>
+#include <dapt/core/linear.hpp>
 #include <dapt/core/product.hpp>
 #include <dapt/core/tensor.hpp>
 #include <torch/csrc/autograd/custom_function.h>
@@ -17,18 +17,15 @@ namespace detail {
 struct LoraLinearFunction : torch::autograd::Function<LoraLinearFunction> {
   static Tensor forward(torch::autograd::AutogradContext* context, const Tensor& x, const Tensor& weight, const Tensor& a,
                         const Tensor& b, double scaling, const std::optional<Tensor>& bias) {
-    const Tensor rows = x.reshape({-1, x.size(-1)}), read = operand(rows), w = operand(weight);
+    const Tensor rows = x.reshape({-1, x.size(-1)}), read = operand(rows);
     const auto dtype = read.scalar_type();
     const Tensor reduced = at::mm(read, a.to(dtype).t());
-    Tensor y = bias ? at::addmm(operand(*bias), read, w.t()) : at::mm(read, w.t());
-    y.addmm_(reduced, b.to(dtype).t(), /*beta=*/1, /*alpha=*/scaling);
+    const Tensor y = linear_rows(read, weight, bias).addmm_(reduced, b.to(dtype).t(), /*beta=*/1, /*alpha=*/scaling);
     context->save_for_backward({rows, weight, a, b, reduced.to(x.scalar_type())});
     context->saved_data["scaling"] = scaling;
     context->saved_data["input_shape"] = x.sizes();
     context->saved_data["has_bias"] = bias.has_value();
-    auto shape = x.sizes().vec();
-    shape.back() = weight.size(0);
-    return y.to(x.scalar_type()).view(shape);
+    return as_output_of(x, y);
   }
 
   static torch::autograd::variable_list backward(torch::autograd::AutogradContext* context, torch::autograd::variable_list gradients) {
@@ -40,9 +37,9 @@ struct LoraLinearFunction : torch::autograd::Function<LoraLinearFunction> {
     const Tensor dreduced = at::mm(dy, b.to(dtype)).mul_(scaling);
     Tensor dx, dweight, dbias, da, db;
     if (context->needs_input_grad(0))
-      dx = at::mm(dy, operand(weight)).addmm_(dreduced, a.to(dtype)).to(rows.scalar_type()).view(context->saved_data["input_shape"].toIntVector());
+      dx = at::mm(dy, weight.to(dtype)).addmm_(dreduced, a.to(dtype)).to(rows.scalar_type()).view(context->saved_data["input_shape"].toIntVector());
     if (context->needs_input_grad(1) || context->needs_input_grad(2)) {
-      const Tensor read = operand(rows);
+      const Tensor read = rows.to(dtype);
       if (context->needs_input_grad(1)) dweight = at::mm(dy.t(), read).to(weight.scalar_type());
       if (context->needs_input_grad(2)) da = at::mm(dreduced.t(), read).to(a.scalar_type());
     }
