@@ -1,6 +1,7 @@
 // Blockwise dynamic 8-bit quantization: Dettmers et al. 2021 (arXiv:2110.02861), sections 2.1 and 2.2. A block's values are divided by the largest
-// magnitude and become the nearest of 256 numbers, denser towards zero over seven decades. Follows bitsandbytes 0.50, with one difference: there each
-// tensor has the signed or the unsigned map for good; here a block without a negative value takes the unsigned one, which is twice as fine.
+// magnitude and become the nearest of 256 numbers, denser towards zero over seven decades. The maps are those of bitsandbytes 0.50; two differences: there
+// each tensor has the signed or the unsigned map for good, here a block without a negative value takes the unsigned one, which is twice as fine; and
+// bitsandbytes' search on the CPU is approximate, ours finds the nearest number.
 #pragma once
 
 #include <algorithm>
