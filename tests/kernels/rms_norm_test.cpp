@@ -24,13 +24,33 @@ TEST_CASE("rms_norm and its gradients agree with the formula", "[kernels]") {
   }
 }
 
-TEST_CASE("rms_norm of bf16 rounds where transformers rounds", "[kernels]") {
+TEST_CASE("rms_norm of bf16 rounds once, also of rows that are wider than the weight") {
   at::manual_seed(2);
-  const auto x = (at::randn({64, 576}) * 2).to(at::kBFloat16), weight = at::rand({576}).to(at::kBFloat16);
+  const auto weight = at::rand({576}).to(at::kBFloat16);
+  for (const auto dtype : {at::kFloat, at::kBFloat16}) {
+    const auto x = (at::randn({64, 576}) * 2).to(dtype);
+    const auto expected = eager_rms_norm(x.to(at::kDouble), weight.to(at::kDouble), 1e-5).to(at::kBFloat16);
+    for_each_instruction_set([&] {
+      const auto y = rms_norm(x, weight, 1e-5);
+      REQUIRE(y.scalar_type() == at::kBFloat16);
+      // fp32 arithmetic may move a value across a rounding boundary, in at most a few of 36,864 elements
+      REQUIRE((y != expected).sum().item<std::int64_t>() <= 16);
+    });
+  }
+}
+
+TEST_CASE("rms_norm of wide rows has the gradients of the formula in the types of x and weight") {
+  at::manual_seed(4);
+  const auto x = at::randn({70, 96}) * 2, dy = at::randn({70, 96}).to(at::kBFloat16), weight = (at::rand({96}) + 0.5).to(at::kBFloat16);
+  const auto wide_x = x.to(at::kDouble).requires_grad_(true), wide_weight = weight.to(at::kDouble).requires_grad_(true);
+  eager_rms_norm(wide_x, wide_weight, 1e-5).backward(dy.to(at::kDouble));
   for_each_instruction_set([&] {
-    const auto difference = (rms_norm(x, weight, 1e-5).to(at::kFloat) != eager_rms_norm(x, weight, 1e-5).to(at::kFloat)).sum().item<std::int64_t>();
-    // the order of the sum of squares may move a quotient across a rounding boundary, in at most a few of 36,864 elements
-    REQUIRE(difference <= 16);
+    const auto a = x.clone().requires_grad_(true), w = weight.clone().requires_grad_(true);
+    rms_norm(a, w, 1e-5).backward(dy);
+    REQUIRE((a.grad().scalar_type() == at::kFloat && w.grad().scalar_type() == at::kBFloat16));
+    // x is kept in bf16: half a unit in the last place of 8 bits, relative to the largest gradient
+    REQUIRE(a.grad().sub(wide_x.grad()).abs().max().item<double>() < 1.0 / 256 * wide_x.grad().abs().max().item<double>());
+    REQUIRE(w.grad().sub(wide_weight.grad()).abs().max().item<double>() < 1.0 / 256 * wide_weight.grad().abs().max().item<double>());
   });
 }
 
@@ -47,5 +67,6 @@ TEST_CASE("rms_norm takes non-contiguous rows and zero rows", "[kernels]") {
 
 TEST_CASE("rms_norm names the shapes and types it cannot take", "[kernels]") {
   CHECK_THROWS_WITH(rms_norm(at::zeros({2, 3}), at::ones({4}), 1e-5), Catch::Contains("[2, 3]") && Catch::Contains("[4]"));
-  CHECK_THROWS_WITH(rms_norm(at::zeros({2, 3}), at::ones({3}, at::kBFloat16), 1e-5), Catch::Contains("BFloat16"));
+  CHECK_THROWS_WITH(rms_norm(at::zeros({2, 3}, at::kBFloat16), at::ones({3}), 1e-5), Catch::Contains("BFloat16"));
+  CHECK_THROWS_WITH(rms_norm(at::zeros({2, 3}, at::kDouble), at::ones({3}, at::kBFloat16), 1e-5), Catch::Contains("Double"));
 }

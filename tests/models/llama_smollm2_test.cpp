@@ -38,11 +38,13 @@ TEST_CASE("Logits of 1,024 tokens are within 2e-4 of transformers in fp32") {
   REQUIRE(at::argmax(logits, -1).equal(reference().tensor("argmax")));
 }
 
-TEST_CASE("In bf16 the mean distance of the logits to those in fp32 is no larger than transformers' own") {
-  const double distance = all_logits(at::kBFloat16).to(at::kFloat).sub_(all_logits()).abs_().mean().item<double>();
-  INFO(distance);
-  REQUIRE(distance > 0.01);  // bf16 was in use
-  REQUIRE(distance <= reference().tensor("bf16_mean").item<double>());
+TEST_CASE("In bf16 the logits are no farther from those in fp32 than transformers' own, in the mean and at the most") {
+  const Tensor distance = all_logits(at::kBFloat16).to(at::kFloat).sub_(all_logits()).abs_();
+  const double mean = distance.mean().item<double>(), largest = distance.max().item<double>();
+  INFO("mean " << mean << ", largest " << largest);
+  REQUIRE(mean > 0.01);  // bf16 was in use
+  REQUIRE(mean <= reference().tensor("bf16_mean").item<double>());
+  REQUIRE(largest <= reference().tensor("bf16_max").item<double>());
 }
 
 TEST_CASE("Greedy continuations in fp32 are those of transformers, also of prompts that share their beginning") {

@@ -44,7 +44,7 @@ TEST_CASE("markdown: the whole report has its parts, and every table row as many
       continue;
     }
     std::ptrdiff_t bars = 0;
-    for (std::size_t i = 0; i < line.size(); ++i) bars += line[i] == '|' && line[i - 1] != '\\';
+    for (std::size_t i = 0; i < line.size(); ++i) bars += line[i] == '|' && (i == 0 || line[i - 1] != '\\');
     if (cells == 0) cells = bars;
     INFO(line);
     REQUIRE(bars == cells);

@@ -1,5 +1,6 @@
-// Root mean square normalization: Zhang & Sennrich 2019 (arXiv:1910.07467), eq. 4. y = w * round(x / sqrt(mean(x^2) + eps)).
-// The statistic and the quotient are computed in fp32 and rounded to x's type before the product with w, as transformers' LlamaRMSNorm does.
+// Root mean square normalization: Zhang & Sennrich 2019 (arXiv:1910.07467), eq. 4. y = w * x / sqrt(mean(x^2) + eps).
+// Computed in fp32 and rounded once. (transformers' LlamaRMSNorm also rounds the quotient to x's type before the product with w: in bf16 that is farther
+// from fp32.) x may be wider than w and y: the backward pass keeps it in w's type.
 #pragma once
 
 #include <algorithm>
@@ -26,20 +27,22 @@ namespace detail {
 inline at::ScalarType statistic_dtype(at::ScalarType dtype) { return dtype == at::kDouble ? at::kDouble : at::kFloat; }
 
 /// rms_norm with LibTorch's operations: any device, any floating type. Tensors: x and its gradients [N, C], inverse [N, 1].
+/// In `backward`, x is as it was kept, in weight's type, and `dtype` is what x had and its gradient gets.
 struct PortableRmsNorm {
   static std::pair<Tensor, Tensor> forward(const Tensor& x, const Tensor& weight, double eps) {
     const Tensor wide = x.to(statistic_dtype(x.scalar_type()));
     const Tensor inverse = at::rsqrt(wide.square().mean(-1, /*keepdim=*/true).add(eps));
-    return {wide.mul(inverse).to(x.scalar_type()).mul(weight), inverse};
+    return {wide.mul(inverse).mul(weight).to(weight.scalar_type()), inverse};
   }
 
-  static std::pair<Tensor, Tensor> backward(const Tensor& x, const Tensor& weight, const Tensor& inverse, const Tensor& dy, bool wants_x, bool wants_weight) {
+  static std::pair<Tensor, Tensor> backward(const Tensor& x, const Tensor& weight, const Tensor& inverse, const Tensor& dy, at::ScalarType dtype, bool wants_x,
+                                            bool wants_weight) {
     const auto wide = inverse.scalar_type();
     const Tensor normal = x.to(wide).mul(inverse);
     Tensor dx, dweight;
     if (wants_x) {
       const Tensor dnormal = dy.to(wide).mul(weight.to(wide));
-      dx = dnormal.sub(normal.mul(dnormal.mul(normal).mean(-1, true))).mul(inverse).to(x.scalar_type());
+      dx = dnormal.sub(normal.mul(dnormal.mul(normal).mean(-1, true))).mul(inverse).to(dtype);
     }
     if (wants_weight) dweight = dy.to(wide).mul(normal).sum(0).to(weight.scalar_type());
     return {dx, dweight};
@@ -47,13 +50,14 @@ struct PortableRmsNorm {
 };
 
 #if defined(__x86_64__)
-/// The same in AVX-512 code, for contiguous rows of Element on the CPU.
-template <class Element>
+/// The same in AVX-512 code, for contiguous rows of Input and a weight of Element on the CPU.
+template <class Input, class Element>
 struct Avx512RmsNorm {
   static std::pair<Tensor, Tensor> forward(const Tensor& x, const Tensor& weight, double eps) {
-    Tensor y = at::empty_like(x), inverse = at::empty({x.size(0), 1}, x.options().dtype(at::kFloat));
+    Tensor y = at::empty(x.sizes(), weight.options()), inverse = at::empty({x.size(0), 1}, x.options().dtype(at::kFloat));
     const std::int64_t width = x.size(1);
-    const Element *from = x.const_data_ptr<Element>(), *w = weight.const_data_ptr<Element>();
+    const Input* from = x.const_data_ptr<Input>();
+    const Element* w = weight.const_data_ptr<Element>();
     Element* to = y.mutable_data_ptr<Element>();
     float* inverses = inverse.mutable_data_ptr<float>();
     at::parallel_for(0, x.size(0), elementwise_grain / width + 1, [&](std::int64_t begin, std::int64_t end) {
@@ -62,16 +66,17 @@ struct Avx512RmsNorm {
     return {y, inverse};
   }
 
-  static std::pair<Tensor, Tensor> backward(const Tensor& x, const Tensor& weight, const Tensor& inverse, const Tensor& dy, bool wants_x, bool wants_weight) {
+  static std::pair<Tensor, Tensor> backward(const Tensor& x, const Tensor& weight, const Tensor& inverse, const Tensor& dy, at::ScalarType dtype, bool wants_x,
+                                            bool wants_weight) {
     const std::int64_t width = x.size(1);
-    Tensor dx = wants_x ? at::empty_like(x) : Tensor();
+    Tensor dx = wants_x ? at::empty(x.sizes(), x.options().dtype(dtype)) : Tensor();
     // a sum for each block of rows, then the sum of these: as exact as summing in pairs, and the same bits for any number of threads
     constexpr std::int64_t block = 32;
     const std::int64_t rows = x.size(0), blocks = (rows + block - 1) / block;
     Tensor parts = wants_weight ? at::zeros({blocks, width}, inverse.options()) : Tensor();
     const Element *from = x.const_data_ptr<Element>(), *w = weight.const_data_ptr<Element>(), *gradient = dy.const_data_ptr<Element>();
     const float* inverses = inverse.const_data_ptr<float>();
-    Element* to = wants_x ? dx.mutable_data_ptr<Element>() : nullptr;
+    Input* to = wants_x ? dx.mutable_data_ptr<Input>() : nullptr;
     float* sums = wants_weight ? parts.mutable_data_ptr<float>() : nullptr;
     at::parallel_for(0, blocks, elementwise_grain / (block * width) + 1, [&](std::int64_t begin, std::int64_t end) {
       for (std::int64_t r = begin * block; r < std::min(end * block, rows); ++r)
@@ -86,18 +91,20 @@ struct Avx512RmsNorm {
 struct RmsNormFunction : torch::autograd::Function<RmsNormFunction> {
   static Tensor forward(torch::autograd::AutogradContext* context, const Tensor& x, const Tensor& weight, double eps) {
     const Tensor rows = x.reshape({-1, weight.size(0)}).contiguous();
-    const auto [y, inverse] = with_implementation(rows, [&](auto implementation) { return implementation.forward(rows, weight.contiguous(), eps); });
-    context->save_for_backward({rows, weight, inverse});
+    const auto [y, inverse] = with_implementation(rows.scalar_type(), weight, [&](auto rms) { return rms.forward(rows, weight.contiguous(), eps); });
+    context->save_for_backward({rows.to(weight.scalar_type()), weight, inverse});
     context->saved_data["shape"] = x.sizes();
+    context->saved_data["dtype"] = x.scalar_type();
     return y.view(x.sizes());
   }
 
   static torch::autograd::variable_list backward(torch::autograd::AutogradContext* context, torch::autograd::variable_list gradients) {
     const auto saved = context->get_saved_variables();
     const Tensor &rows = saved[0], &weight = saved[1], &inverse = saved[2];
+    const auto dtype = context->saved_data["dtype"].toScalarType();
     const Tensor dy = gradients[0].reshape(rows.sizes()).contiguous();
-    auto [dx, dweight] = with_implementation(rows, [&](auto implementation) {
-      return implementation.backward(rows, weight.contiguous(), inverse, dy, context->needs_input_grad(0), context->needs_input_grad(1));
+    auto [dx, dweight] = with_implementation(dtype, weight, [&](auto rms) {
+      return rms.backward(rows, weight.contiguous(), inverse, dy, dtype, context->needs_input_grad(0), context->needs_input_grad(1));
     });
     if (dx.defined()) dx = dx.view(context->saved_data["shape"].toIntVector());
     return {dx, dweight, Tensor()};
@@ -105,9 +112,12 @@ struct RmsNormFunction : torch::autograd::Function<RmsNormFunction> {
 
  private:
   template <class Call>
-  static std::pair<Tensor, Tensor> with_implementation(const Tensor& rows, Call call) {
+  static std::pair<Tensor, Tensor> with_implementation(at::ScalarType dtype, const Tensor& weight, Call call) {
 #if defined(__x86_64__)
-    if (takes_avx512_elementwise(rows)) return rows.scalar_type() == at::kFloat ? call(Avx512RmsNorm<float>{}) : call(Avx512RmsNorm<c10::BFloat16>{});
+    if (takes_avx512_elementwise(weight)) {
+      if (weight.scalar_type() == at::kFloat) return call(Avx512RmsNorm<float, float>{});
+      return dtype == at::kFloat ? call(Avx512RmsNorm<float, c10::BFloat16>{}) : call(Avx512RmsNorm<c10::BFloat16, c10::BFloat16>{});
+    }
 #endif
     return call(PortableRmsNorm{});
   }
@@ -115,11 +125,12 @@ struct RmsNormFunction : torch::autograd::Function<RmsNormFunction> {
 
 }  // namespace detail
 
-/// x [..., C], weight [C] of x's type -> [..., C] of x's type. Differentiable in x and weight.
+/// x [..., C], weight [C] of x's type, or of a narrower one where x is fp32 -> [..., C] of weight's type. Differentiable in x and weight.
 inline Tensor rms_norm(const Tensor& x, const Tensor& weight, double eps) {
   require(weight.dim() == 1 && x.dim() >= 1 && x.size(-1) == weight.size(0), "rms_norm: x has shape ", x.sizes(), ", weight ", weight.sizes(),
           "; expected [..., C] and [C]");
-  require(x.scalar_type() == weight.scalar_type(), "rms_norm: x is ", x.scalar_type(), ", weight ", weight.scalar_type(), "; expected the same type");
+  require(x.scalar_type() == weight.scalar_type() || x.scalar_type() == detail::statistic_dtype(weight.scalar_type()), "rms_norm: x is ", x.scalar_type(),
+          ", weight ", weight.scalar_type(), "; expected the same type, or x in ", detail::statistic_dtype(weight.scalar_type()));
   return detail::RmsNormFunction::apply(x, weight, eps);
 }
 

@@ -1,5 +1,6 @@
 // Llama (Touvron et al. 2023, arXiv:2302.13971) and Mistral (Jiang et al. 2023, arXiv:2310.06825) for training and scoring: transformers' modeling_llama.py
-// in its numbers, except that RoPE's angles and SwiGLU are not rounded to bf16 on the way. Documents of a row are isolated by Batch::document_starts.
+// in its numbers; in bf16 closer to fp32, because the residual stream stays fp32, and RMSNorm, RoPE and SwiGLU round once.
+// Documents of a row are isolated by Batch::document_starts.
 // The head's loss never holds all logits: fused where the head is plain, in recomputed chunks of rows where an adapter is attached to it.
 #pragma once
 
@@ -41,7 +42,8 @@ struct LlamaOptions {
   bool gradient_checkpointing = false;  ///< keep only each layer's input for the backward pass and run the layer again there: less memory, about a third slower
 };
 
-/// One decoder layer: x + attention(norm(x)), then x + feed_forward(norm(x)).
+/// One decoder layer: x + attention(norm(x)), then x + feed_forward(norm(x)). x, the residual stream, is fp32 where the weights are bf16: a sum over all
+/// layers loses most by rounding.
 struct LlamaLayer {
   Tensor input_layernorm, post_attention_layernorm;  // [C]
   Linear q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj;
@@ -185,7 +187,7 @@ inline Llama::Llama(LlamaConfig config, const TensorLookup& lookup, LlamaOptions
 inline Tensor Llama::embed(const Tensor& input_ids) const {
   const auto largest = input_ids.max().item<std::int64_t>(), smallest = input_ids.min().item<std::int64_t>();
   require(smallest >= 0 && largest < config_.vocab_size, "Llama: input_ids hold ", smallest < 0 ? smallest : largest, ", expected 0 to ", config_.vocab_size - 1);
-  return at::embedding(embed_tokens_, input_ids);
+  return at::embedding(embed_tokens_, input_ids).to(detail::statistic_dtype(dtype()));
 }
 
 inline void Llama::check_labels(const Tensor& labels) const {

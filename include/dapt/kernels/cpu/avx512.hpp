@@ -55,13 +55,6 @@ namespace dapt::detail::avx512 {
   _mm256_mask_storeu_epi16(to, first_lanes(count), (__m256i)_mm512_cvtneps_pbh(value));
 }
 
-/// The value as an element of the pointer's type holds it.
-[[gnu::target("avx512f,avx512bw,avx512vl,avx512dq,avx512bf16")]] inline __m512 rounded(const float*, __m512 value) { return value; }
-
-[[gnu::target("avx512f,avx512bw,avx512vl,avx512dq,avx512bf16")]] inline __m512 rounded(const c10::BFloat16*, __m512 value) {
-  return widen((__m256i)_mm512_cvtneps_pbh(value));
-}
-
 /// e^x within 1 unit in the last place of fp32; 0 below e^-87, where results would be subnormal (and slow); infinity far above; NaN stays NaN.
 [[gnu::target("avx512f,avx512bw,avx512vl,avx512dq,avx512bf16")]] inline __m512 exp(__m512 x) {
   const __m512 least = _mm512_set1_ps(-87.f);

@@ -10,9 +10,9 @@
 
 namespace dapt::detail::avx512 {
 
-/// y = weight * round(x * inverse); returns inverse = 1 / sqrt(mean(x^2) + eps).
-template <class Element>
-[[gnu::target("avx512f,avx512bw,avx512vl,avx512dq,avx512bf16")]] inline float rms_norm_row(const Element* x, const Element* weight, std::int64_t width,
+/// y = weight * x * inverse; returns inverse = 1 / sqrt(mean(x^2) + eps).
+template <class Input, class Element>
+[[gnu::target("avx512f,avx512bw,avx512vl,avx512dq,avx512bf16")]] inline float rms_norm_row(const Input* x, const Element* weight, std::int64_t width,
                                                                                            double eps, Element* y) {
   __m512 squares = _mm512_setzero_ps();
   for (std::int64_t c = 0; c < width; c += 16) {
@@ -21,16 +21,16 @@ template <class Element>
   }
   const float inverse = 1 / std::sqrt(_mm512_reduce_add_ps(squares) / static_cast<float>(width) + static_cast<float>(eps));
   for (std::int64_t c = 0; c < width; c += 16) {
-    const __m512 normal = rounded(x, _mm512_mul_ps(load(x + c, width - c), _mm512_set1_ps(inverse)));
+    const __m512 normal = _mm512_mul_ps(load(x + c, width - c), _mm512_set1_ps(inverse));
     store(y + c, _mm512_mul_ps(normal, load(weight + c, width - c)), width - c);
   }
   return inverse;
 }
 
 /// dx = inverse * (dn - n * mean(dn * n)) with n = x * inverse, dn = dy * weight; adds dy * n to dweight. Either result may be null.
-template <class Element>
+template <class Input, class Element>
 [[gnu::target("avx512f,avx512bw,avx512vl,avx512dq,avx512bf16")]] inline void rms_norm_gradient_row(const Element* x, const Element* weight, float inverse,
-                                                                                                   const Element* dy, std::int64_t width, Element* dx,
+                                                                                                   const Element* dy, std::int64_t width, Input* dx,
                                                                                                    float* dweight) {
   const __m512 factor = _mm512_set1_ps(inverse);
   __m512 products = _mm512_setzero_ps();
