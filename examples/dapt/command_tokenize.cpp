@@ -1,11 +1,14 @@
-// dapt tokenize: the ids of each page, to look at.
+// dapt tokenize: the ids of each page, or the sequences that training reads, to look at.
 #include <fstream>
 #include <iostream>
 #include <memory>
 
 #include <nlohmann/json.hpp>
 
+#include <range/v3/range/conversion.hpp>
+
 #include <dapt/core/error.hpp>
+#include <dapt/data/packed_stream.hpp>
 #include <dapt/data/read_pages.hpp>
 #include <dapt/data/tokenize.hpp>
 #include <dapt/text/tokenizer.hpp>
@@ -18,35 +21,73 @@
 namespace dapt_program {
 namespace {
 
+struct TokenizeOptions : RunOptions {
+  bool packed = false;
+};
+
+struct Output {
+  explicit Output(const fs::path& path) : name(path.empty() ? "standard output" : path.string()) {
+    if (path.empty()) return;
+    file.open(path, std::ios::binary);
+    dapt::require(file.is_open(), name, ": cannot be written");
+  }
+  void finish() {
+    stream().flush();
+    dapt::require(stream().good(), name, ": could not be written to its end");
+  }
+  std::ostream& stream() { return file.is_open() ? static_cast<std::ostream&>(file) : std::cout; }
+
+  std::string name;
+  std::ofstream file;
+};
+
+std::vector<std::int32_t> numbers(const at::Tensor& row) {
+  const at::Tensor values = row.to(at::kInt).contiguous();
+  return {values.const_data_ptr<std::int32_t>(), values.const_data_ptr<std::int32_t>() + values.numel()};
+}
+
 void tokenize_pages(const RunOptions& run) {
   const dapt::AnyTokenizer tokenizer = dapt::load_tokenizer(run.models.front());
-  std::ofstream file;
-  if (!run.out.empty()) {
-    file.open(run.out, std::ios::binary);
-    dapt::require(file.is_open(), run.out.string(), ": cannot be written");
-  }
-  std::ostream& out = run.out.empty() ? std::cout : file;
+  Output output(run.out);
   std::int64_t pages = 0, tokens = 0;
   for (const dapt::TokenizedPage& page : dapt::read_pages(run.pages.pages, {.policy = bad_input(run.pages)}) | dapt::tokenize(tokenizer, {.threads = run.threads})) {
-    out << nlohmann::ordered_json{{"work", page.work}, {"page", page.page}, {"ids", page.input_ids}}.dump() << '\n';
+    output.stream() << nlohmann::ordered_json{{"work", page.work}, {"page", page.page}, {"ids", page.input_ids}}.dump() << '\n';
     ++pages;
     tokens += std::ssize(page.input_ids);
     if (stop_requested) break;
   }
-  out.flush();
-  dapt::require(out.good(), run.out.empty() ? "standard output" : run.out.string(), ": could not be written to its end");
+  output.finish();
   std::cerr << pages << " pages, " << tokens << " tokens\n";
+}
+
+/// The sequences of the first epoch, in the order in which `dapt train` reads them.
+void tokenize_packed(const RunOptions& run) {
+  const dapt::AnyTokenizer tokenizer = dapt::load_tokenizer(run.models.front());
+  dapt::PackSummary packed;
+  dapt::PackedStream stream(pack_pages(read_all_pages(run.pages), tokenizer, run.packing, run.threads, packed), {.seed = run.seed, .epochs = 1});
+  Output output(run.out);
+  for (const dapt::Batch& batch : stream) {
+    output.stream() << nlohmann::ordered_json{{"ids", numbers(batch.input_ids[0])}, {"labels", numbers(batch.labels[0])},
+                                              {"document_starts", numbers(batch.document_starts[0])}}.dump() << '\n';
+    if (stop_requested) break;
+  }
+  output.finish();
+  std::cerr << packed.sequences << " sequences, " << packed.source_tokens << " tokens\n";
 }
 
 }  // namespace
 
 void add_tokenize(CLI::App& app) {
-  auto run = std::make_shared<RunOptions>();
-  CLI::App* command = app.add_subcommand("tokenize", "Show the token ids of each page, one JSON object a line.");
+  auto run = std::make_shared<TokenizeOptions>();
+  CLI::App* command = app.add_subcommand("tokenize", "Show the token ids of each page, or the sequences that training reads, one JSON object a line.");
   add_model_options(*command, *run, false);
   add_reading_options(*command, run->pages);
   command->add_option("--out", run->out, "file to write (default: standard output)");
-  command->callback([run] { tokenize_pages(*run); });
+  auto* packed = command->add_flag("--packed", run->packed, "the packed sequences of the first epoch in training's order: ids, labels, document_starts");
+  std::vector<CLI::Option*> packing = add_packing_options(*command, run->packing);
+  packing.push_back(command->add_option("--seed", run->seed, "of the order")->capture_default_str());
+  for (CLI::Option* option : packing) option->needs(packed);
+  command->callback([run] { run->packed ? tokenize_packed(*run) : tokenize_pages(*run); });
 }
 
 }  // namespace dapt_program

@@ -62,10 +62,10 @@ void add_task_options(CLI::App& app, TaskOptions& tasks) {
   app.add_option("--start-token", tasks.start_token, "token before each cloze sentence (default: BOS where the tokenizer adds it, else end of document)");
 }
 
-void add_packing_options(CLI::App& app, PackingOptions& packing) {
-  app.add_option("--max-length", packing.max_length, "tokens of one sequence")->check(CLI::PositiveNumber)->capture_default_str();
-  app.add_flag("--isolate-documents", packing.isolate_documents, "documents of one sequence do not see each other");
-  app.add_flag("--eos,!--no-eos", packing.eos, "put the end-of-document token after each document (default: yes)");
+std::vector<CLI::Option*> add_packing_options(CLI::App& app, PackingOptions& packing) {
+  return {app.add_option("--max-length", packing.max_length, "tokens of one sequence")->check(CLI::PositiveNumber)->capture_default_str(),
+          app.add_flag("--isolate-documents", packing.isolate_documents, "documents of one sequence do not see each other"),
+          app.add_flag("--eos,!--no-eos", packing.eos, "put the end-of-document token after each document (default: yes)")};
 }
 
 void add_model_options(CLI::App& app, RunOptions& run, bool several_models) {

@@ -92,7 +92,7 @@ void add_setting_options(CLI::App& app, SettingOptions& setting);
 void add_reading_options(CLI::App& app, PageOptions& pages);  // --pages, --on-bad-input
 void add_page_options(CLI::App& app, PageOptions& pages);     // and the filter's
 void add_task_options(CLI::App& app, TaskOptions& tasks);
-void add_packing_options(CLI::App& app, PackingOptions& packing);
+std::vector<CLI::Option*> add_packing_options(CLI::App& app, PackingOptions& packing);
 /// `several_models`: --model may be given more than once.
 void add_model_options(CLI::App& app, RunOptions& run, bool several_models);
 
