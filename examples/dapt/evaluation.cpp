@@ -8,15 +8,46 @@
 
 namespace dapt_program {
 
+namespace {
+
+/// \n and \t of the command line as the characters they mean, and \\ as one backslash.
+std::string unescaped(const std::string& text) {
+  std::string result;
+  for (std::size_t i = 0; i < text.size(); ++i) {
+    if (text[i] != '\\') {
+      result += text[i];
+      continue;
+    }
+    dapt::require(++i < text.size() && std::string_view("nt\\").find(text[i]) != std::string_view::npos, "\"", text, "\": expected n, t or \\ after each \\");
+    result += text[i] == 'n' ? '\n' : text[i] == 't' ? '\t' : '\\';
+  }
+  return result;
+}
+
+}  // namespace
+
 Evaluation::Evaluation(const TaskOptions& tasks, std::vector<dapt::Page> held_out, std::int64_t max_length) {
   dapt::require(tasks.fewshot.empty() || !tasks.qa.empty(), "--fewshot has no effect without --qa");
   dapt::require(tasks.start_token.empty() || !tasks.cloze.empty() || !held_out.empty(), "--start-token has no effect without --cloze");
+  dapt::require(!tasks.qa.empty() || (tasks.stops.empty() && !tasks.exemplar_layout && !tasks.question_layout && !tasks.normalisation),
+                "--stop, --exemplar-layout, --question-layout and --normalisation have no effect without --qa");
+  dapt::require(!tasks.fewshot.empty() || !tasks.exemplar_layout, "--exemplar-layout has no effect without --fewshot");
   if (!tasks.qa.empty()) {
     questions_ = dapt::ExactMatch{.questions = dapt::read_questions(tasks.qa)};
     if (!tasks.fewshot.empty()) questions_->exemplars = dapt::read_questions(tasks.fewshot);
+    if (!tasks.stops.empty()) questions_->stops.clear();
+    for (const std::string& stop : tasks.stops) questions_->stops.push_back(unescaped(stop));
+    if (tasks.exemplar_layout) questions_->prompt.exemplar = unescaped(*tasks.exemplar_layout);
+    if (tasks.question_layout) questions_->prompt.query = unescaped(*tasks.question_layout);
+    if (tasks.normalisation) questions_->normalisation = dapt::Normalisation::parse(*tasks.normalisation);
   }
   if (!tasks.cloze.empty()) sentences_ = dapt::LogProbMrr{.items = dapt::read_cloze(tasks.cloze), .start_token = tasks.start_token};
   if (!held_out.empty()) perplexity_ = dapt::Perplexity{.pages = std::move(held_out), .start_token = tasks.start_token, .max_length = max_length};
+  if (tasks.one_by_one) {
+    if (questions_) questions_->batch_tokens = 1;
+    if (sentences_) sentences_->batch_tokens = 1;
+    if (perplexity_) perplexity_->batch_tokens = 1;
+  }
 }
 
 std::vector<dapt::MetricValue> Evaluation::evaluate(dapt::Llama& model, const dapt::AnyTokenizer& tokenizer, const std::string& what) const {

@@ -10,18 +10,25 @@ void add_setting_options(CLI::App& app, SettingOptions& setting) {
   app.add_option("--targets", adapter.targets, "linear layers that LoRA adapts, by the end of their names (default: all but the head)")->delimiter(',');
 
   OptimizerOptions& optimizer = setting.optimizer;
-  app.add_option("--optimizer", optimizer.optimizer, "adamw, galore-adamw")->check(CLI::IsMember({"adamw", "galore-adamw"}))->capture_default_str();
+  app.add_option("--optimizer", optimizer.optimizer, "adamw, galore-adamw, lion, adafactor, apollo, apollo-mini")
+      ->check(CLI::IsMember({"adamw", "galore-adamw", "lion", "adafactor", "apollo", "apollo-mini"}))
+      ->capture_default_str();
   app.add_option("--galore-rank", optimizer.galore_rank, "rank of GaLore's projection")->check(CLI::PositiveNumber)->capture_default_str();
-  app.add_option("--update-proj-gap", optimizer.update_proj_gap, "steps between two refreshes of GaLore's projection")->check(CLI::PositiveNumber)->capture_default_str();
-  app.add_option("--scale", optimizer.scale, "factor of GaLore's update; its effective lr is lr * scale")->capture_default_str();
+  app.add_option("--apollo-rank", optimizer.apollo_rank, "rank of APOLLO's projection")->check(CLI::PositiveNumber)->capture_default_str();
+  app.add_option("--update-proj-gap", optimizer.update_proj_gap, "steps between two projections of GaLore and APOLLO")->check(CLI::PositiveNumber)->capture_default_str();
+  app.add_option("--scale", optimizer.scale,
+                 "of the projected matrices' updates: their effective lr is lr * scale with GaLore (default 0.25), lr * sqrt(scale) with apollo (1) and apollo-mini (128)");
   app.add_option("--projector", optimizer.projector, "how GaLore finds its subspace: exact (SVD), randomized")->check(CLI::IsMember({"exact", "randomized"}))->capture_default_str();
-  app.add_option("--beta1", optimizer.beta1, "decay of the first moment")->capture_default_str();
-  app.add_option("--beta2", optimizer.beta2, "decay of the second moment")->capture_default_str();
-  app.add_option("--eps", optimizer.eps, "denominator's eps (default: 1e-8; GaLore 1e-6)");
+  app.add_option("--beta1", optimizer.beta1, "memory of the first moment (default: 0.9; adafactor 0, which keeps none)");
+  app.add_option("--beta2", optimizer.beta2, "memory of the second moment (default: 0.999; lion 0.99)");
+  app.add_option("--eps", optimizer.eps, "denominator's eps (default: 1e-8; galore-adamw, apollo 1e-6)");
   app.add_option("--weight-decay", optimizer.weight_decay, "decoupled weight decay")->capture_default_str();
+  app.add_option("--state-dtype", optimizer.state_dtype, "of the moments between steps: fp32, bf16, 8bit (blocks of 256)")
+      ->check(CLI::IsMember({"fp32", "bf16", "8bit"}))
+      ->capture_default_str();
   app.add_option("--weight-write", optimizer.weight_write,
-                 "how bf16 weights are written: plain, fp32-master, stochastic (automatic: fp32-master where trained weights are bf16)")
-      ->check(CLI::IsMember({"automatic", "plain", "fp32-master", "stochastic"}))
+                 "how bf16 weights are written: plain, fp32-master, stochastic, kahan (automatic: fp32-master where trained weights are bf16)")
+      ->check(CLI::IsMember({"automatic", "plain", "fp32-master", "stochastic", "kahan"}))
       ->capture_default_str();
 
   BudgetOptions& budget = setting.budget;
@@ -58,6 +65,11 @@ void add_page_options(CLI::App& app, PageOptions& pages) {
 void add_task_options(CLI::App& app, TaskOptions& tasks) {
   app.add_option("--qa", tasks.qa, "JSON lines with id, question, answers");
   app.add_option("--fewshot", tasks.fewshot, "exemplars of the questions, same format");
+  app.add_option("--stop", tasks.stops, "an answer ends before the first of these texts; repeatable (default: \\n)");
+  app.add_option("--exemplar-layout", tasks.exemplar_layout, "of an exemplar (default: Question: {question}\\nAnswer: {answer}\\n\\n)");
+  app.add_option("--question-layout", tasks.question_layout, "of the question (default: Question: {question}\\nAnswer:)");
+  app.add_option("--normalisation", tasks.normalisation, "of answers before they are compared: none, or a list of strip, collapse_spaces, casefold, nfkc, remove_japanese_punctuation (default: strip,casefold)");
+  app.add_flag("--one-by-one", tasks.one_by_one, "score each prompt and sentence alone instead of in batches: for numbers that no other item touches");
   app.add_option("--cloze", tasks.cloze, "JSON lines with id, sentence with {word}, answer, candidates");
   app.add_option("--start-token", tasks.start_token, "token before each cloze sentence (default: BOS where the tokenizer adds it, else end of document)");
 }

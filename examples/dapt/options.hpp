@@ -28,6 +28,10 @@ struct PageOptions {
 struct TaskOptions {
   fs::path qa, fewshot, cloze;
   std::string start_token;  // empty: the tokenizer's rule
+  // absent or empty: as dapt::ExactMatch has it; stops and layouts with \n, \t and \\ as escapes
+  std::vector<std::string> stops;
+  std::optional<std::string> exemplar_layout, question_layout, normalisation;
+  bool one_by_one = false;  // no batches
 };
 
 struct AdapterOptions {
@@ -37,15 +41,16 @@ struct AdapterOptions {
   std::vector<std::string> targets;  // empty: all linear layers except the head
 };
 
+/// What is absent is the optimizer's own default.
 struct OptimizerOptions {
-  std::string optimizer = "adamw";  // adamw | galore-adamw
-  double beta1 = 0.9, beta2 = 0.999;
-  std::optional<double> eps;        // absent: 1e-8, and 1e-6 for GaLore as galore_torch has it
+  std::string optimizer = "adamw";  // adamw | galore-adamw | lion | adafactor | apollo | apollo-mini
+  std::optional<double> beta1, beta2, eps;
   double weight_decay = 0;
-  std::int64_t galore_rank = 128, update_proj_gap = 200;
-  double scale = 0.25;
+  std::string state_dtype = "fp32";        // fp32 | bf16 | 8bit
+  std::int64_t galore_rank = 128, apollo_rank = 256, update_proj_gap = 200;
+  std::optional<double> scale;
   std::string projector = "exact";         // exact | randomized
-  std::string weight_write = "automatic";  // automatic | plain | fp32-master | stochastic
+  std::string weight_write = "automatic";  // automatic | plain | fp32-master | stochastic | kahan
 };
 
 struct BudgetOptions {

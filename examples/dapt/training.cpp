@@ -9,16 +9,13 @@
 #include <dapt/data/packed_stream.hpp>
 #include <dapt/io/hf_model.hpp>
 #include <dapt/io/peft_adapter.hpp>
-#include <dapt/optim/adamw.hpp>
-#include <dapt/optim/fp32_master.hpp>
-#include <dapt/optim/galore.hpp>
 #include <dapt/optim/lr_schedules.hpp>
-#include <dapt/optim/stochastic_rounding.hpp>
 #include <dapt/report/json_lines.hpp>
 #include <dapt/report/progress_line.hpp>
 #include <dapt/report/tensorboard.hpp>
 
 #include "interrupt.hpp"
+#include "optimizer_rule.hpp"
 
 namespace dapt_program {
 namespace {
@@ -44,32 +41,8 @@ ChosenSchedule chosen_schedule(const BudgetOptions& budget) {
 }
 
 bool uses_lora(const SettingOptions& setting) { return setting.adapter.adapter == "lora"; }
-bool uses_galore(const SettingOptions& setting) { return setting.optimizer.optimizer == "galore-adamw"; }
-
-dapt::AdamW adamw(const OptimizerOptions& options) {
-  return {.beta1 = options.beta1, .beta2 = options.beta2, .eps = options.eps.value_or(1e-8), .weight_decay = options.weight_decay};
-}
-
-dapt::GaLoreAdamW galore(const OptimizerOptions& options) {
-  dapt::GaLoreAdamW rule = dapt::galore_adamw(options.galore_rank, options.update_proj_gap, options.scale);
-  rule.projector = options.projector == "exact" ? dapt::Projector::exact : dapt::Projector::randomized;
-  rule.inner.beta1 = options.beta1;
-  rule.inner.beta2 = options.beta2;
-  rule.inner.weight_decay = options.weight_decay;
-  if (options.eps) rule.inner.eps = *options.eps;
-  return rule;
-}
-
-/// Calls `use(rule)` with the rule and the weight write of the setting.
-template <class Use>
-decltype(auto) with_full_parameter_rule(const OptimizerOptions& options, bool bf16_weights, Use use) {
-  const auto written = [&](auto rule) -> decltype(auto) {
-    if (options.weight_write == "stochastic") return use(dapt::StochasticRounding<decltype(rule)>{.inner = rule});
-    if (options.weight_write == "fp32-master" || (options.weight_write == "automatic" && bf16_weights)) return use(dapt::Fp32Master<decltype(rule)>{.inner = rule});
-    return use(rule);
-  };
-  return options.optimizer == "galore-adamw" ? written(galore(options)) : written(adamw(options));
-}
+/// Whether the weights that train are bf16: LoRA's factors are fp32.
+bool trains_bf16(const SettingOptions& setting, const std::string& dtype) { return !uses_lora(setting) && dtype != "fp32"; }
 
 dapt::TrainOptions train_options(const RunOptions& run, const BudgetOptions& budget) {
   return {.lr = budget.lr,
@@ -85,9 +58,9 @@ dapt::TrainOptions train_options(const RunOptions& run, const BudgetOptions& bud
 
 std::string description(const SettingOptions& setting) {
   std::ostringstream text;
-  if (uses_lora(setting)) text << "LoRA rank " << setting.adapter.rank << ", AdamW";
-  else if (uses_galore(setting)) text << "all parameters, GaLore-AdamW rank " << setting.optimizer.galore_rank;
-  else text << "all parameters, AdamW";
+  if (uses_lora(setting)) text << "LoRA rank " << setting.adapter.rank << ", ";
+  else text << "all parameters, ";
+  text << optimizer_description(setting.optimizer);
   text << ", lr " << setting.budget.lr;
   return text.str();
 }
@@ -100,11 +73,10 @@ void check_setting(const SettingOptions& setting, const std::string& dtype, cons
     for (const char* option : options) dapt::require(in_effect || !given(option), where, option, " has no effect without ", what);
   };
   dapt::require(setting.adapter.adapter != "none", where, "--adapter none trains nothing; give lora or full");
-  dapt::require(!(uses_lora(setting) && uses_galore(setting)), where,
-                "--optimizer galore-adamw projects the gradients of full weights, LoRA's factors are low-rank already; give --adapter full");
+  dapt::require(!(uses_lora(setting) && projects_gradients(setting.optimizer)), where, "--optimizer ", setting.optimizer.optimizer,
+                " projects the gradients of full weights, LoRA's factors are low-rank already; give --adapter full");
   only_with(uses_lora(setting), {"--rank", "--alpha", "--targets"}, "--adapter lora");
-  only_with(uses_galore(setting), {"--galore-rank", "--update-proj-gap", "--scale", "--projector"}, "--optimizer galore-adamw");
-  only_with(!uses_lora(setting) && dtype != "fp32", {"--weight-write"}, "--adapter full and --dtype bf16 (LoRA's factors are fp32)");
+  check_optimizer(setting.optimizer, trains_bf16(setting, dtype), where, given);
   only_with(setting.budget.schedule != "constant", {"--warmup"}, "--schedule linear or cosine");
   dapt::require(setting.budget.max_steps > 0 || setting.budget.max_tokens > 0 || setting.budget.max_minutes > 0, where,
                 "no budget; give --max-steps, --max-tokens or --max-minutes");
@@ -132,7 +104,7 @@ const dapt::SettingResult& run_setting(Comparison& comparison, const RunOptions&
   dapt::ProgressLine progress({.what = setting.name});
   dapt::JsonLines log(folder / "log.jsonl");
   dapt::TensorBoard events(folder);
-  const auto train = [&](auto adapter, auto rule) -> const dapt::SettingResult& {
+  const auto train = [&](auto adapter) -> const dapt::SettingResult& {
     const auto save = [&](auto& trainer) {
       progress.finish();
       if constexpr (std::is_same_v<decltype(adapter), dapt::Lora>) {
@@ -141,14 +113,14 @@ const dapt::SettingResult& run_setting(Comparison& comparison, const RunOptions&
         dapt::save_llama(trainer.model(), run.models.front(), folder / "model");
       }
     };
-    return comparison.run(dapt::Setting{setting.name, description(setting), adapter, rule, train_options(run, setting.budget), chosen_schedule(setting.budget)}, save,
+    return comparison.run(dapt::Setting{setting.name, description(setting), adapter, optimizer_rule(setting.optimizer, trains_bf16(setting, run.dtype)), train_options(run, setting.budget), chosen_schedule(setting.budget)}, save,
                           progress, log, events);
   };
   if (uses_lora(setting)) {
     const AdapterOptions& lora = setting.adapter;
-    return train(dapt::Lora{.rank = lora.rank, .alpha = lora.alpha.value_or(static_cast<double>(lora.rank)), .targets = lora.targets}, adamw(setting.optimizer));
+    return train(dapt::Lora{.rank = lora.rank, .alpha = lora.alpha.value_or(static_cast<double>(lora.rank)), .targets = lora.targets});
   }
-  return with_full_parameter_rule(setting.optimizer, run.dtype == "bf16", [&](auto rule) -> const dapt::SettingResult& { return train(dapt::FullParameter{}, rule); });
+  return train(dapt::FullParameter{});
 }
 
 }  // namespace dapt_program

@@ -79,12 +79,17 @@
 #include <dapt/models/llama_config.hpp>
 #include <dapt/models/llama_generation.hpp>
 #include <dapt/models/recompute.hpp>
+#include <dapt/optim/adafactor.hpp>
 #include <dapt/optim/adamw.hpp>
+#include <dapt/optim/apollo.hpp>
 #include <dapt/optim/block_quantization.hpp>
+#include <dapt/optim/chunks.hpp>
 #include <dapt/optim/fp32_master.hpp>
 #include <dapt/optim/galore.hpp>
 #include <dapt/optim/kahan_summation.hpp>
+#include <dapt/optim/lion.hpp>
 #include <dapt/optim/lr_schedules.hpp>
+#include <dapt/optim/projected_names.hpp>
 #include <dapt/optim/round_stochastically.hpp>
 #include <dapt/optim/stochastic_rounding.hpp>
 #include <dapt/optim/stored_state.hpp>

@@ -62,6 +62,17 @@ TEST_CASE("the end-of-document token ends an answer only where that is asked for
   REQUIRE(metric.evaluate(model, toy::ByteTokenizer{}).items[0].prediction == "sid");
 }
 
+TEST_CASE("an answer ends before the first of several stops, also one that lies across tokens, and an empty stop is refused") {
+  toy::TableLM model{.answers = {{"Q?", " sid###more\n"}, {"R?", " a\nb###"}, {"S?", "東京。大阪\n"}}};
+  dapt::ExactMatch metric{.questions = {question("Q?", {"sid"}), question("R?", {"a"}), question("S?", {"東京"})}, .exemplars = {}, .stops = {"\n", "###", "。"}};
+  const dapt::MetricValue value = metric.evaluate(model, toy::ByteTokenizer{});
+  REQUIRE(value.value == 1);
+  REQUIRE(model.generated_tokens == 7 + 3 + 9);  // to the end of the stop: bytes are tokens here
+  REQUIRE(value.settings.at("stop") == R"(["\n","###","。"])");
+  metric.stops = {""};
+  REQUIRE_THROWS_WITH(metric.evaluate(model, toy::ByteTokenizer{}), Catch::Contains("stops: found an empty one"));
+}
+
 TEST_CASE("values, groups and settings over several questions, in batches of any size") {
   const std::int64_t batch_tokens = GENERATE(1, 100, 100000);
   toy::TableLM model{.answers = {{"A?", " right\n"}, {"Second?", " wrong\n"}, {"A longer third?", " RIGHT\n"}, {"B?", " 東京\n"}}};

@@ -20,7 +20,7 @@ TEST_CASE("results have the promised keys") {
   const std::vector<dapt::MetricValue> values = {
       metric("qa_exact", 0.5, {{.id = "a1", .value = 1, .prediction = "東京", .rank = 0, .scores = {}}, {.id = "a2", .value = 0, .prediction = "", .rank = 0, .scores = {}}}),
       metric("logp_mrr", 0.7, {{.id = "a1", .value = 1, .prediction = "z", .rank = 1, .scores = {{"z", -1.25}, {"a", -2}}},
-                               {.id = "a2", .value = 0.4, .prediction = "z", .rank = 2.5, .scores = {{"z", nan}}}}),
+                               {.id = "a2", .value = 0.4, .prediction = "z", .rank = 2.5, .scores = {{"z", nan}}, .scores_per = {{"byte", {-0.5}}}}}),
       metric("perplexity", nan, {})};
   const dapt::testing_support::TemporaryFolder folder;
   dapt::write_results(folder.path() / "results.json", dapt::results_json("models/base", values));
@@ -32,7 +32,7 @@ TEST_CASE("results have the promised keys") {
   REQUIRE(json["logp_mrr"] == 0.7);
   REQUIRE(json["perplexity"].is_null());
   REQUIRE(json["qa"].dump() == R"([{"id":"a1","prediction":"東京","correct":true},{"id":"a2","prediction":"","correct":false}])");
-  REQUIRE(json["cloze"].dump() == R"([{"id":"a1","rank":1,"scores":{"z":-1.25,"a":-2.0}},{"id":"a2","rank":2.5,"scores":{"z":null}}])");
+  REQUIRE(json["cloze"].dump() == R"([{"id":"a1","rank":1,"scores":{"z":-1.25,"a":-2.0}},{"id":"a2","rank":2.5,"scores":{"z":null},"scores_per_byte":{"z":-0.5}}])");
   REQUIRE(json["details"]["logp_mrr"]["top1"] == 0.5);
   REQUIRE(json["settings"]["qa_exact"]["rule"] == "r");
 }

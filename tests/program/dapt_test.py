@@ -74,6 +74,19 @@ class Program(unittest.TestCase):
         self.assertEqual(result.returncode, 0, result.stderr)
         self.assertEqual([len(entry["cloze"]) for entry in json.loads(results.read_text())], [2, 2])
 
+    def test_eval_asks_in_the_layout_that_is_given_and_says_so(self):
+        qa, results = self.folder / "qa.jsonl", self.folder / "results.json"
+        qa.write_text(open(domain / "qa.jsonl", encoding="utf-8").readline(), encoding="utf-8")
+        asked = ("eval", "--model", model, "--qa", qa, "--fewshot", domain / "fewshot.jsonl")
+        result = run(*asked, "--exemplar-layout", r"Q: {question}\nA:{answer}\n", "--question-layout", r"Q: {question}\nA:", "--stop", r"\n", "--stop", "。", "--normalisation",
+                     "nfkc,strip,remove_japanese_punctuation", "--one-by-one", "--out", results)
+        self.assertEqual(result.returncode, 0, result.stderr)
+        settings = json.loads(results.read_text())["settings"]["qa_exact"]
+        self.assertEqual((settings["prompt"], settings["stop"], settings["normalisation"]),
+                         ("Q: {question}\nA:{answer}\nQ: {question}\nA:", '["\\n","。"]', "nfkc,strip,remove_japanese_punctuation"))
+        self.assertRefused(run(*asked, "--stop", r"\x"), "expected n, t or")
+        self.assertRefused(run("eval", "--model", model, "--cloze", domain / "cloze.jsonl", "--stop", "x"), "no effect without --qa")
+
     def test_ctrl_c_saves_what_was_reached(self):
         out = self.folder / "stopped"
         command = [program, "train", "--model", model, "--pages", self.pages, "--max-length", "64", "--batch-size", "2", "--max-steps", "100000", "--out", out]
@@ -100,6 +113,14 @@ class Program(unittest.TestCase):
         result = run("tokenize", "--model", model, "--pages", self.pages)
         self.assertEqual(json.loads(result.stdout), {"work": "w", "page": 1, "ids": [19556, 905]})  # of HF tokenizers 0.23, encode("Hello world")
 
+    def test_tokenize_packed_gives_the_sequences_that_training_reads(self):
+        self.write_pages([{"work": "w", "page": 1, "text": "Hello world"}])
+        result = run("tokenize", "--model", model, "--pages", self.pages, "--packed", "--max-length", 5)
+        found = json.loads(result.stdout)
+        # the page's two ids and the end-of-document token, 0; each label is the id that follows
+        self.assertEqual((found["ids"][:3], found["labels"]), ([19556, 905, 0], [905, 0, -100, -100, -100]))
+        self.assertRefused(run("tokenize", "--model", model, "--pages", self.pages, "--max-length", 5), "--packed")
+
     def test_toml_file_holds_options_and_flags_win(self):
         config = self.folder / "run.toml"
         config.write_text('[train]\nrank = 2\nmax-steps = 1\nlr = 1e-3\ntargets = [\n  "q_proj",\n  "v_proj",\n]\n')
@@ -120,7 +141,9 @@ class Program(unittest.TestCase):
         cloze.write_text("".join(open(domain / "cloze.jsonl", encoding="utf-8").readlines()[:2]), encoding="utf-8")
         out = self.folder / "compared"
         result = run("compare", "--model", model, "--pages", self.pages, "--cloze", cloze, "--max-length", 64, "--batch-size", 1, "--max-steps", 1, "--out", out,
-                     "--setting", "small = --rank 2 --lr 1e-3", "--setting", "GaLore = --adapter full --optimizer galore-adamw --galore-rank 4 --projector randomized")
+                     "--setting", "small = --rank 2 --lr 1e-3", "--setting", "GaLore = --adapter full --optimizer galore-adamw --galore-rank 4 --projector randomized",
+                     "--setting", "Lion = --adapter full --optimizer lion --state-dtype 8bit --weight-write kahan --lr 1e-5",
+                     "--setting", "APOLLO = --adapter full --optimizer apollo-mini", "--setting", "Adafactor = --rank 2 --optimizer adafactor")
         self.assertEqual(result.returncode, 0, result.stderr)
         for name in ("report.html", "report.md", "settings.csv", "steps.csv", "questions.csv"):
             self.assertTrue((out / name).exists(), name)
@@ -153,6 +176,11 @@ class Program(unittest.TestCase):
             (("--adapter", "full", "--rank", 4, "--max-steps", 1), "--rank has no effect"),
             (("--galore-rank", 4, "--max-steps", 1), "--galore-rank has no effect"),
             (("--optimizer", "galore-adamw", "--max-steps", 1), "--adapter full"),
+            (("--optimizer", "apollo", "--max-steps", 1), "--adapter full"),
+            (("--optimizer", "lion", "--eps", 1e-6, "--max-steps", 1), "--eps has no effect"),
+            (("--optimizer", "adafactor", "--beta2", 0.9, "--max-steps", 1), "--beta2 has no effect"),
+            (("--optimizer", "adafactor", "--state-dtype", "8bit", "--max-steps", 1), "--state-dtype has no effect"),
+            (("--apollo-rank", 4, "--max-steps", 1), "--apollo-rank has no effect"),
             (("--weight-write", "plain", "--max-steps", 1), "--weight-write has no effect"),
             (("--warmup", 0.1, "--max-steps", 1), "--warmup has no effect"),
             ((), "no budget"),

@@ -42,6 +42,7 @@ struct ItemResult {
   std::string prediction;  ///< generated answer (exact match) or best candidate (MRR)
   double rank = 0;         ///< rank of the right candidate, averaged over ties; 0 where the metric does not rank
   std::vector<std::pair<std::string, double>> scores;  ///< candidate -> score, in the order of the file
+  std::map<std::string, std::vector<double>> scores_per = {};  ///< "token" -> the scores divided by each candidate's number of tokens; "character", "byte"
 };
 
 /// What a metric says of one model.

@@ -1,6 +1,6 @@
-// QA_exact: share of few-shot questions whose greedy answer, cut at its first line, is one of the accepted spellings.
-// Same prompt and same cut as the HF evaluation it was checked against; generation ends at the newline instead of after a fixed number
-// of tokens, which gives the same first line.
+// QA_exact: share of few-shot questions whose greedy answer, cut at its first line or other stops, is one of the accepted spellings.
+// Same prompt and same cut as the HF evaluation it was checked against; generation ends at the stop instead of after a fixed number
+// of tokens, which gives the same answer.
 #pragma once
 
 #include <algorithm>
@@ -14,9 +14,11 @@
 #include <vector>
 
 #include <c10/core/GradMode.h>
+#include <nlohmann/json.hpp>
 
 #include <dapt/concepts/metric.hpp>
 #include <dapt/core/error.hpp>
+#include <dapt/metrics/encode_with_bos.hpp>
 #include <dapt/metrics/few_shot_prompt.hpp>
 #include <dapt/metrics/item_means.hpp>
 #include <dapt/metrics/normalise.hpp>
@@ -33,6 +35,7 @@ struct ExactMatch {
   FewShotPrompt prompt = {};
   Normalisation normalisation = {};  ///< of the answer and of the accepted spellings, before they are compared
   std::int64_t max_new_tokens = 24;
+  std::vector<std::string> stops = {"\n"};  ///< an answer ends before the first of them, searched in the decoded text: a stop may lie across tokens
   bool stop_at_end_of_document = false;  ///< also end an answer at the end-of-document token; the reference generates on
   std::int64_t batch_tokens = 8192;      ///< of prompts answered together, padding and answers included; bounds the memory of keys and values
 
@@ -40,11 +43,11 @@ struct ExactMatch {
   template <GeneratingLM M, Tokenizer K>
   MetricValue evaluate(M& model, const K& tokenizer) const;
 
-  /// First line of a generated text, without white space at its ends.
-  static std::string cut(std::string_view generated) {
+  /// A generated text up to its first stop, without white space at its ends.
+  std::string cut(std::string_view generated) const {
     // Spaces before the newline would be an empty first line to a reader of "Answer:", and are one here.
     generated.remove_prefix(std::min(generated.find_first_not_of(' '), generated.size()));
-    return std::string(metrics::strip(generated.substr(0, generated.find('\n'))));
+    return std::string(metrics::strip(generated.substr(0, first_stop(generated))));
   }
 
   bool accepts(const Question& question, std::string_view prediction) const {
@@ -53,11 +56,16 @@ struct ExactMatch {
   }
 
  private:
+  /// Where the earliest stop begins; npos without one.
+  std::size_t first_stop(std::string_view text) const {
+    std::size_t first = std::string_view::npos;
+    for (const std::string& stop : stops) first = std::min(first, text.find(stop));
+    return first;
+  }
+
   template <Tokenizer K>
   std::vector<std::int32_t> prompt_ids(const K& tokenizer, const Question& question) const {
-    std::vector<std::int32_t> ids = tokenizer.encode(prompt(exemplars, question), SpecialText::as_tokens);
-    const SpecialTokens& special = tokenizer.special_tokens();
-    if (special.adds_bos && special.bos && (ids.empty() || ids.front() != *special.bos)) ids.insert(ids.begin(), *special.bos);
+    std::vector<std::int32_t> ids = metrics::encode_with_bos(tokenizer, prompt(exemplars, question));
     require(!ids.empty(), "question \"", question.id, "\": its prompt has no tokens");
     return ids;
   }
@@ -67,6 +75,7 @@ template <GeneratingLM M, Tokenizer K>
 MetricValue ExactMatch::evaluate(M& model, const K& tokenizer) const {
   require(max_new_tokens >= 1, "max_new_tokens: found ", max_new_tokens, ", expected at least 1");
   require(batch_tokens >= 1, "batch_tokens: found ", batch_tokens, ", expected at least 1");
+  for (const std::string& stop : stops) require(!stop.empty(), "stops: found an empty one, which would end each answer before it begins");
   const c10::AutoGradMode no_gradient(false);
   const SpecialTokens& special = tokenizer.special_tokens();
 
@@ -81,7 +90,7 @@ MetricValue ExactMatch::evaluate(M& model, const K& tokenizer) const {
   result.items.resize(questions.size());
   const StopRule stop = [&](std::size_t, std::span<const std::int32_t> generated) {
     if (stop_at_end_of_document && special.end_of_document && generated.back() == *special.end_of_document) return true;
-    return tokenizer.decode({generated.begin(), generated.end()}).find('\n') != std::string::npos;
+    return first_stop(tokenizer.decode({generated.begin(), generated.end()})) != std::string::npos;
   };
   for (std::size_t from = 0; from < order.size();) {
     const std::size_t width = prompts[order[from]].size() + static_cast<std::size_t>(max_new_tokens);  // the longest comes first
@@ -104,7 +113,7 @@ MetricValue ExactMatch::evaluate(M& model, const K& tokenizer) const {
                      {"bos", special.adds_bos && special.bos ? std::to_string(*special.bos) : "none"},
                      {"normalisation", normalisation.to_string()},
                      {"max_new_tokens", std::to_string(max_new_tokens)},
-                     {"stop", stop_at_end_of_document ? "newline or end of document" : "newline"}};
+                     {"stop", nlohmann::json(stops).dump() + (stop_at_end_of_document ? " or end of document" : "")}};
   return result;
 }
 

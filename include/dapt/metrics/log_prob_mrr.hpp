@@ -46,7 +46,7 @@ struct LogProbMrr {
 
   /// details: "mrr_per_token", "mrr_per_character", "mrr_per_byte" (sum of the log probabilities over that length), "top1", "mrr_random" (what
   /// a random order would get), "nan_scores" (number of sentences scored NaN), "group/NAME". settings: "start_token", "ties".
-  /// Items: rank, the sums of each candidate, and the best candidate as prediction. Throws dapt::Error where there is no start token.
+  /// Items: rank, the sums of each candidate and the same per token, character and byte, and the best candidate as prediction. Throws dapt::Error where there is no start token.
   template <CausalLM M, Tokenizer K>
   MetricValue evaluate(M& model, const K& tokenizer) const;
 };
@@ -100,6 +100,7 @@ MetricValue LogProbMrr::evaluate(M& model, const K& tokenizer) const {
     per_token += 1 / average_rank(by_token, answer);
     per_character += 1 / average_rank(by_character, answer);
     per_byte += 1 / average_rank(by_byte, answer);
+    scored.scores_per = {{"token", std::move(by_token)}, {"character", std::move(by_character)}, {"byte", std::move(by_byte)}};
     top1 += scored.rank == 1 ? 1 : 0;
   }
   const auto number = static_cast<double>(items.size());  // 0 / 0 is the NaN that no items shall give

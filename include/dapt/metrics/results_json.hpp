@@ -18,7 +18,7 @@
 namespace dapt {
 
 /// {"model", NAME: value of each metric, "qa": [{"id", "prediction", "correct"}], "cloze": [{"id", "rank", "scores": {candidate: sum of log
-/// probabilities}}], "details", "settings"}. "qa" is there where "qa_exact" was measured, "cloze" where "logp_mrr" was. NaN becomes null.
+/// probabilities}, "scores_per_token", "scores_per_character", "scores_per_byte"}], "details", "settings"}. "qa" is there where "qa_exact" was measured, "cloze" where "logp_mrr" was. NaN becomes null.
 inline nlohmann::ordered_json results_json(std::string_view model, std::span<const MetricValue> values) {
   using Json = nlohmann::ordered_json;
   Json result{{"model", model}};
@@ -37,7 +37,11 @@ inline nlohmann::ordered_json results_json(std::string_view model, std::span<con
         for (const auto& [candidate, score] : item.scores) scores[candidate] = score;
         // Whole ranks as integers, as the reference writes them; ties give halves.
         const Json rank = item.rank == std::floor(item.rank) ? Json(static_cast<std::int64_t>(item.rank)) : Json(item.rank);
-        list.push_back({{"id", item.id}, {"rank", rank}, {"scores", std::move(scores)}});
+        Json& entry = list.emplace_back(Json{{"id", item.id}, {"rank", rank}, {"scores", std::move(scores)}});
+        for (const auto& [unit, divided] : item.scores_per) {
+          Json& of_unit = entry["scores_per_" + unit] = Json::object();
+          for (std::size_t c = 0; c < divided.size(); ++c) of_unit[item.scores[c].first] = divided[c];
+        }
       }
     }
   }

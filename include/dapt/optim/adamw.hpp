@@ -5,7 +5,6 @@
 // weights are rounded once a step.
 #pragma once
 
-#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <sstream>
@@ -21,6 +20,7 @@
 #include <dapt/core/error.hpp>
 #include <dapt/core/gradient.hpp>
 #include <dapt/core/run_result.hpp>
+#include <dapt/optim/chunks.hpp>
 
 namespace dapt {
 
@@ -131,13 +131,7 @@ inline void AdamW::step_in_chunks(Tensor& weight, State& state, const StepInfo& 
     else w32.sub_(direction, rate).mul_(kept);
     if (w.scalar_type() != at::kFloat) w.copy_(w32);
   };
-  if (!weight.is_contiguous() || !state.exp_avg.is_contiguous() || !weight.is_cpu()) return update(weight, state.gradient, state.exp_avg, state.exp_avg_sq);
-  constexpr std::int64_t chunk = 1 << 16;  // six fp32 pieces of it fit a core's second-level cache
-  const Tensor w = weight.view(-1), g = state.gradient.reshape(-1), m = state.exp_avg.view(-1), v = state.exp_avg_sq.view(-1);
-  for (std::int64_t start = 0; start < w.numel(); start += chunk) {
-    const std::int64_t length = std::min(chunk, w.numel() - start);
-    update(w.narrow(0, start, length), g.narrow(0, start, length), m.narrow(0, start, length), v.narrow(0, start, length));
-  }
+  for_each_chunk(update, weight, state.gradient, state.exp_avg, state.exp_avg_sq);
 }
 
 inline RunHeader AdamW::describe(const NamedParameters& parameters, double lr) const {

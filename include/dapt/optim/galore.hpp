@@ -21,6 +21,7 @@
 #include <dapt/core/gradient.hpp>
 #include <dapt/core/run_result.hpp>
 #include <dapt/optim/adamw.hpp>
+#include <dapt/optim/projected_names.hpp>
 #include <dapt/optim/subspace.hpp>
 
 namespace dapt {
@@ -59,7 +60,7 @@ struct GaLore {
   };
 
   /// True where the parameter is projected. Throws where `targets` name one that is no matrix.
-  bool projects(const NamedParameter& parameter) const;
+  bool projects(const NamedParameter& parameter) const { return names_projected("GaLore", targets, parameter); }
 
   State init(const NamedParameter& parameter) const;
   void accumulate(State& state, const Tensor& gradient) const;
@@ -92,15 +93,6 @@ using GaLoreAdamW = GaLore<AdamW>;
 /// GaLore over AdamW as galore_torch's GaLoreAdamW has it: eps 1e-6, eps before the bias correction, decay last.
 inline GaLoreAdamW galore_adamw(std::int64_t rank = 128, std::int64_t update_proj_gap = 200, double scale = 0.25) {
   return {.rank = rank, .update_proj_gap = update_proj_gap, .scale = scale, .inner = {.eps = 1e-6, .form = AdamWForm::transformers}};
-}
-
-template <DirectionalOptimizer Inner>
-bool GaLore<Inner>::projects(const NamedParameter& parameter) const {
-  const auto in_name = [&](std::string_view part) { return parameter.name.find(part) != std::string::npos; };
-  if (targets.empty()) return parameter.value.dim() == 2 && (in_name("attn") || in_name("mlp"));
-  if (std::none_of(targets.begin(), targets.end(), in_name)) return false;
-  require(parameter.value.dim() == 2, "GaLore: targets name ", parameter.name, " of shape ", parameter.value.sizes(), ", expected a matrix");
-  return true;
 }
 
 template <DirectionalOptimizer Inner>
