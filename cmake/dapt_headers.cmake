@@ -53,7 +53,12 @@ set(DAPT_HEADERS
   include/dapt/io/atomic_file.hpp
   include/dapt/io/hf_model.hpp
   include/dapt/io/peft_adapter.hpp
+  include/dapt/io/pytorch_bin.hpp
   include/dapt/io/safetensors.hpp
+  include/dapt/io/stored_zip.hpp
+  include/dapt/io/tensor_pickle.hpp
+  include/dapt/io/weight_file.hpp
+  include/dapt/io/weight_folder.hpp
   include/dapt/kernels/attention.hpp
   include/dapt/kernels/cpu/attention_avx512.hpp
   include/dapt/kernels/cpu/avx512.hpp

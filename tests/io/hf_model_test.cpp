@@ -83,6 +83,24 @@ TEST_CASE("A folder is loaded in the dtype asked for, with tensors of its own") 
   REQUIRE(load_llama(copy.path(), at::kFloat).parameters()[0].value.abs().max().item<float>() > 0);
 }
 
+TEST_CASE("A model from pytorch_model.bin is the one from safetensors, bit for bit") {
+  const auto folder = std::filesystem::path(DAPT_TEST_DATA) / "parity" / "io" / "torch_save";
+  const auto [variant, stored] = GENERATE(table<std::string, at::ScalarType>({{"llama_grouped", at::kFloat}, {"llama_bias", at::kHalf}, {"mistral_window", at::kBFloat16}}));
+  INFO(variant);
+  for (const auto dtype : {at::kFloat, at::kBFloat16}) {
+    auto model = load_llama(folder / variant, dtype);
+    const SafetensorsFile weights(tiny_folder(variant) / "model.safetensors");
+    for (const auto& parameter : model.parameters()) {
+      INFO(parameter.name);
+      REQUIRE(parameter.value.equal(weights.tensor(parameter.name).to(stored).to(dtype)));
+      REQUIRE(parameter.value.is_contiguous());
+    }
+    if (stored != at::kFloat) continue;
+    const Batch batch = TinyReference(variant).batch();
+    REQUIRE(model.logits(batch).equal(load_llama(tiny_folder(variant), dtype).logits(batch)));
+  }
+}
+
 TEST_CASE("Missing, unexpected and misshapen tensors are errors with their names") {
   Copy copy("llama_bias");
   SECTION("missing") {

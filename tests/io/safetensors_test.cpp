@@ -157,38 +157,3 @@ TEST_CASE("Files that are not there, and tensors that cannot be written") {
   REQUIRE_THROWS_WITH(write_safetensors(file, {{"x", at::zeros({1})}, {"x", at::zeros({1})}}), Catch::Contains("\"x\" is given twice"));
   REQUIRE_FALSE(std::filesystem::exists(file));
 }
-
-TEST_CASE("Shards are read through their index") {
-  const TemporaryFolder folder;
-  write_safetensors(folder.path() / "model-00001-of-00002.safetensors", {{"a", at::arange(3, at::kFloat)}});
-  write_safetensors(folder.path() / "model-00002-of-00002.safetensors", {{"b", at::arange(4, at::kFloat)}, {"c", at::arange(5, at::kFloat)}});
-  const auto index = folder.path() / "model.safetensors.index.json";
-  const auto with_map = [&](const std::string& map) { write(index, R"({"metadata":{"total_size":48},"weight_map":)" + map + "}"); };
-  const auto refused_index = [&](const std::string& map, const std::string& message) {
-    with_map(map);
-    INFO(message);
-    REQUIRE_THROWS_WITH(SafetensorsFolder(folder.path()), Catch::Contains(index.string()) && Catch::Contains(message));
-  };
-  const std::string first = R"("a":"model-00001-of-00002.safetensors")", second = R"("b":"model-00002-of-00002.safetensors")",
-                    third = R"("c":"model-00002-of-00002.safetensors")";
-  with_map("{" + first + "," + second + "," + third + "}");
-  const SafetensorsFolder weights(folder.path());
-  REQUIRE(weights.names() == std::vector<std::string>{"a", "b", "c"});
-  REQUIRE(weights.tensor("c").equal(at::arange(5, at::kFloat)));
-  REQUIRE(weights.file("b").path().filename() == "model-00002-of-00002.safetensors");
-  REQUIRE_THROWS_WITH(weights.tensor("d"), Catch::Contains("no tensor \"d\""));
-
-  refused_index("{" + first + "," + second + "}", "tensor \"c\" of model-00002-of-00002.safetensors is not in its weight_map");
-  refused_index(R"({"a":"model-00002-of-00002.safetensors"})", "tensor \"a\" is not in model-00002-of-00002.safetensors");
-  refused_index(R"({"a":"../model.safetensors"})", "names the file \"../model.safetensors\", expected a file of this folder");
-  refused_index(R"({"a":"/etc/passwd"})", "names the file \"/etc/passwd\"");
-  refused_index(R"({"a":".."})", "names the file \"..\"");
-  refused_index(R"({"a":3})", "maps to number");
-  refused_index("{}", "non-empty object \"weight_map\"");
-  with_map(R"({"a":"model-00003-of-00002.safetensors"})");
-  REQUIRE_THROWS_WITH(SafetensorsFolder(folder.path()), Catch::Contains("model-00003-of-00002.safetensors: cannot open"));
-  write(index, "{");
-  REQUIRE_THROWS_WITH(SafetensorsFolder(folder.path()), Catch::Contains(index.string() + ": not JSON"));
-  std::filesystem::remove(index);
-  REQUIRE_THROWS_WITH(SafetensorsFolder(folder.path()), Catch::Contains("found neither model.safetensors nor"));
-}

@@ -1,6 +1,7 @@
-// A Hugging Face model folder: config.json, safetensors weights, tokenizer files. Read into a Llama, and written so that transformers opens it.
+// A Hugging Face model folder: config.json, weights (safetensors or PyTorch's .bin), tokenizer files. Read into a Llama, and written so that transformers opens it.
 #pragma once
 
+#include <algorithm>
 #include <filesystem>
 #include <string>
 #include <vector>
@@ -11,12 +12,13 @@
 #include <dapt/core/precision.hpp>
 #include <dapt/io/atomic_file.hpp>
 #include <dapt/io/safetensors.hpp>
+#include <dapt/io/weight_folder.hpp>
 #include <dapt/models/llama.hpp>
 
 namespace dapt {
 
 /// Reads the model of `folder`, each tensor converted to `dtype` on its own, so that the peak is the model and one tensor.
-/// Throws dapt::Error naming folder or file, tensor, what was found and expected: on weights in another format, on missing or unexpected tensors,
+/// Throws dapt::Error naming folder or file, tensor, what was found and expected: on weights in another format (see WeightFolder), on missing or unexpected tensors,
 /// on wrong shapes, and on a missing lm_head.weight unless the config ties it to the embedding.
 inline Llama load_llama(const std::filesystem::path& folder, at::ScalarType dtype, LlamaOptions options = {});
 
@@ -30,25 +32,13 @@ namespace detail {
 inline constexpr const char* tokenizer_files[] = {"tokenizer.json", "tokenizer.model", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json",
                                                   "merges.txt",     "chat_template.jinja", "generation_config.json"};
 
-inline void refuse_other_formats(const std::filesystem::path& folder) {
-  if (std::filesystem::exists(folder / "model.safetensors") || std::filesystem::exists(folder / "model.safetensors.index.json")) return;
-  std::string found;
-  for (const auto& entry : std::filesystem::directory_iterator(folder)) {
-    const auto name = entry.path().filename().string(), extension = entry.path().extension().string();
-    const bool weights = extension == ".bin" || extension == ".pt" || extension == ".pth" || extension == ".gguf" || extension == ".safetensors" ||
-                         name.ends_with(".bin.index.json");
-    if (weights) found += (found.empty() ? "" : ", ") + name;
-  }
-  fail(folder.string(), ": found ", found.empty() ? "no weights" : found, ", expected model.safetensors or model.safetensors.index.json");
-}
-
 /// Tensors that a Llama folder may hold beyond the parameters: rotary tables that old versions of transformers saved, and a copy of a tied head.
-inline void refuse_unexpected(const SafetensorsFolder& weights, const LlamaConfig& config, const NamedParameters& parameters) {
+inline void refuse_unexpected(const WeightFolder& weights, const LlamaConfig& config, const NamedParameters& parameters) {
   std::vector<std::string> expected;
   for (const auto& parameter : parameters) expected.push_back(parameter.name);
   for (const auto& name : weights.names()) {
     if (std::find(expected.begin(), expected.end(), name) != expected.end() || name.ends_with(".rotary_emb.inv_freq")) continue;
-    const auto& file = weights.file(name).path();
+    const auto& file = weights.path(name);
     require(config.tie_word_embeddings && name == "lm_head.weight", file.string(), ": unexpected tensor \"", name, "\"");
     require(weights.tensor(name).equal(weights.tensor("model.embed_tokens.weight")), file.string(),
             ": lm_head.weight differs from model.embed_tokens.weight, but config.json says tie_word_embeddings true");
@@ -60,15 +50,16 @@ inline void refuse_unexpected(const SafetensorsFolder& weights, const LlamaConfi
 inline Llama load_llama(const std::filesystem::path& folder, at::ScalarType dtype, LlamaOptions options) {
   require(std::filesystem::is_directory(folder), folder.string(), ": not a folder; expected a Hugging Face model folder");
   const auto config = LlamaConfig::from_file(folder / "config.json");
-  detail::refuse_other_formats(folder);
-  const SafetensorsFolder weights(folder);
+  const WeightFolder weights(folder);
   const auto lookup = [&](const std::string& name) {
     if (name == "lm_head.weight")
       require(weights.contains(name), folder.string(), ": no tensor \"lm_head.weight\"; expected it because config.json says tie_word_embeddings false");
     const Tensor view = weights.tensor(name);
-    require(at::isFloatingType(view.scalar_type()), weights.file(name).path().string(), ": tensor \"", name, "\" is ", view.scalar_type(),
+    require(at::isFloatingType(view.scalar_type()), weights.path(name).string(), ": tensor \"", name, "\" is ", view.scalar_type(),
             ", expected F32, BF16 or F16");
-    return view.to(dtype, /*non_blocking=*/false, /*copy=*/true);
+    const Tensor own = view.to(dtype, /*non_blocking=*/false, /*copy=*/true, at::MemoryFormat::Contiguous);
+    weights.forget(name);
+    return own;
   };
   try {
     Llama model(config, lookup, options);

@@ -1,14 +1,12 @@
 // Safetensors files (https://github.com/huggingface/safetensors, "Format"): 8 bytes of header length, a JSON header, then the tensors' bytes without holes.
-// Read through a memory map, one file or the shards of model.safetensors.index.json. Every rule of the format is checked before a tensor is handed out:
+// Read through a memory map. Every rule of the format is checked before a tensor is handed out:
 // a truncated shard would otherwise read as zeros.
 #pragma once
 
 #include <algorithm>
-#include <cerrno>
 #include <cstdint>
 #include <cstring>
 #include <filesystem>
-#include <fstream>
 #include <map>
 #include <memory>
 #include <set>
@@ -16,16 +14,12 @@
 #include <utility>
 #include <vector>
 
-#include <sys/mman.h>
-#include <sys/stat.h>
-
-#include <ATen/ops/empty.h>
-#include <ATen/ops/from_blob.h>
 #include <nlohmann/json.hpp>
 
 #include <dapt/core/error.hpp>
 #include <dapt/core/named_parameter.hpp>
 #include <dapt/io/atomic_file.hpp>
+#include <dapt/io/weight_file.hpp>
 
 namespace dapt {
 
@@ -39,44 +33,6 @@ struct SafetensorsType {
 inline constexpr SafetensorsType safetensors_types[] = {
     {"F64", at::kDouble}, {"F32", at::kFloat}, {"F16", at::kHalf}, {"BF16", at::kBFloat16}, {"I64", at::kLong},
     {"I32", at::kInt},    {"I16", at::kShort}, {"I8", at::kChar},  {"U8", at::kByte},       {"BOOL", at::kBool}};
-
-/// A file as pages of memory. Writing to them changes this process's copy only, never the file.
-class FileMapping {
- public:
-  explicit FileMapping(const std::filesystem::path& file) {
-    const int descriptor = ::open(file.c_str(), O_RDONLY | O_CLOEXEC);
-    if (descriptor < 0) fail(file.string(), ": cannot open: ", std::strerror(errno));
-    struct stat status {};
-    const bool known = ::fstat(descriptor, &status) == 0;
-    size_ = known && S_ISREG(status.st_mode) ? static_cast<std::size_t>(status.st_size) : 0;
-    void* pages = size_ == 0 ? MAP_FAILED : ::mmap(nullptr, size_, PROT_READ | PROT_WRITE, MAP_PRIVATE, descriptor, 0);
-    const int reason = errno;
-    ::close(descriptor);
-    require(size_ > 0, file.string(), ": found an empty file or no regular file, expected a safetensors file");
-    if (pages == MAP_FAILED) fail(file.string(), ": cannot map ", size_, " bytes: ", std::strerror(reason));
-    data_ = static_cast<std::byte*>(pages);
-  }
-  FileMapping(const FileMapping&) = delete;
-  FileMapping& operator=(const FileMapping&) = delete;
-  ~FileMapping() { ::munmap(data_, size_); }
-
-  std::byte* data() const { return data_; }
-  std::size_t size() const { return size_; }
-
- private:
-  std::byte* data_ = nullptr;
-  std::size_t size_ = 0;
-};
-
-inline nlohmann::json read_json_file(const std::filesystem::path& file) {
-  std::ifstream in(file, std::ios::binary);
-  require(in.good(), file.string(), ": cannot open");
-  try {
-    return nlohmann::json::parse(in);
-  } catch (const nlohmann::json::exception& error) {
-    fail(file.string(), ": not JSON: ", error.what());
-  }
-}
 
 }  // namespace detail
 
@@ -96,18 +52,17 @@ class SafetensorsFile {
 
   /// A view into the map, which lives as long as any of its tensors. Writing to it does not reach the file.
   Tensor tensor(const std::string& name) const {
-    const auto found = entries_.find(name);
-    require(found != entries_.end(), file_.string(), ": no tensor \"", name, "\"");
-    const Entry& entry = found->second;
-    std::byte* data = data_begin() + entry.begin;
-    const auto element = c10::elementSize(entry.type);
-    // Old writers did not align the header, and a view needs aligned elements.
-    if (entry.begin == entry.end || reinterpret_cast<std::uintptr_t>(data) % element != 0) {
-      Tensor copy = at::empty(entry.shape, at::TensorOptions(entry.type));
-      std::memcpy(copy.data_ptr(), data, entry.end - entry.begin);
-      return copy;
-    }
-    return at::from_blob(data, entry.shape, [mapping = mapping_](void*) {}, at::TensorOptions(entry.type));
+    const Entry& found = entry(name);
+    // Old writers did not align the header; mapped_tensor copies then.
+    return detail::mapped_tensor(mapping_, data_begin() + found.begin, found.info, detail::contiguous_strides(found.info.shape));
+  }
+
+  const TensorInfo& info(const std::string& name) const { return entry(name).info; }
+
+  /// The tensor's bytes are no longer needed in memory; they are read again from the file when touched.
+  void forget(const std::string& name) const {
+    const Entry& found = entry(name);
+    mapping_->forget(data_begin() + found.begin, found.end - found.begin);
   }
 
   /// The "__metadata__" of the header, usually {"format": "pt"}.
@@ -116,10 +71,15 @@ class SafetensorsFile {
 
  private:
   struct Entry {
-    at::ScalarType type;
-    std::vector<std::int64_t> shape;
-    std::size_t begin, end;  // bytes after the header
+    TensorInfo info;
+    std::size_t begin = 0, end = 0;  // bytes after the header
   };
+
+  const Entry& entry(const std::string& name) const {
+    const auto found = entries_.find(name);
+    require(found != entries_.end(), file_.string(), ": no tensor \"", name, "\"");
+    return found->second;
+  }
 
   std::byte* data_begin() const { return mapping_->data() + 8 + header_size_; }
   std::size_t data_size() const { return mapping_->size() - 8 - header_size_; }
@@ -133,42 +93,6 @@ class SafetensorsFile {
   std::size_t header_size_ = 0;
   std::map<std::string, Entry> entries_;
   std::map<std::string, std::string> metadata_;
-};
-
-/// The tensors of a folder: model.safetensors, or the shards that model.safetensors.index.json names.
-class SafetensorsFolder {
- public:
-  explicit SafetensorsFolder(const std::filesystem::path& folder) {
-    const auto single = folder / "model.safetensors", index = folder / "model.safetensors.index.json";
-    if (std::filesystem::exists(single)) {
-      files_.emplace_back(single);
-      for (const auto& name : files_[0].names()) file_of_[name] = 0;
-    } else {
-      require(std::filesystem::exists(index), folder.string(), ": found neither model.safetensors nor model.safetensors.index.json");
-      read_index(folder, index);
-    }
-  }
-
-  bool contains(const std::string& name) const { return file_of_.contains(name); }
-  std::vector<std::string> names() const {
-    std::vector<std::string> result;
-    for (const auto& [name, file] : file_of_) result.push_back(name);
-    return result;
-  }
-  Tensor tensor(const std::string& name) const { return file(name).tensor(name); }
-
-  /// The file that holds `name`, for messages.
-  const SafetensorsFile& file(const std::string& name) const {
-    const auto found = file_of_.find(name);
-    require(found != file_of_.end(), files_[0].path().parent_path().string(), ": no tensor \"", name, "\" in its safetensors files");
-    return files_[found->second];
-  }
-
- private:
-  void read_index(const std::filesystem::path& folder, const std::filesystem::path& index);
-
-  std::vector<SafetensorsFile> files_;
-  std::map<std::string, std::size_t> file_of_;
 };
 
 /// Writes a safetensors file that appears whole or not at all. Tensors of any device and strides; each name once.
@@ -260,17 +184,17 @@ inline SafetensorsFile::Entry SafetensorsFile::read_entry(const std::string& nam
                                   [&](const auto& known) { return dtype == known.name; });
   expect(type != std::end(detail::safetensors_types), "dtype F64, F32, F16, BF16, I64, I32, I16, I8, U8 or BOOL");
 
-  Entry entry{type->type, {}, offsets[0].get<std::size_t>(), offsets[1].get<std::size_t>()};
-  std::size_t bytes = c10::elementSize(entry.type);
+  Entry entry{{type->type, {}, 0}, offsets[0].get<std::size_t>(), offsets[1].get<std::size_t>()};
   for (const auto& size : shape) {
-    expect(size.get<std::uint64_t>() <= std::uint64_t{INT64_MAX} && !__builtin_mul_overflow(bytes, size.get<std::size_t>(), &bytes),
-           "a shape whose size in bytes fits 64 bits");
-    entry.shape.push_back(size.get<std::int64_t>());
+    expect(size.get<std::uint64_t>() <= std::uint64_t{INT64_MAX}, "sizes that fit 63 bits");
+    entry.info.shape.push_back(size.get<std::int64_t>());
   }
+  expect(detail::count_elements(entry.info.shape, c10::elementSize(entry.info.dtype), entry.info.numel), "a shape whose size in bytes fits 64 bits");
+  const std::size_t bytes = static_cast<std::size_t>(entry.info.numel) * c10::elementSize(entry.info.dtype);
   require(entry.begin <= entry.end && entry.end <= data_size(), file_.string(), ": tensor \"", name, "\": data_offsets are [", entry.begin, ", ", entry.end,
           "], but ", data_size(), " bytes follow the header");
   require(entry.end - entry.begin == bytes, file_.string(), ": tensor \"", name, "\": data_offsets hold ", entry.end - entry.begin, " bytes, but dtype ",
-          type->name, " and shape ", at::IntArrayRef(entry.shape), " need ", bytes);
+          type->name, " and shape ", at::IntArrayRef(entry.info.shape), " need ", bytes);
   return entry;
 }
 
@@ -286,27 +210,6 @@ inline void SafetensorsFile::check_layout() const {
     covered = range.second;
   }
   require(covered == data_size(), file_.string(), ": ", data_size(), " bytes follow the header, but its tensors end at ", covered);
-}
-
-inline void SafetensorsFolder::read_index(const std::filesystem::path& folder, const std::filesystem::path& index) {
-  const auto json = detail::read_json_file(index);
-  require(json.is_object() && json.contains("weight_map") && json["weight_map"].is_object() && !json["weight_map"].empty(), index.string(),
-          ": expected an object with a non-empty object \"weight_map\"");
-  std::map<std::string, std::size_t> position;
-  for (const auto& [name, value] : json["weight_map"].items()) {
-    require(value.is_string(), index.string(), ": tensor \"", name, "\" maps to ", value.type_name(), ", expected a file name");
-    const auto shard = value.get<std::string>();
-    require(!shard.empty() && shard != "." && shard != ".." && shard.find('/') == std::string::npos && shard.find('\0') == std::string::npos, index.string(),
-            ": tensor \"", name, "\" names the file \"", shard, "\", expected a file of this folder");
-    if (position.emplace(shard, files_.size()).second) files_.emplace_back(folder / shard);
-    const auto at = position[shard];
-    require(files_[at].contains(name), index.string(), ": tensor \"", name, "\" is not in ", shard);
-    file_of_[name] = at;
-  }
-  for (std::size_t at = 0; at < files_.size(); ++at)
-    for (const auto& name : files_[at].names())
-      require(file_of_.contains(name) && file_of_[name] == at, index.string(), ": tensor \"", name, "\" of ", files_[at].path().filename().string(),
-              " is not in its weight_map");
 }
 
 }  // namespace dapt

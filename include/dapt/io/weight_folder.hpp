@@ -1,0 +1,126 @@
+// The weights of a model folder, in whichever of the hub's formats they lie there: safetensors or PyTorch's .bin, one file or the shards of an index.
+#pragma once
+
+#include <filesystem>
+#include <map>
+#include <string>
+#include <utility>
+#include <variant>
+#include <vector>
+
+#include <nlohmann/json.hpp>
+
+#include <dapt/core/error.hpp>
+#include <dapt/io/pytorch_bin.hpp>
+#include <dapt/io/safetensors.hpp>
+#include <dapt/io/weight_file.hpp>
+
+namespace dapt {
+
+/// The first there is of model.safetensors, model.safetensors.index.json, pytorch_model.bin and pytorch_model.bin.index.json, as transformers chooses.
+/// `files()` says what was taken. Throws dapt::Error naming the file or the folder, and what was found there.
+class WeightFolder {
+ public:
+  explicit WeightFolder(const std::filesystem::path& folder) : folder_(folder) {
+    if (exists("model.safetensors")) add<SafetensorsFile>("model.safetensors");
+    else if (exists("model.safetensors.index.json")) read_index<SafetensorsFile>(folder / "model.safetensors.index.json");
+    else if (exists("pytorch_model.bin")) add<PytorchBinFile>("pytorch_model.bin");
+    else if (exists("pytorch_model.bin.index.json")) read_index<PytorchBinFile>(folder / "pytorch_model.bin.index.json");
+    else fail(folder.string(), ": found ", other_weights(), ", expected model.safetensors, pytorch_model.bin, or one of them in shards with its .index.json");
+  }
+
+  bool contains(const std::string& name) const { return file_of_.contains(name); }
+  std::vector<std::string> names() const {
+    std::vector<std::string> result;
+    for (const auto& [name, file] : file_of_) result.push_back(name);
+    return result;
+  }
+  TensorInfo info(const std::string& name) const {
+    return std::visit([&](const auto& file) -> TensorInfo { return file.info(name); }, at(name));
+  }
+  /// A view into a map of the file.
+  Tensor tensor(const std::string& name) const {
+    return std::visit([&](const auto& file) { return file.tensor(name); }, at(name));
+  }
+  /// The tensor's bytes need no longer be in memory; they are read again from the file when touched.
+  void forget(const std::string& name) const {
+    std::visit([&](const auto& file) { file.forget(name); }, at(name));
+  }
+  /// The file that holds `name`, for messages.
+  const std::filesystem::path& path(const std::string& name) const {
+    return std::visit([](const auto& file) -> const std::filesystem::path& { return file.path(); }, at(name));
+  }
+
+  /// The files read, in the order of their names in the index.
+  std::vector<std::filesystem::path> files() const {
+    std::vector<std::filesystem::path> result;
+    for (const auto& file : files_) result.push_back(std::visit([](const auto& opened) { return opened.path(); }, file));
+    return result;
+  }
+  /// "safetensors" or "PyTorch .bin".
+  const char* format() const { return std::holds_alternative<SafetensorsFile>(files_[0]) ? "safetensors" : "PyTorch .bin"; }
+
+ private:
+  using File = std::variant<SafetensorsFile, PytorchBinFile>;
+
+  bool exists(const char* name) const { return std::filesystem::exists(folder_ / name); }
+  const File& at(const std::string& name) const {
+    const auto found = file_of_.find(name);
+    require(found != file_of_.end(), folder_.string(), ": no tensor \"", name, "\" in its weights");
+    return files_[found->second];
+  }
+  template <class Format>
+  void add(const std::string& name) {
+    files_.emplace_back(std::in_place_type<Format>, folder_ / name);
+    for (const auto& tensor : std::get<Format>(files_.back()).names()) file_of_[tensor] = files_.size() - 1;
+  }
+  template <class Format>
+  void read_index(const std::filesystem::path& index);
+  std::string other_weights() const;
+
+  std::filesystem::path folder_;
+  std::vector<File> files_;
+  std::map<std::string, std::size_t> file_of_;
+};
+
+template <class Format>
+void WeightFolder::read_index(const std::filesystem::path& index) {
+  const auto json = detail::read_json_file(index);
+  require(json.is_object() && json.contains("weight_map") && json["weight_map"].is_object() && !json["weight_map"].empty(), index.string(),
+          ": expected an object with a non-empty object \"weight_map\"");
+  std::map<std::string, std::string> shard_of;
+  std::map<std::string, std::size_t> position;
+  for (const auto& [name, value] : json["weight_map"].items()) {
+    require(value.is_string(), index.string(), ": tensor \"", name, "\" maps to ", value.type_name(), ", expected a file name");
+    const auto shard = value.template get<std::string>();
+    require(!shard.empty() && shard != "." && shard != ".." && shard.find('/') == std::string::npos && shard.find('\0') == std::string::npos, index.string(),
+            ": tensor \"", name, "\" names the file \"", shard, "\", expected a file of this folder");
+    shard_of[name] = shard;
+    position[shard] = 0;
+  }
+  for (auto& [shard, at] : position) {
+    at = files_.size();
+    files_.emplace_back(std::in_place_type<Format>, folder_ / shard);
+  }
+  for (const auto& [name, shard] : shard_of) {
+    require(std::get<Format>(files_[position[shard]]).contains(name), index.string(), ": tensor \"", name, "\" is not in ", shard);
+    file_of_[name] = position[shard];
+  }
+  for (const auto& [shard, at] : position)
+    for (const auto& name : std::get<Format>(files_[at]).names())
+      require(file_of_.contains(name) && file_of_[name] == at, index.string(), ": tensor \"", name, "\" of ", shard, " is not in its weight_map");
+}
+
+/// What lies there of weights in other formats or under other names.
+inline std::string WeightFolder::other_weights() const {
+  std::string found;
+  for (const auto& entry : std::filesystem::directory_iterator(folder_)) {
+    const auto name = entry.path().filename().string(), extension = entry.path().extension().string();
+    const bool weights = extension == ".bin" || extension == ".pt" || extension == ".pth" || extension == ".gguf" || extension == ".safetensors" || extension == ".h5" ||
+                         extension == ".msgpack";
+    if (weights) found += (found.empty() ? "" : ", ") + name;
+  }
+  return found.empty() ? "no weights" : found;
+}
+
+}  // namespace dapt
