@@ -1,7 +1,11 @@
 # The public headers. Written by tests/hygiene/headers_test.py --write, which is also the test that none is missing.
 set(DAPT_HEADERS
+  include/dapt/adapters/dora_linear.hpp
   include/dapt/adapters/full_parameter.hpp
   include/dapt/adapters/lora.hpp
+  include/dapt/adapters/merge_report.hpp
+  include/dapt/adapters/module_names.hpp
+  include/dapt/adapters/principal_factors.hpp
   include/dapt/concepts/adapter.hpp
   include/dapt/concepts/batch_stream.hpp
   include/dapt/concepts/causal_lm.hpp

@@ -1,8 +1,12 @@
 // All of dapt but dapt/testing/. Narrow headers compile faster: include those in programs of your own.
 #pragma once
 
+#include <dapt/adapters/dora_linear.hpp>
 #include <dapt/adapters/full_parameter.hpp>
 #include <dapt/adapters/lora.hpp>
+#include <dapt/adapters/merge_report.hpp>
+#include <dapt/adapters/module_names.hpp>
+#include <dapt/adapters/principal_factors.hpp>
 #include <dapt/concepts/adapter.hpp>
 #include <dapt/concepts/batch_stream.hpp>
 #include <dapt/concepts/causal_lm.hpp>
