@@ -1,8 +1,12 @@
 // All of dapt but dapt/testing/. Narrow headers compile faster: include those in programs of your own.
 #pragma once
 
+#include <dapt/adapters/dora_linear.hpp>
 #include <dapt/adapters/full_parameter.hpp>
 #include <dapt/adapters/lora.hpp>
+#include <dapt/adapters/merge_report.hpp>
+#include <dapt/adapters/module_names.hpp>
+#include <dapt/adapters/principal_factors.hpp>
 #include <dapt/concepts/adapter.hpp>
 #include <dapt/concepts/batch_stream.hpp>
 #include <dapt/concepts/causal_lm.hpp>
@@ -71,9 +75,11 @@
 #include <dapt/kernels/rms_norm.hpp>
 #include <dapt/kernels/rope.hpp>
 #include <dapt/kernels/swiglu.hpp>
+#include <dapt/metrics/encode_with_bos.hpp>
 #include <dapt/metrics/exact_match.hpp>
 #include <dapt/metrics/few_shot_prompt.hpp>
 #include <dapt/metrics/item_means.hpp>
+#include <dapt/metrics/log_likelihood.hpp>
 #include <dapt/metrics/log_prob_mrr.hpp>
 #include <dapt/metrics/normalise.hpp>
 #include <dapt/metrics/perplexity.hpp>
@@ -86,6 +92,7 @@
 #include <dapt/models/recompute.hpp>
 #include <dapt/optim/adafactor.hpp>
 #include <dapt/optim/adamw.hpp>
+#include <dapt/optim/any_optimizer.hpp>
 #include <dapt/optim/apollo.hpp>
 #include <dapt/optim/block_quantization.hpp>
 #include <dapt/optim/chunks.hpp>

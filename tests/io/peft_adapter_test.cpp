@@ -106,7 +106,7 @@ TEST_CASE("All linear layers are written by the names that PEFT matches") {
   REQUIRE(load_peft_adapter(folder.path(), other).state.modules.size() == 14);
 }
 
-TEST_CASE("Targets given as a pattern come from the keys of the file") {
+TEST_CASE("Targets given as a regular expression") {
   const AdapterCopy copy("llama_bias");
   copy.config("target_modules", ".*(k_proj|o_proj)|lm_head");
   const TinyReference expected("llama_bias");
@@ -150,8 +150,8 @@ TEST_CASE("Keys that do not fit the model are errors that name the first of them
 TEST_CASE("Options of PEFT that would change the numbers are refused by name") {
   auto model = tiny_model("llama_grouped");
   const std::vector<std::pair<std::string, nlohmann::json>> options = {
-      {"use_dora", true}, {"bias", "all"}, {"modules_to_save", {"lm_head"}}, {"rank_pattern", {{"q_proj", 4}}}, {"alpha_pattern", {{"q_proj", 4}}},
-      {"fan_in_fan_out", true}, {"lora_bias", true}, {"layers_to_transform", {0}}, {"init_lora_weights", "pissa"}, {"peft_type", "LOHA"}};
+      {"bias", "all"}, {"bias", "lora_only"}, {"fan_in_fan_out", true}, {"lora_bias", true}, {"layers_pattern", "blocks"}, {"init_lora_weights", "pissa_niter_4"},
+      {"init_lora_weights", "olora"}, {"layer_replication", {{0, 2}}}, {"trainable_token_indices", {1}}, {"an_option_of_tomorrow", 3}, {"peft_type", "LOHA"}};
   for (const auto& [key, value] : options) {
     const AdapterCopy copy("llama_grouped");
     copy.config(key, value);
@@ -168,6 +168,9 @@ TEST_CASE("Missing and broken files are named") {
   copy.refused(model, "adapter_config.json");
   std::filesystem::remove(copy.folder.path() / "adapter_config.json");
   copy.refused(model, "adapter_config.json: cannot open");
-  std::filesystem::remove(copy.folder.path() / "adapter_model.safetensors");
+  std::ofstream(copy.folder.path() / "adapter_config.json") << R"({"peft_type": "LORA", "target_modules": ["q_proj"]})";
+  std::filesystem::rename(copy.folder.path() / "adapter_model.safetensors", copy.folder.path() / "adapter_model.bin");
+  copy.refused(model, "found adapter_model.bin, expected adapter_model.safetensors");
+  std::filesystem::remove(copy.folder.path() / "adapter_model.bin");
   copy.refused(model, "adapter_model.safetensors: cannot open");
 }

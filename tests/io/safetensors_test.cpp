@@ -61,12 +61,12 @@ TEST_CASE("What was written is read: names, shapes, types, values, metadata") {
   const SafetensorsFile read_back(file);
   REQUIRE(read_back.names().size() == tensors.size());
   REQUIRE(read_back.metadata() == std::map<std::string, std::string>{{"format", "pt"}, {"step", "7"}});
-  for (const auto& [name, value] : tensors) {
-    INFO(name);
-    REQUIRE(read_back.contains(name));
-    const Tensor found = read_back.tensor(name);
-    REQUIRE(found.scalar_type() == value.scalar_type());
-    REQUIRE(found.equal(value));
+  for (const auto& written : tensors) {
+    INFO(written.name);
+    REQUIRE(read_back.contains(written.name));
+    const Tensor found = read_back.tensor(written.name);
+    REQUIRE(found.scalar_type() == written.value.scalar_type());
+    REQUIRE(found.equal(written.value));
     if (found.numel() > 0) REQUIRE(reinterpret_cast<std::uintptr_t>(found.const_data_ptr()) % found.element_size() == 0);
   }
   REQUIRE_FALSE(read_back.contains("other"));

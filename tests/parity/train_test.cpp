@@ -16,10 +16,12 @@
 #include <dapt/train/trainer.hpp>
 
 #include "../support/paths.hpp"
-#include "train/formula.hpp"
+#include "train/tiny_run.hpp"
 
 using dapt::testing_support::formula;
-using dapt::testing_support::hash_number;
+using dapt::testing_support::Losses;
+using dapt::testing_support::tiny_run_model;
+using dapt::testing_support::tiny_run_rows;
 
 namespace {
 
@@ -27,16 +29,6 @@ nlohmann::json recorded(const std::string& name) {
   std::ifstream file(DAPT_TEST_DATA "/parity/train/" + name);
   return nlohmann::json::parse(file);
 }
-
-/// Observer that keeps the loss of each step.
-class Losses {
- public:
-  explicit Losses(std::vector<double>& values) : values_(values) {}
-  void observe(const dapt::StepRecord& record) { values_.push_back(record.loss); }
-
- private:
-  std::vector<double>& values_;
-};
 
 template <class Adapter, class Rule>
 std::vector<double> losses(dapt::Llama model, const Adapter& adapter, const Rule& rule, const std::vector<dapt::PackedSequence>& rows, const dapt::TrainOptions& options) {
@@ -69,49 +61,6 @@ dapt::GaLoreAdamW exact_galore(std::int64_t rank, const std::vector<int>& layers
   return rule;
 }
 
-/// As record.py's tiny_windows.
-std::vector<dapt::PackedSequence> tiny_rows() {
-  std::vector<dapt::PackedSequence> rows;
-  for (int step = 0; step < 20; ++step) {
-    for (int micro = 0; micro < 2; ++micro) {
-      const std::string name = "tokens." + std::to_string(step % 5) + "." + std::to_string(micro);
-      for (int row = 0; row < 2; ++row) {
-        const auto id = [&](int t) { return static_cast<std::int32_t>(hash_number(name, static_cast<std::uint64_t>(row * 33 + t)) % 256); };
-        dapt::PackedSequence sequence;
-        for (int t = 0; t < 32; ++t) {
-          sequence.input_ids.push_back(id(t));
-          sequence.labels.push_back(t < 3 + 7 * (2 * micro + row) ? id(t + 1) : static_cast<std::int32_t>(dapt::ignore_index));
-          sequence.position_ids.push_back(t);
-          sequence.document_starts.push_back(0);
-        }
-        rows.push_back(std::move(sequence));
-      }
-    }
-  }
-  return rows;
-}
-
-dapt::Llama tiny_model() {
-  dapt::LlamaConfig config;
-  config.vocab_size = 256;
-  config.hidden_size = 64;
-  config.intermediate_size = 128;
-  config.num_hidden_layers = 3;
-  config.num_attention_heads = 4;
-  config.num_key_value_heads = 2;
-  config.head_dim = 16;
-  config.rms_norm_eps = 1e-5;
-  const auto shape = [](const std::string& name) -> std::vector<std::int64_t> {
-    if (name.find("norm") != std::string::npos) return {64};
-    if (name.find("k_proj") != std::string::npos || name.find("v_proj") != std::string::npos) return {32, 64};
-    if (name.find("self_attn") != std::string::npos) return {64, 64};
-    if (name.find("down_proj") != std::string::npos) return {64, 128};
-    if (name.find("mlp") != std::string::npos) return {128, 64};
-    return {256, 64};
-  };
-  return dapt::Llama(config, [&](const std::string& name) { return formula(name, shape(name), 0.1, name.find("norm") != std::string::npos ? 1 : 0); });
-}
-
 }  // namespace
 
 TEST_CASE("the recorded tiny runs learn, so that agreement with them says something") {
@@ -121,17 +70,17 @@ TEST_CASE("the recorded tiny runs learn, so that agreement with them says someth
 
 TEST_CASE("20 steps on a tiny Llama have the losses of PEFT, torch and galore_torch") {
   const auto reference = recorded("tiny.json");
-  const auto rows = tiny_rows();
+  const auto rows = tiny_run_rows();
   const auto options = [&](const char* setting) { return dapt::TrainOptions{.lr = reference["lr"][setting], .batch_size = 4, .micro_batch_size = 2}; };
-  require_equal("tiny lora", losses(tiny_model(), dapt::Lora{.rank = 4}, dapt::AdamW{}, rows, options("lora")), reference["losses"]["lora"]);
-  require_equal("tiny full", losses(tiny_model(), dapt::FullParameter{}, dapt::AdamW{.weight_decay = 0.01}, rows, options("full")), reference["losses"]["full"]);
-  require_equal("tiny galore", losses(tiny_model(), dapt::FullParameter{}, exact_galore(4, {}), rows, options("galore")), reference["losses"]["galore"]);
+  require_equal("tiny lora", losses(tiny_run_model(), dapt::Lora{.rank = 4}, dapt::AdamW{}, rows, options("lora")), reference["losses"]["lora"]);
+  require_equal("tiny full", losses(tiny_run_model(), dapt::FullParameter{}, dapt::AdamW{.weight_decay = 0.01}, rows, options("full")), reference["losses"]["full"]);
+  require_equal("tiny galore", losses(tiny_run_model(), dapt::FullParameter{}, exact_galore(4, {}), rows, options("galore")), reference["losses"]["galore"]);
 }
 
 TEST_CASE("layer-wise steps have the same losses") {
   const auto reference = recorded("tiny.json");
   const dapt::TrainOptions options{.lr = reference["lr"]["galore"], .batch_size = 4, .micro_batch_size = 2, .layer_wise = true};
-  require_equal("tiny galore, layer-wise", losses(tiny_model(), dapt::FullParameter{}, exact_galore(4, {}), tiny_rows(), options), reference["losses"]["galore"]);
+  require_equal("tiny galore, layer-wise", losses(tiny_run_model(), dapt::FullParameter{}, exact_galore(4, {}), tiny_run_rows(), options), reference["losses"]["galore"]);
 }
 
 TEST_CASE("20 steps on SmolLM2 have the losses of PEFT, torch and galore_torch") {

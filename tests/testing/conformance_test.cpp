@@ -6,6 +6,7 @@
 #include <dapt/testing/archetypes.hpp>
 #include <dapt/testing/conformance.hpp>
 
+#include <ATen/ops/ones.h>
 #include <ATen/ops/rand_like.h>
 
 using dapt::AdamW;
@@ -88,7 +89,49 @@ struct Leaky : dapt::FullParameter {
   }
 };
 
+/// A factor on each layer's output, with two faults to choose from.
+struct Faulty {
+  static constexpr std::string_view name = "faulty";
+  bool idle_parameter = false, stays_after_merge = false;
+  struct State {
+    dapt::NamedParameters factors;
+  };
+
+  template <dapt::CausalLM M>
+  State attach(M& model) const {
+    for (const auto& parameter : model.parameters()) parameter.value.set_requires_grad(false);
+    State state;
+    for (dapt::Linear* linear : model.linears()) {
+      const Tensor factor = at::ones({1}).requires_grad_(true), idle = at::ones({1}).requires_grad_(true);
+      linear->adapted = [factor](const Tensor& input, const dapt::Linear& layer) { return layer.plain(input).mul(factor); };
+      state.factors.push_back({linear->name + ".factor", factor});
+      if (idle_parameter) state.factors.push_back({linear->name + ".idle", idle});
+    }
+    return state;
+  }
+  dapt::NamedParameters trainable_parameters(State& state) const { return state.factors; }
+  template <dapt::CausalLM M>
+  void merge(State& state, M& model) const {
+    if (stays_after_merge) return;
+    const c10::NoGradGuard no_grad;
+    const std::size_t step = idle_parameter ? 2 : 1;
+    for (std::size_t i = 0; i < state.factors.size(); i += step) {
+      model.linears()[i / step]->weight.mul_(state.factors[i].value);
+      model.linears()[i / step]->adapted = nullptr;
+    }
+  }
+};
+
 }  // namespace
+
+TEST_CASE("a parameter that no gradient reaches, and an adapter that merge leaves in place, are noticed") {
+  using dapt::testing::Failures;
+  REQUIRE(dapt::testing::adapter_failures(Faulty{}) == Failures{});
+  REQUIRE(dapt::testing::adapter_failures(Faulty{.idle_parameter = true}) ==
+          Failures{"faulty: A5: the loss has no gradient for model.layers.0.mlp.up_proj.idle", "faulty: A5: the loss has no gradient for lm_head.idle"});
+  REQUIRE(dapt::testing::adapter_failures(Faulty{.stays_after_merge = true}) ==
+          Failures{"faulty: A3: after merge model.layers.0.mlp.up_proj still has an adapter in its forward pass", "faulty: A3: after merge lm_head still has an adapter in its forward pass"});
+}
 
 TEST_CASE("an adapter that leaves a base parameter open is noticed") {
   const auto failures = dapt::testing::adapter_failures(Leaky{});

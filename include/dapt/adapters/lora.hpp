@@ -1,5 +1,6 @@
-// LoRA: Hu et al. 2021 (arXiv:2106.09685), eq. 3: W x + alpha / rank * B A x with W frozen. Initial values, names and types are PEFT's:
-// A ~ U(-1/sqrt(in), 1/sqrt(in)), B = 0, both fp32 also on a bf16 base. Unlike PEFT, merging adds in fp32 and rounds once.
+// LoRA: Hu et al. 2021 (arXiv:2106.09685), eq. 3: W x + scaling * B A x with W frozen. Options, names, initial values and types are PEFT's; rsLoRA (Kalajdzievski
+// 2023, arXiv:2312.03732), DoRA (dora_linear.hpp), PiSSA (principal_factors.hpp) and LoRA+ (Hayou et al. 2024, arXiv:2402.12354) are options, as there, because
+// they combine. Unlike PEFT: merging adds in fp32 and rounds once, modules_to_save train in place, and an option without effect is an error.
 #pragma once
 
 #include <algorithm>
@@ -8,14 +9,18 @@
 #include <sstream>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include <ATen/ops/dropout.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/linear.h>
 #include <ATen/ops/mm.h>
-#include <ATen/ops/zeros.h>
 
+#include <dapt/adapters/dora_linear.hpp>
+#include <dapt/adapters/merge_report.hpp>
+#include <dapt/adapters/module_names.hpp>
+#include <dapt/adapters/principal_factors.hpp>
 #include <dapt/concepts/adapter.hpp>
 #include <dapt/core/error.hpp>
 #include <dapt/core/run_result.hpp>
@@ -24,138 +29,313 @@
 
 namespace dapt {
 
+enum class LoraInit {
+  kaiming,   ///< A ~ U(-1/sqrt(in), 1/sqrt(in)), B = 0
+  gaussian,  ///< A ~ N(0, 1/rank^2), B = 0
+  pissa,     ///< scaling * B A is the principal part of W, and W gives it up; a PEFT folder then holds the difference, for the unchanged W
+};
+
 struct Lora {
   static constexpr std::string_view name = "lora";
 
-  std::int64_t rank = 8;                   ///< r >= 1; trained numbers and their optimizer state grow with it
-  double alpha = 16;                       ///< > 0; the update is scaled by alpha / rank
-  std::vector<std::string> targets = {};   ///< ends of module paths ("q_proj"); empty or {"all-linear"}: every linear layer but the head
-  double dropout = 0;                      ///< [0, 1): on the input of A, while training
-  at::ScalarType dtype = at::kFloat;       ///< of A and B
+  std::int64_t rank = 8;                        ///< r >= 1; trained numbers and their optimizer state grow with it
+  double alpha = 16;                            ///< > 0; the update is scaled by alpha / rank
+  ModuleNames targets = {};                     ///< {"q_proj", "v_proj"}, ModuleNames::regex(...); empty or {"all-linear"}: every linear layer but the head
+  ModuleNames exclude_modules = {};             ///< not these
+  std::vector<std::int64_t> layers_to_transform = {};  ///< only in these layers; empty: all
+  ModulePattern<std::int64_t> rank_pattern = {};       ///< {{"down_proj", 32}}: another rank for some modules
+  ModulePattern<double> alpha_pattern = {};            ///< another alpha for some modules
+  bool use_rslora = false;                      ///< scale by alpha / sqrt(rank): a high rank keeps learning as fast as a low one
+  bool use_dora = false;                        ///< also train the length of each row; about a third slower, [out] more numbers a layer
+  LoraInit init = LoraInit::kaiming;
+  std::int64_t pissa_iterations = 0;            ///< 0: exact SVD; else power iterations of a randomized one, a few are enough: much faster on large layers
+  double dropout = 0;                           ///< [0, 1): on the input of A, while training
+  std::vector<std::string> modules_to_save = {};///< {"embed_tokens", "lm_head"}: ends of module paths whose own weights train, all of them
+  double lr_ratio = 1;                          ///< >= 1: LoRA+, the learning rate of B (and of DoRA's lengths) over that of A
+  double modules_to_save_lr_factor = 1;         ///< > 0: the learning rate of modules_to_save over that of A
+  at::ScalarType dtype = at::kFloat;            ///< of A and B
 
   /// One adapted linear layer.
   struct Module {
     std::string name;    ///< module path: "model.layers.0.self_attn.q_proj"
     Tensor a;            ///< [rank, in]
     Tensor b;            ///< [out, rank]
-    double scaling = 1;  ///< alpha / rank
+    double scaling = 1;
+    Tensor magnitude = {};             ///< DoRA: [out], fp32; else undefined
+    Tensor initial_a = {}, initial_b = {};  ///< PiSSA: what W gave up; else undefined
+    Tensor base = {};                  ///< W before a merge that keeps it
   };
   struct State {
     std::vector<Module> modules;  ///< in the order of model.linears()
+    NamedParameters saved;        ///< the model's own parameters that train: modules_to_save
+    std::vector<std::pair<std::string, std::string>> tied;  ///< further name and name in `saved`: the head of a model that ties it to the embedding
   };
 
-  /// Throws where a target matches nothing, names a tied layer, or where the model already has an adapter.
+  /// Throws where an option matches nothing, names a tied layer, or where the model already has an adapter; the model is then as it was.
   template <CausalLM M>
   State attach(M& model) const;
 
-  /// "<module path>.lora_A.weight" and "<module path>.lora_B.weight" of each module.
+  /// The two halves of `attach`, for readers of files: names and shapes without touching the model, the values still missing; then initial values and forward pass.
+  template <CausalLM M>
+  State prepare(M& model) const;
+  template <CausalLM M>
+  void start(State& state, M& model) const;
+
+  /// "<module path>.lora_A.weight", ".lora_B.weight" and, under DoRA, ".lora_magnitude_vector" of each module; then modules_to_save by their own names.
   NamedParameters trainable_parameters(State& state) const;
 
-  /// W <- round(W + scaling * B A), the sum in fp32.
+  /// W <- round(W + scaling * B A), the sum in fp32; under DoRA each row brought to its length first.
   template <CausalLM M>
-  void merge(State& state, M& model) const;
+  void merge(State& state, M& model) const { merge(state, model, /*keep_base=*/false); }
+  /// `keep_base`: keeps the old weights (costs their memory), so that `unmerge` can put them back, bit for bit.
+  template <CausalLM M>
+  MergeReport merge(State& state, M& model, bool keep_base) const;
+  /// The adapter's layers as before the merge: old weights, adapter in the forward pass.
+  template <CausalLM M>
+  void unmerge(State& state, M& model) const;
 
-  /// Leaves the forward pass without touching the weights; `state` keeps what was learned.
+  /// Leaves the forward pass; `state` keeps what was learned. Under PiSSA W gets back what it gave up, within rounding. modules_to_save stay trained.
   template <CausalLM M>
   void detach(State& state, M& model) const;
 
   RunHeader describe() const;
 
  private:
+  void check_ranges() const;
   template <CausalLM M>
-  std::vector<Linear*> targeted(M& model) const;
-  static Linear& find_attached(const std::vector<Linear*>& linears, const std::string& name);
+  void choose_saved(M& model, State& state) const;
+  template <CausalLM M>
+  std::vector<Linear*> targeted(M& model, const State& state) const;
+  void initialise(Module& module, Linear& linear) const;
+  void enter(Linear& linear, const Module& module) const;
+  template <CausalLM M>
+  static Linear& find(M& model, const std::string& name, bool attached);
 };
 
+inline void Lora::check_ranges() const {
+  const auto positive = [](double value) { return value > 0 && std::isfinite(value); };
+  require(rank >= 1, "Lora: rank is ", rank, ", expected at least 1");
+  require(positive(alpha), "Lora: alpha is ", alpha, ", expected > 0");
+  for (const auto& [key, value] : rank_pattern) require(value >= 1, "Lora: rank_pattern \"", key, "\" is ", value, ", expected at least 1");
+  for (const auto& [key, value] : alpha_pattern) require(positive(value), "Lora: alpha_pattern \"", key, "\" is ", value, ", expected > 0");
+  require(dropout >= 0 && dropout < 1, "Lora: dropout is ", dropout, ", expected [0, 1)");
+  require(lr_ratio >= 1 && std::isfinite(lr_ratio), "Lora: lr_ratio is ", lr_ratio, ", expected at least 1");
+  require(positive(modules_to_save_lr_factor), "Lora: modules_to_save_lr_factor is ", modules_to_save_lr_factor, ", expected > 0");
+  require(modules_to_save_lr_factor == 1 || !modules_to_save.empty(), "Lora: modules_to_save_lr_factor has no effect without modules_to_save");
+  require(pissa_iterations >= 0, "Lora: pissa_iterations is ", pissa_iterations, ", expected 0 (exact) or more");
+  require(pissa_iterations == 0 || init == LoraInit::pissa, "Lora: pissa_iterations has no effect without LoraInit::pissa");
+}
+
+/// The parameters of modules_to_save, by PEFT's rule: a module, or one that it is part of, has a path that ends with the name.
 template <CausalLM M>
-std::vector<Linear*> Lora::targeted(M& model) const {
+void Lora::choose_saved(M& model, State& state) const {
+  if (modules_to_save.empty()) return;
+  const auto chosen = [&](const std::string& parameter) {
+    for (std::size_t dot = parameter.find('.'); dot != std::string::npos; dot = parameter.find('.', dot + 1))
+      if (std::any_of(modules_to_save.begin(), modules_to_save.end(), [&](const auto& name) { return parameter.substr(0, dot).ends_with(name); })) return true;
+    return false;
+  };
+  std::string all;
+  for (const NamedParameter& parameter : model.parameters()) {
+    all += parameter.name + "\n";
+    std::vector<std::string> others;  // names of layers that share this tensor
+    for (const Linear* linear : model.linears())
+      if (linear->weight.is_same(parameter.value) && linear->name + ".weight" != parameter.name) others.push_back(linear->name + ".weight");
+    const bool saves = chosen(parameter.name);
+    for (const std::string& other : others) {
+      all += other + "\n";
+      require(chosen(other) == saves, "Lora: modules_to_save names ", saves ? parameter.name : other, ", which shares its tensor with ", saves ? other : parameter.name,
+              ": training one moves the other; name both, they stay tied");
+      if (saves) state.tied.emplace_back(other, parameter.name);
+    }
+    if (saves) state.saved.push_back({parameter.name, parameter.value, modules_to_save_lr_factor});
+  }
+  for (const std::string& name : modules_to_save)
+    require(all.find(name + ".") != std::string::npos, "Lora: modules_to_save \"", name, "\" ends the name of none of the model's modules");
+}
+
+template <CausalLM M>
+std::vector<Linear*> Lora::targeted(M& model, const State& state) const {
   const std::vector<Linear*> linears = model.linears();
-  if (targets.empty() || targets == std::vector<std::string>{"all-linear"}) {
-    require(linears.size() > 1, "Lora: the model has no linear layer but its head");
-    return {linears.begin(), linears.end() - 1};
-  }
-  const auto matches = [](const Linear* linear, const std::string& target) { return linear->name == target || linear->name.ends_with("." + target); };
+  std::vector<std::string> names;
+  for (const Linear* linear : linears) names.push_back(linear->name);
+  const bool all = targets.empty() || targets == ModuleNames{"all-linear"};
+  require(!all || linears.size() > 1, "Lora: the model has no linear layer but its head");
+  if (const auto target = all ? std::nullopt : targets.without_match(names))
+    fail("Lora: target \"", *target, targets.is_regex() ? "\" matches" : "\" ends", " the name of none of the model's ", linears.size(), " linear layers, e.g. ", names.front());
+  if (const auto name = exclude_modules.without_match(names)) fail("Lora: exclude_modules \"", *name, "\" matches none of the model's ", linears.size(), " linear layers");
+  require(layers_to_transform.empty() || !targets.is_regex(), "Lora: layers_to_transform has no effect where targets is a regular expression; say it there");
+  for (const std::int64_t layer : layers_to_transform)
+    require(std::any_of(names.begin(), names.end(), [&](const auto& path) { return layer_of(path) == layer; }), "Lora: layers_to_transform: the model has no layer ", layer);
+
   std::vector<Linear*> chosen;
-  for (const std::string& target : targets) {
-    const bool found = std::any_of(linears.begin(), linears.end(), [&](const Linear* linear) { return matches(linear, target); });
-    require(found, "Lora: target \"", target, "\" ends the name of none of the model's ", linears.size(), " linear layers, e.g. ", linears.front()->name);
+  std::vector<std::string> paths;
+  for (Linear* linear : linears) {
+    const std::string& path = linear->name;
+    const auto is_layer = [&](std::int64_t layer) { return layer_of(path) == layer; };
+    const bool saves = std::any_of(state.saved.begin(), state.saved.end(), [&](const auto& parameter) { return parameter.value.is_same(linear->weight); });
+    if (saves || !(all ? linear != linears.back() : targets.match(path)) || exclude_modules.match(path)) continue;
+    if (!layers_to_transform.empty() && std::none_of(layers_to_transform.begin(), layers_to_transform.end(), is_layer)) continue;
+    chosen.push_back(linear);
+    paths.push_back(path);
   }
-  for (Linear* linear : linears)
-    if (std::any_of(targets.begin(), targets.end(), [&](const std::string& target) { return matches(linear, target); })) chosen.push_back(linear);
+  require(!chosen.empty(), "Lora: no linear layer is left of the targets after exclude_modules, layers_to_transform and modules_to_save");
+  const auto require_used = [&](const auto& pattern, const char* option) {
+    for (const auto& entry : pattern)
+      require(std::any_of(paths.begin(), paths.end(), [&](const auto& path) { return matches_key(entry.first, path); }), "Lora: ", option, " \"", entry.first,
+              "\" matches none of the ", paths.size(), " adapted layers");
+  };
+  require_used(rank_pattern, "rank_pattern");
+  require_used(alpha_pattern, "alpha_pattern");
   return chosen;
 }
 
 template <CausalLM M>
-Lora::State Lora::attach(M& model) const {
-  require(rank >= 1, "Lora: rank is ", rank, ", expected at least 1");
-  require(alpha > 0 && std::isfinite(alpha), "Lora: alpha is ", alpha, ", expected > 0");
-  require(dropout >= 0 && dropout < 1, "Lora: dropout is ", dropout, ", expected [0, 1)");
+Lora::State Lora::prepare(M& model) const {
+  check_ranges();
   for (const Linear* linear : model.linears()) require(!linear->adapted, "Lora: ", linear->name, " already has an adapter; merge or detach it first");
-  const std::vector<Linear*> linears = targeted(model);
+  State state;
+  choose_saved(model, state);
   const NamedParameters parameters = model.parameters();
-  for (const Linear* linear : linears) {
+  for (const Linear* linear : targeted(model, state)) {
+    const std::int64_t out = linear->weight.size(0), in = linear->weight.size(1), r = value_for(rank_pattern, linear->name, rank);
     const bool own = std::any_of(parameters.begin(), parameters.end(), [&](const auto& parameter) { return parameter.name == linear->name + ".weight"; });
     require(own, "Lora: ", linear->name, " shares its weight with another layer, so merging would change that one too; leave it out of the targets");
-  }
-  for (const NamedParameter& parameter : parameters) parameter.value.set_requires_grad(false);
-
-  State state;
-  for (Linear* linear : linears) {
-    const std::int64_t out = linear->weight.size(0), in = linear->weight.size(1);
+    require(init != LoraInit::pissa || r <= std::min(in, out), "Lora: PiSSA of ", linear->name, " has rank ", r, ", expected at most ", std::min(in, out));
+    const double divisor = use_rslora ? std::sqrt(static_cast<double>(r)) : static_cast<double>(r);
     const auto options = linear->weight.options().dtype(dtype).requires_grad(false);
-    const double bound = 1 / std::sqrt(static_cast<double>(in));
-    Module module{linear->name, at::empty({rank, in}, options).uniform_(-bound, bound), at::zeros({out, rank}, options), alpha / static_cast<double>(rank)};
-    module.a.set_requires_grad(true);
-    module.b.set_requires_grad(true);
-    linear->adapted = [a = module.a, b = module.b, scaling = module.scaling, dropout = dropout](const Tensor& input, const Linear& layer) {
-      if (dropout == 0 || !TrainingMode::is_enabled()) return lora_linear(input, layer.weight, layer.bias, a, b, scaling);
-      const Tensor update = at::linear(at::linear(at::dropout(input.to(a.scalar_type()), dropout, /*train=*/true), a), b).mul(scaling);
-      return layer.plain(input).add(update.to(input.scalar_type()));
-    };
-    state.modules.push_back(std::move(module));
+    state.modules.push_back({linear->name, at::empty({r, in}, options), at::empty({out, r}, options), value_for(alpha_pattern, linear->name, alpha) / divisor});
+    if (use_dora) state.modules.back().magnitude = at::empty({out}, options.dtype(at::kFloat));
   }
   return state;
+}
+
+template <CausalLM M>
+void Lora::start(State& state, M& model) const {
+  for (const NamedParameter& parameter : model.parameters()) parameter.value.set_requires_grad(false);
+  for (const NamedParameter& parameter : state.saved) parameter.value.set_requires_grad(true);
+  for (Module& module : state.modules) {
+    Linear& linear = find(model, module.name, /*attached=*/false);
+    initialise(module, linear);
+    for (const Tensor* trained : {&module.a, &module.b, &module.magnitude})
+      if (trained->defined()) trained->set_requires_grad(true);
+    enter(linear, module);
+  }
+}
+
+template <CausalLM M>
+Lora::State Lora::attach(M& model) const {
+  State state = prepare(model);
+  start(state, model);
+  return state;
+}
+
+inline void Lora::initialise(Module& module, Linear& linear) const {
+  const at::NoGradGuard no_grad;
+  if (init == LoraInit::pissa) {
+    const auto [left, values, right] = principal_factors(linear.weight.to(at::kFloat), module.a.size(0), pissa_iterations);
+    const Tensor roots = values.div(module.scaling).sqrt_();
+    module.a.copy_(right.mul(roots.unsqueeze(1)));
+    module.b.copy_(left.mul(roots));
+    module.initial_a = module.a.clone();
+    module.initial_b = module.b.clone();
+    linear.weight.copy_(low_rank_sum(linear.weight, module.a, module.b, -module.scaling));
+  } else {
+    const double bound = 1 / std::sqrt(static_cast<double>(module.a.size(1)));
+    init == LoraInit::gaussian ? module.a.normal_(0, 1 / static_cast<double>(module.a.size(0))) : module.a.uniform_(-bound, bound);
+    module.b.zero_();
+  }
+  if (module.magnitude.defined()) module.magnitude.copy_(row_norms(linear.weight, module.a, module.b, module.scaling));
+}
+
+inline void Lora::enter(Linear& linear, const Module& module) const {
+  if (module.magnitude.defined()) {
+    linear.adapted = DoraLinear(module.a, module.b, module.magnitude, module.scaling, dropout);
+    return;
+  }
+  linear.adapted = [a = module.a, b = module.b, scaling = module.scaling, dropout = dropout](const Tensor& input, const Linear& layer) {
+    if (dropout == 0 || !TrainingMode::is_enabled()) return lora_linear(input, layer.weight, layer.bias, a, b, scaling);
+    const Tensor update = at::linear(at::linear(at::dropout(input.to(a.scalar_type()), dropout, /*train=*/true), a), b).mul(scaling);
+    return layer.plain(input).add(update.to(input.scalar_type()));
+  };
 }
 
 inline NamedParameters Lora::trainable_parameters(State& state) const {
   NamedParameters parameters;
   for (const Module& module : state.modules) {
     parameters.push_back({module.name + ".lora_A.weight", module.a});
-    parameters.push_back({module.name + ".lora_B.weight", module.b});
+    parameters.push_back({module.name + ".lora_B.weight", module.b, lr_ratio});
+    if (module.magnitude.defined()) parameters.push_back({module.name + ".lora_magnitude_vector", module.magnitude, lr_ratio});
   }
+  parameters.insert(parameters.end(), state.saved.begin(), state.saved.end());
   return parameters;
 }
 
-inline Linear& Lora::find_attached(const std::vector<Linear*>& linears, const std::string& name) {
+template <CausalLM M>
+Linear& Lora::find(M& model, const std::string& name, bool attached) {
+  const std::vector<Linear*> linears = model.linears();
   const auto found = std::find_if(linears.begin(), linears.end(), [&](const Linear* linear) { return linear->name == name; });
   require(found != linears.end(), "Lora: the model has no linear layer ", name);
-  require(static_cast<bool>((*found)->adapted), "Lora: ", name, " has no adapter attached; it was merged or detached before");
+  require(!attached || (*found)->adapted, "Lora: ", name, " has no adapter attached; it was merged or detached before");
   return **found;
 }
 
 template <CausalLM M>
-void Lora::merge(State& state, M& model) const {
+MergeReport Lora::merge(State& state, M& model, bool keep_base) const {
   const at::NoGradGuard no_grad;
-  const std::vector<Linear*> linears = model.linears();
-  for (const Module& module : state.modules) {
-    Linear& linear = find_attached(linears, module.name);
-    const Tensor update = at::mm(module.b.to(at::kFloat), module.a.to(at::kFloat)).mul_(module.scaling);
-    linear.weight.copy_(update.add_(linear.weight));
+  MergeReport report;
+  for (Module& module : state.modules) {
+    Linear& linear = find(model, module.name, /*attached=*/true);
+    if (keep_base) module.base = linear.weight.clone();
+    Tensor exact = low_rank_sum(linear.weight, module.a, module.b, module.scaling);
+    if (module.magnitude.defined()) exact.mul_(module.magnitude.div(at::linalg_vector_norm(exact, 2, {1})).unsqueeze(1));
+    report.write(linear.weight, exact, module.name);
     linear.adapted = nullptr;
+  }
+  return report;
+}
+
+template <CausalLM M>
+void Lora::unmerge(State& state, M& model) const {
+  const at::NoGradGuard no_grad;
+  for (Module& module : state.modules) {
+    Linear& linear = find(model, module.name, /*attached=*/false);
+    require(!linear.adapted && module.base.defined(), "Lora: ", module.name, " cannot be unmerged: it was not merged with keep_base");
+    linear.weight.copy_(module.base);
+    module.base.reset();
+    enter(linear, module);
   }
 }
 
 template <CausalLM M>
 void Lora::detach(State& state, M& model) const {
-  const std::vector<Linear*> linears = model.linears();
-  for (const Module& module : state.modules) find_attached(linears, module.name).adapted = nullptr;
+  const at::NoGradGuard no_grad;
+  for (Module& module : state.modules) {
+    Linear& linear = find(model, module.name, /*attached=*/true);
+    if (module.initial_a.defined()) linear.weight.copy_(low_rank_sum(linear.weight, module.initial_a, module.initial_b, module.scaling));
+    linear.adapted = nullptr;
+  }
 }
 
 inline RunHeader Lora::describe() const {
   std::ostringstream text;
-  text << "LoRA rank " << rank << ", alpha " << alpha << ", dropout " << dropout << ", targets ";
-  if (targets.empty()) text << "all-linear";
-  for (std::size_t i = 0; i < targets.size(); ++i) text << (i ? " " : "") << targets[i];
+  text << (use_rslora ? "rsLoRA" : "LoRA") << (use_dora ? " with DoRA" : "") << " rank " << rank << ", alpha " << alpha << ", dropout " << dropout;
+  if (init == LoraInit::gaussian) text << ", gaussian start";
+  if (init == LoraInit::pissa) text << ", PiSSA start (" << (pissa_iterations == 0 ? "exact SVD" : "randomized SVD") << ")";
+  const auto list = [&](const char* what, const auto& values) {
+    if (values.empty()) return;
+    text << ", " << what;
+    for (const auto& value : values) text << ' ' << value;
+  };
+  if (targets.is_regex()) text << ", targets matching " << targets.pattern();
+  else if (targets.empty()) text << ", targets all-linear";
+  list("targets", targets.names());
+  if (exclude_modules.is_regex()) text << ", but not matching " << exclude_modules.pattern();
+  list("but not", exclude_modules.names());
+  list("only in layers", layers_to_transform);
+  for (const auto& [key, value] : rank_pattern) text << ", rank " << value << " for " << key;
+  for (const auto& [key, value] : alpha_pattern) text << ", alpha " << value << " for " << key;
+  list("and all of", modules_to_save);
   return {{{"adapter", text.str()}}};
 }
 

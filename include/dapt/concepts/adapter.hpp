@@ -17,7 +17,7 @@ namespace dapt {
 /// |---------------------------------------|-------------------|--------------------------------------------------------------------------|
 /// | `A::name`                             | string_view       | stable identifier in reports and checkpoints                             |
 /// | `adapter.attach(model)`               | `A::State`        | freezes what is not trained and enters the forward pass (Linear::adapted); random numbers from LibTorch's default generator; throws dapt::Error where an option matches nothing |
-/// | `adapter.trainable_parameters(state)` | `NamedParameters` | what trains, by name, in a fixed order; reading and writing their values is the adapter's whole saved state |
+/// | `adapter.trainable_parameters(state)` | `NamedParameters` | what trains, by name, in a fixed order, each with the factor on its learning rate (`lr_factor`, usually 1); reading and writing their values is the adapter's whole saved state |
 /// | `adapter.merge(state, model)`         | void              | folds the adapter into the base weights and leaves the forward pass      |
 ///
 /// Optional: `adapter.describe()` -> RunHeader, what a run's header says of it.
@@ -25,8 +25,9 @@ namespace dapt {
 /// Laws (run them with `dapt::testing::adapter_failures(adapter)`):
 ///   A1 attaching leaves the model's loss as it was (for a fresh adapter);
 ///   A2 every trainable parameter requires a gradient, and no other parameter of the model does;
-///   A3 after merge the loss is that of the adapted model, within the rounding of the weights;
-///   A4 writing the trainable parameters of one attached model into another gives the same loss.
+///   A3 after merge the loss is that of the adapted model, within the rounding of the weights, and no layer is adapted any more;
+///   A4 writing the trainable parameters of one attached model into another gives the same loss;
+///   A5 the gradient of the loss reaches every trainable parameter.
 template <class A, class M>
 concept AdapterFor = std::movable<A> && CausalLM<M> && requires(const A& adapter, M& model, typename A::State& state) {
   { A::name } -> std::convertible_to<std::string_view>;

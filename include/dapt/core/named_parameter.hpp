@@ -11,6 +11,7 @@ namespace dapt {
 struct NamedParameter {
   std::string name;  ///< the Hugging Face module path, e.g. "model.layers.0.self_attn.q_proj.weight"
   Tensor value;      ///< shares storage with the model's or adapter's own tensor
+  double lr_factor = 1;  ///< >= 0: what an adapter wants its learning rate multiplied by (LoRA+, modules_to_save)
 };
 
 using NamedParameters = std::vector<NamedParameter>;

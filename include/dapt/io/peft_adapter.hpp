@@ -1,16 +1,18 @@
 // PEFT's LoRA folder (adapter_config.json and adapter_model.safetensors, as peft 0.21 writes and reads them) for dapt::Lora.
-// Keys are "base_model.model.<module path>.lora_A.weight" and ".lora_B.weight". PEFT loads what matches and leaves the rest; here every missing or
-// unexpected key is an error, and so is every option of the configuration that would change the numbers and is not built.
+// Keys are "base_model.model.<module path>.lora_A.weight", ".lora_B.weight", ".lora_magnitude_vector", and of modules_to_save the parameter's own name. PEFT loads
+// what matches and leaves the rest; here every missing or unexpected key is an error, and so is every option that would change the numbers and is not built.
 #pragma once
 
 #include <algorithm>
 #include <cmath>
 #include <filesystem>
-#include <map>
+#include <fstream>
 #include <set>
 #include <string>
+#include <utility>
 #include <vector>
 
+#include <ATen/ops/cat.h>
 #include <nlohmann/json.hpp>
 
 #include <dapt/adapters/lora.hpp>
@@ -20,77 +22,143 @@
 
 namespace dapt {
 
-/// A LoRA adapter as it lies in a folder, attached to a model.
-struct PeftAdapter {
+/// An adapter that begins with the values of a folder instead of initial ones: to evaluate, to merge, or to go on training (a Trainer takes it as any adapter).
+class PeftAdapter {
+ public:
+  static constexpr std::string_view name = "lora";
+  using State = Lora::State;
+
+  /// Opens the folder. Throws dapt::Error naming the file and the option.
+  explicit PeftAdapter(const std::filesystem::path& folder);
+
+  Lora lora;  ///< as the folder has it; dropout and the factors of the learning rate, which it does not keep, may be changed
+
+  /// Throws dapt::Error naming the file and the keys or the tensor that do not fit; the model is then as it was.
+  template <CausalLM M>
+  State attach(M& model) const;
+  NamedParameters trainable_parameters(State& state) const { return lora.trainable_parameters(state); }
+  template <CausalLM M>
+  void merge(State& state, M& model) const { lora.merge(state, model); }
+  RunHeader describe() const {
+    RunHeader header = lora.describe();
+    header.add("begins with adapter", weights_.path().parent_path().string());
+    return header;
+  }
+
+ private:
+  SafetensorsFile weights_;
+};
+
+struct AttachedLora {
   Lora lora;
   Lora::State state;
 };
 
-/// Writes adapter_config.json and adapter_model.safetensors. `base_model` goes into the configuration as base_model_name_or_path; PEFT only shows it.
-inline void save_peft_adapter(const Lora& lora, Lora::State& state, const std::filesystem::path& folder, const std::string& base_model = "");
-
-/// Attaches the adapter of `folder` to `model`. Throws dapt::Error naming the file and the option, key or tensor; the model is then without adapter.
+/// Attaches the adapter of `folder` to `model`. Throws as PeftAdapter does.
 template <CausalLM M>
-PeftAdapter load_peft_adapter(const std::filesystem::path& folder, M& model);
+AttachedLora load_peft_adapter(const std::filesystem::path& folder, M& model) {
+  const PeftAdapter adapter(folder);
+  return {adapter.lora, adapter.attach(model)};
+}
+
+/// Writes adapter_config.json and adapter_model.safetensors. `base_model` goes into the configuration as base_model_name_or_path; PEFT only shows it. An adapter
+/// with PiSSA's start is written as what it adds to the unchanged base: an adapter of twice the rank, as PEFT converts it.
+inline void save_peft_adapter(const Lora& lora, Lora::State& state, const std::filesystem::path& folder, const std::string& base_model = "");
 
 namespace detail {
 
 inline const std::string peft_prefix = "base_model.model.";
 
-/// What PEFT calls target_modules: the options as given, or for "all linear layers" the last parts of the adapted modules' names.
-inline std::vector<std::string> peft_targets(const Lora& lora, const Lora::State& state) {
-  if (!lora.targets.empty() && lora.targets != std::vector<std::string>{"all-linear"}) return lora.targets;
-  std::set<std::string> last_parts;
-  for (const auto& module : state.modules) last_parts.insert(module.name.substr(module.name.rfind('.') + 1));
-  return {last_parts.begin(), last_parts.end()};
-}
+/// What says nothing about the numbers of an adapter that is loaded: who wrote it, how it began, how memory was saved.
+inline constexpr const char* peft_ignored[] = {"peft_type", "peft_version", "auto_mapping", "base_model_name_or_path", "revision", "task_type", "inference_mode", "megatron_config",
+                                               "megatron_core", "loftq_config", "eva_config", "corda_config", "lora_ga_config", "qalora_group_size", "runtime_config", "ensure_weight_tying"};
+inline constexpr const char* peft_read[] = {"r", "lora_alpha", "lora_dropout", "target_modules", "exclude_modules", "layers_to_transform", "rank_pattern", "alpha_pattern",
+                                            "use_rslora", "use_dora", "modules_to_save", "init_lora_weights"};
 
-/// Refuses what would change the numbers: any of these options that is neither absent, null, false, empty nor its neutral value.
-inline void refuse_unsupported_lora(const nlohmann::json& config, const std::string& source) {
-  require(config.is_object() && config.value("peft_type", "") == "LORA", source, ": peft_type is ",
+/// Refuses every other option that is neither null, false nor empty.
+inline void refuse_unsupported_lora(const nlohmann::ordered_json& config, const std::string& source) {
+  require(config.is_object() && config.value("peft_type", nlohmann::ordered_json()) == "LORA", source, ": peft_type is ",
           config.is_object() && config.contains("peft_type") ? config["peft_type"].dump() : "missing", ", expected \"LORA\"");
-  const std::map<std::string, nlohmann::json> neutral = {{"bias", "none"}};
-  for (const char* key : {"bias", "use_dora", "use_qalora", "lora_bias", "fan_in_fan_out", "rank_pattern", "alpha_pattern", "modules_to_save", "layers_to_transform",
-                          "layers_pattern", "exclude_modules", "target_parameters", "trainable_token_indices", "layer_replication", "alora_invocation_tokens", "arrow_config",
-                          "use_bdlora", "kasa_config", "monteclora_config", "velora_config"}) {
-    if (!config.contains(key)) continue;
-    const auto& value = config[key];
-    const bool unused = value.is_null() || value == false || (value.is_structured() && value.empty()) || (neutral.contains(key) && neutral.at(key) == value);
-    require(unused, source, ": ", key, " is ", value.dump(), ", which is not supported");
+  const auto among = [](const auto& keys, const std::string& key) { return std::find(std::begin(keys), std::end(keys), key) != std::end(keys); };
+  for (const auto& [key, value] : config.items()) {
+    if (among(peft_ignored, key) || among(peft_read, key)) continue;
+    const bool usual = (key == "bias" && value == "none") || (key == "layers_pattern" && (value == "layers" || value == nlohmann::ordered_json{"layers"}));
+    require(usual || value.is_null() || value == false || value == "" || (value.is_structured() && value.empty()), source, ": ", key, " is ",
+            value.dump(), ", which is not supported");
   }
-  if (!config.contains("init_lora_weights")) return;
-  // The others (PiSSA, OLoRA, CorDA, LoftQ) also change the base weights, so the adapter is wrong on the unchanged base.
-  const auto& init = config["init_lora_weights"];
-  require(init.is_boolean() || init == "gaussian" || init == "orthogonal", source, ": init_lora_weights is ", init.dump(), ", which is not supported");
 }
 
-/// The adapter's options; targets that PEFT was given as a pattern come from the file's keys.
-inline Lora read_lora_config(const std::filesystem::path& file, const SafetensorsFile& weights) {
-  const auto config = read_json_file(file);
+/// PEFT's init_lora_weights: only "pissa" matters to who loads, because it changes the base weights in a way that can be repeated.
+inline LoraInit read_lora_init(const nlohmann::ordered_json& config, const std::string& source) {
+  const auto init = config.value("init_lora_weights", nlohmann::ordered_json(true));
+  if (init == "pissa") return LoraInit::pissa;
+  require(init.is_boolean() || init == "gaussian" || init == "orthogonal" || init == "eva", source, ": init_lora_weights is ", init.dump(),
+          ", which is not supported: the base weights that belong to this adapter cannot be made again from the model's; have PEFT convert it "
+          "(save_pretrained with path_initial_model_for_weight_conversion)");
+  return init == "gaussian" ? LoraInit::gaussian : LoraInit::kaiming;
+}
+
+inline ModuleNames read_module_names(const nlohmann::ordered_json& value) {
+  if (value.is_null()) return {};
+  if (value.is_string() && value != "all-linear") return ModuleNames::regex(value.get<std::string>());
+  return value.is_string() ? ModuleNames{"all-linear"} : ModuleNames(value.get<std::vector<std::string>>());
+}
+
+inline nlohmann::ordered_json write_module_names(const ModuleNames& names) {
+  if (names.is_regex()) return names.pattern();
+  return names.empty() ? nlohmann::ordered_json() : nlohmann::ordered_json(names.names());
+}
+
+template <class T>
+ModulePattern<T> read_pattern(const nlohmann::ordered_json& value) {
+  ModulePattern<T> pattern;
+  if (!value.is_null())
+    for (const auto& [key, number] : value.items()) pattern.emplace_back(key, number.template get<T>());
+  return pattern;
+}
+
+template <class T>
+nlohmann::ordered_json write_pattern(const ModulePattern<T>& pattern, double factor) {
+  auto object = nlohmann::ordered_json::object();
+  for (const auto& [key, value] : pattern) object[key] = static_cast<T>(static_cast<double>(value) * factor);
+  return object;
+}
+
+/// The options of the folder. Types that do not fit are errors that name the file.
+inline Lora read_lora_config(const std::filesystem::path& file) {
+  std::ifstream in(file, std::ios::binary);
+  require(in.good(), file.string(), ": cannot open");
+  nlohmann::ordered_json config;  // ordered: the first pattern that matches a module counts
+  try {
+    config = nlohmann::ordered_json::parse(in);
+  } catch (const nlohmann::json::exception& error) {
+    fail(file.string(), ": not JSON: ", error.what());
+  }
   refuse_unsupported_lora(config, file.string());
+  const auto value = [&](const char* key) { return config.contains(key) ? config[key] : nlohmann::ordered_json(); };
   Lora lora;
   try {
     lora.rank = config.value("r", std::int64_t{8});
     lora.alpha = config.value("lora_alpha", 8.0);
     lora.dropout = config.value("lora_dropout", 0.0);
-    if (config.value("use_rslora", false)) lora.alpha *= std::sqrt(static_cast<double>(lora.rank));
-    if (config.contains("target_modules") && config["target_modules"].is_array()) lora.targets = config["target_modules"].get<std::vector<std::string>>();
+    lora.use_rslora = config.value("use_rslora", false);
+    lora.use_dora = config.value("use_dora", false);
+    lora.targets = read_module_names(value("target_modules"));
+    lora.exclude_modules = read_module_names(value("exclude_modules"));
+    if (const auto layers = value("layers_to_transform"); layers.is_number()) lora.layers_to_transform = {layers.get<std::int64_t>()};
+    else if (!layers.is_null()) lora.layers_to_transform = layers.get<std::vector<std::int64_t>>();
+    lora.rank_pattern = read_pattern<std::int64_t>(value("rank_pattern"));
+    lora.alpha_pattern = read_pattern<double>(value("alpha_pattern"));
+    if (const auto saved = value("modules_to_save"); !saved.is_null()) lora.modules_to_save = saved.get<std::vector<std::string>>();
+    lora.init = read_lora_init(config, file.string());
   } catch (const nlohmann::json::exception& error) {
     fail(file.string(), ": ", error.what());
   }
-  const auto names = weights.names();
-  require(!names.empty(), weights.path().string(), ": found no tensors");
-  lora.dtype = weights.tensor(names[0]).scalar_type();
-  if (lora.targets.empty()) {
-    const std::string ending = ".lora_A.weight";
-    for (const auto& name : names)
-      if (name.starts_with(peft_prefix) && name.ends_with(ending)) lora.targets.push_back(name.substr(peft_prefix.size(), name.size() - peft_prefix.size() - ending.size()));
-    require(!lora.targets.empty(), weights.path().string(), ": found no key like \"", peft_prefix, "<module>", ending, "\", but e.g. \"", names[0], "\"");
-  }
+  require(!lora.targets.empty(), file.string(), ": target_modules is missing");
   return lora;
 }
 
-/// "2 are <what>: "a", "b"", at most three names.
+/// "2 keys are <what>: "a", "b"", at most three names.
 inline std::string counted(const std::vector<std::string>& names, const char* what) {
   std::string text = std::to_string(names.size()) + " keys are " + what;
   for (std::size_t i = 0; i < std::min<std::size_t>(names.size(), 3); ++i) text += (i == 0 ? ": \"" : ", \"") + names[i] + "\"";
@@ -109,53 +177,98 @@ inline bool is_base_copy(const SafetensorsFile& weights, const std::string& key,
   return true;
 }
 
-/// Copies the file's tensors into `parameters` of an adapter on a model with parameters `base`.
-inline void copy_lora_tensors(const SafetensorsFile& weights, const NamedParameters& parameters, const NamedParameters& base) {
-  const c10::NoGradGuard no_grad;
+/// Throws unless the file has each parameter of the adapter (tied ones under both names, with equal values), of its shape, and nothing else.
+inline void check_lora_tensors(const SafetensorsFile& weights, const NamedParameters& parameters, const Lora::State& state, const NamedParameters& base) {
+  const std::string file = weights.path().string();
   std::set<std::string> expected;
   for (const auto& parameter : parameters) expected.insert(peft_prefix + parameter.name);
+  for (const auto& [other, own] : state.tied) expected.insert(peft_prefix + other);
   auto found = weights.names();
   std::erase_if(found, [&](const std::string& key) { return is_base_copy(weights, key, base); });
   std::vector<std::string> missing, unexpected;
   std::set_difference(expected.begin(), expected.end(), found.begin(), found.end(), std::back_inserter(missing));
   std::set_difference(found.begin(), found.end(), expected.begin(), expected.end(), std::back_inserter(unexpected));
-  require(missing.empty() && unexpected.empty(), weights.path().string(), ": ", counted(missing, "missing"), "; ", counted(unexpected, "unexpected"));
+  require(missing.empty() && unexpected.empty(), file, ": ", counted(missing, "missing"), "; ", counted(unexpected, "unexpected"));
   for (const auto& parameter : parameters) {
     const std::string key = peft_prefix + parameter.name;
-    const Tensor value = weights.tensor(key);
-    require(value.sizes() == parameter.value.sizes(), weights.path().string(), ": tensor \"", key, "\" has shape ", value.sizes(), ", expected ", parameter.value.sizes());
-    Tensor(parameter.value).copy_(value);
+    require(weights.tensor(key).sizes() == parameter.value.sizes(), file, ": tensor \"", key, "\" has shape ", weights.tensor(key).sizes(), ", expected ", parameter.value.sizes());
   }
+  for (const auto& [other, own] : state.tied)
+    require(weights.tensor(peft_prefix + other).equal(weights.tensor(peft_prefix + own)), file, ": ", other, " differs from ", own,
+            ", but the model ties them: they were trained apart, and the tied model has no place for both");
 }
 
 }  // namespace detail
+
+inline PeftAdapter::PeftAdapter(const std::filesystem::path& folder)
+    : lora((require(std::filesystem::exists(folder / "adapter_model.safetensors") || !std::filesystem::exists(folder / "adapter_model.bin"), folder.string(),
+                    ": found adapter_model.bin, expected adapter_model.safetensors; have PEFT save it with safe_serialization"),
+            detail::read_lora_config(folder / "adapter_config.json"))),
+      weights_(folder / "adapter_model.safetensors") {
+  require(!weights_.names().empty(), weights_.path().string(), ": found no tensors");
+}
+
+template <CausalLM M>
+Lora::State PeftAdapter::attach(M& model) const {
+  Lora options = lora;
+  std::vector<std::string> paths;
+  for (const Linear* linear : model.linears()) paths.push_back(linear->name);
+  // PEFT says nothing where these match no module, and neither is an adapter of somebody else's wrong for it.
+  if (options.exclude_modules.without_match(paths)) {
+    std::vector<std::string> used = options.exclude_modules.names();
+    std::erase_if(used, [&](const std::string& one) { return ModuleNames{one}.without_match(paths).has_value(); });
+    options.exclude_modules = used;
+  }
+  const auto unused = [&](const auto& entry) { return std::none_of(paths.begin(), paths.end(), [&](const auto& path) { return matches_key(entry.first, path); }); };
+  std::erase_if(options.rank_pattern, unused);
+  std::erase_if(options.alpha_pattern, unused);
+
+  State state = options.prepare(model);
+  const NamedParameters parameters = options.trainable_parameters(state);
+  detail::check_lora_tensors(weights_, parameters, state, model.parameters());
+  options.start(state, model);
+  const c10::NoGradGuard no_grad;
+  for (const auto& parameter : parameters) Tensor(parameter.value).copy_(weights_.tensor(detail::peft_prefix + parameter.name));
+  return state;
+}
 
 inline void save_peft_adapter(const Lora& lora, Lora::State& state, const std::filesystem::path& folder, const std::string& base_model) {
   std::error_code reason;
   std::filesystem::create_directories(folder, reason);
   require(!reason, folder.string(), ": cannot create the folder: ", reason.message());
+
+  // PiSSA: W + s (B A - B0 A0) = W + s [B, -B0] [A; A0], so twice the rank at the same scaling.
+  const bool doubled = lora.init == LoraInit::pissa;
+  const double rank_factor = doubled ? 2 : 1, alpha_factor = !doubled ? 1 : lora.use_rslora ? std::sqrt(2.0) : 2;
+  ModuleNames targets = lora.targets;
+  if (targets.empty() || targets == ModuleNames{"all-linear"}) {  // by the names that PEFT puts in its place
+    std::set<std::string> last_parts;
+    for (const auto& module : state.modules) last_parts.insert(module.name.substr(module.name.rfind('.') + 1));
+    targets = std::vector<std::string>(last_parts.begin(), last_parts.end());
+  }
+  const auto list_or_null = [](const auto& values) { return values.empty() ? nlohmann::ordered_json() : nlohmann::ordered_json(values); };
   const nlohmann::ordered_json config = {{"peft_type", "LORA"}, {"task_type", "CAUSAL_LM"}, {"base_model_name_or_path", base_model}, {"inference_mode", true},
-                                         {"r", lora.rank}, {"lora_alpha", lora.alpha}, {"lora_dropout", lora.dropout},
-                                         {"target_modules", detail::peft_targets(lora, state)}, {"bias", "none"}, {"fan_in_fan_out", false}, {"init_lora_weights", true},
-                                         {"use_rslora", false}, {"use_dora", false}, {"modules_to_save", nullptr}};
+                                         {"r", lora.rank * static_cast<std::int64_t>(rank_factor)}, {"lora_alpha", lora.alpha * alpha_factor}, {"lora_dropout", lora.dropout},
+                                         {"target_modules", detail::write_module_names(targets)}, {"exclude_modules", detail::write_module_names(lora.exclude_modules)},
+                                         {"layers_to_transform", list_or_null(lora.layers_to_transform)},
+                                         {"rank_pattern", detail::write_pattern(lora.rank_pattern, rank_factor)}, {"alpha_pattern", detail::write_pattern(lora.alpha_pattern, alpha_factor)},
+                                         {"use_rslora", lora.use_rslora}, {"use_dora", lora.use_dora}, {"modules_to_save", list_or_null(lora.modules_to_save)},
+                                         {"init_lora_weights", lora.init == LoraInit::gaussian ? nlohmann::ordered_json("gaussian") : nlohmann::ordered_json(true)},
+                                         {"bias", "none"}, {"fan_in_fan_out", false}};
   NamedParameters tensors;
-  for (const auto& parameter : lora.trainable_parameters(state)) tensors.push_back({detail::peft_prefix + parameter.name, parameter.value});
+  const auto add = [&](const std::string& name, const Tensor& value) { tensors.push_back({detail::peft_prefix + name, value.detach()}); };
+  for (const auto& module : state.modules) {
+    add(module.name + ".lora_A.weight", doubled ? at::cat({module.a.detach(), module.initial_a}, 0) : module.a);
+    add(module.name + ".lora_B.weight", doubled ? at::cat({module.b.detach(), module.initial_b.neg()}, 1) : module.b);
+    if (module.magnitude.defined()) add(module.name + ".lora_magnitude_vector", module.magnitude);
+  }
+  for (const auto& parameter : state.saved) {
+    add(parameter.name, parameter.value);
+    for (const auto& [other, own] : state.tied)
+      if (own == parameter.name) add(other, parameter.value);
+  }
   write_safetensors(folder / "adapter_model.safetensors", std::move(tensors));
   write_file_atomically(folder / "adapter_config.json", config.dump(2) + "\n");
-}
-
-template <CausalLM M>
-PeftAdapter load_peft_adapter(const std::filesystem::path& folder, M& model) {
-  const SafetensorsFile weights(folder / "adapter_model.safetensors");
-  PeftAdapter adapter{detail::read_lora_config(folder / "adapter_config.json", weights), {}};
-  adapter.state = adapter.lora.attach(model);
-  try {
-    detail::copy_lora_tensors(weights, adapter.lora.trainable_parameters(adapter.state), model.parameters());
-  } catch (...) {
-    adapter.lora.detach(adapter.state, model);
-    throw;
-  }
-  return adapter;
 }
 
 }  // namespace dapt

@@ -161,7 +161,7 @@ Failures optimizer_failures(const Rule& rule, const OptimizerConformance& option
   return failures;
 }
 
-/// Runs laws A1 to A4 of dapt::AdapterFor. `make_model()` gives equal models.
+/// Runs laws A1 to A5 of dapt::AdapterFor. `make_model()` gives equal models.
 template <class Adapter, class MakeModel>
 Failures adapter_failures(const Adapter& adapter, const MakeModel& make_model) {
   using Model = decltype(make_model());
@@ -201,6 +201,11 @@ Failures adapter_failures(const Adapter& adapter, const MakeModel& make_model) {
   perturb(trainable);
   const double adapted = loss(model);
   expect(!detail::near(adapted, before, 1e-5), "A2: other values of the trainable parameters leave the loss as it was");
+  model.loss(batch).sum.backward();
+  for (const NamedParameter& parameter : trainable) {
+    const Tensor gradient = parameter.value.grad();
+    expect(gradient.defined() && gradient.abs().max().template item<double>() > 0, "A5: the loss has no gradient for " + parameter.name);
+  }
 
   Model second = make_model();
   auto second_state = adapter.attach(second);
@@ -214,6 +219,7 @@ Failures adapter_failures(const Adapter& adapter, const MakeModel& make_model) {
 
   adapter.merge(state, model);
   expect(detail::near(loss(model), adapted, 1e-4), "A3: the merged model has another loss than the adapted one");
+  for (const Linear* linear : model.linears()) expect(!linear->adapted, "A3: after merge " + linear->name + " still has an adapter in its forward pass");
   return failures;
 }
 

@@ -170,8 +170,8 @@ Trainer<Model, Adapter, Rule, Schedule>::Trainer(Model& model, Adapter adapter, 
     require(!Schedule::needs_budget || options_.has_budget(), "TrainOptions: the learning-rate schedule follows the share of the budget that is spent; give "
             "max_steps, max_tokens or max_minutes");
   for (const NamedParameter& parameter : adapter_.trainable_parameters(adapter_state_)) {
-    const double factor = options_.lr_factor ? options_.lr_factor(parameter) : 1;
-    require(factor >= 0 && std::isfinite(factor), "TrainOptions: lr_factor is ", factor, " for ", parameter.name, ", expected 0 or more");
+    const double factor = parameter.lr_factor * (options_.lr_factor ? options_.lr_factor(parameter) : 1);
+    require(factor >= 0 && std::isfinite(factor), "Trainer: lr_factor is ", factor, " for ", parameter.name, ", expected 0 or more");
     trained_.push_back({parameter, parameter.value.detach(), factor, rule_.init(parameter)});
   }
   require(!trained_.empty(), "Trainer: the adapter has no trainable parameter");
@@ -431,7 +431,7 @@ RunHeader Trainer<Model, Adapter, Rule, Schedule>::describe() const {
     if (factors[trained.lr_factor].first++ == 0) factors[trained.lr_factor].second = trained.parameter.name;
   }
   header.append(describe_optimizer(rule_, parameters, options_.lr));
-  if (options_.lr_factor)
+  if (factors.size() > 1 || factors.begin()->first != 1)
     for (const auto& [factor, group] : factors) header.add("lr factor", text(factor, " (", group.first, " parameters, the first ", group.second, ")"));
   if constexpr (requires { schedule_.describe(); }) header.add("lr schedule", schedule_.describe());
   header.add("batch", text(options_.batch_size, " rows in micro-batches of ", options_.micro_batch_size, options_.layer_wise ? ", layer-wise steps" : ""));

@@ -1,0 +1,45 @@
+// How much of an update survives when it is added to weights of a narrower type.
+#pragma once
+
+#include <cstdint>
+#include <sstream>
+#include <string>
+
+#include <ATen/ops/eq.h>
+#include <ATen/ops/ne.h>
+
+#include <dapt/core/error.hpp>
+#include <dapt/core/tensor.hpp>
+
+namespace dapt {
+
+struct MergeReport {
+  std::int64_t entries = 0;     ///< weights that were merged
+  std::int64_t unchanged = 0;   ///< of them, those with an update that rounding lost: the weight is what it was
+  double largest_error = 0;     ///< max |W' - (W + update)|, W + update in fp32
+  std::string largest_error_in; ///< module path; empty where no entry was rounded
+
+  /// One line for a person.
+  std::string text() const {
+    std::ostringstream line;
+    line << "merged " << entries << " weights, " << unchanged << " of them too small an update to change; largest rounding error " << largest_error;
+    if (!largest_error_in.empty()) line << " in " << largest_error_in;
+    return line.str();
+  }
+
+  /// weight <- exact (fp32, its shape), rounded once. Throws where a value is not finite.
+  void write(Tensor weight, const Tensor& exact, const std::string& module) {
+    require(exact.isfinite().all().item<bool>(), "merge: ", module, " has values that are not finite");
+    const Tensor rounded = exact.to(weight.scalar_type());
+    entries += weight.numel();
+    unchanged += rounded.eq(weight).logical_and_(exact.ne(weight)).sum().item<std::int64_t>();
+    const double error = rounded.to(at::kFloat).sub(exact).abs_().max().item<double>();
+    if (error > largest_error) {
+      largest_error = error;
+      largest_error_in = module;
+    }
+    weight.copy_(rounded);
+  }
+};
+
+}  // namespace dapt
