@@ -22,7 +22,7 @@ int main(int argc, char** argv) {
   dapt_program::add_eval(app);
   dapt_program::add_filter(app);
   dapt_program::add_tokenize(app);
-  dapt::keep_freed_memory();
+  dapt::keep_freed_memory();  // of the C library's allocator; tcmalloc keeps it anyway
   dapt_program::stop_on_signals();
   try {
     app.parse(argc, argv);

@@ -7,6 +7,7 @@
 #include <sstream>
 #include <thread>
 
+#include <dlfcn.h>
 #include <unistd.h>
 
 #include <ATen/Parallel.h>
@@ -29,6 +30,8 @@ std::string processor() {
     if (line.starts_with("model name")) return line.substr(line.find(':') + 2);
   return "unknown processor";
 }
+
+std::string memory_allocator() { return dlsym(RTLD_DEFAULT, "tc_version") != nullptr ? "tcmalloc" : "the C library's"; }
 
 std::string version_of_dapt() {
   return std::to_string(DAPT_VERSION_MAJOR) + "." + std::to_string(DAPT_VERSION_MINOR) + "." + std::to_string(DAPT_VERSION_PATCH);
@@ -95,6 +98,7 @@ Run prepare_run(const RunOptions& run) {
   header.add("seed", std::to_string(run.seed));
   header.add("gradient checkpointing", run.gradient_checkpointing ? "on" : "off");
   header.add("machine", processor() + ", " + std::to_string(at::get_num_threads()) + " threads");
+  header.add("memory allocator", memory_allocator());
   for (const std::string& line : dapt::kernel_report()) header.add("kernels", line);
   header.add("versions", "dapt " + version_of_dapt() + ", LibTorch " + TORCH_VERSION);
   return prepared;
