@@ -44,7 +44,7 @@ dapt::Llama random_llama(std::uint64_t seed) {
 /// Texts as rows of 256 bytes, each a document of its own behind the end-of-document token.
 std::vector<dapt::PackedSequence> rows_of(const std::vector<std::string>& texts) {
   std::vector<dapt::TokenizedPage> pages;
-  for (const std::string& text : texts) pages.push_back({.input_ids = toy::ByteTokenizer{}.encode(text, dapt::SpecialText::as_text)});
+  for (const std::string& text : texts) pages.emplace_back().input_ids = toy::ByteTokenizer{}.encode(text, dapt::SpecialText::as_text);
   return pages | dapt::pack({.max_length = 256, .isolate_documents = true, .bos = toy::end_of_document}) | ranges::to<std::vector>();
 }
 

@@ -25,7 +25,7 @@ REQUESTS = [
     ("<|im_start|>user\nWhich license?<|im_end|>\n", "The GPL."),
     ("日本の首都は", "東京です。"),
     ("日本の首都は\u3000", "東京です。"),
-    ("a", "b"),
+    ("a", " b"),
     ("x = [1, 2,\n     3]\n\n", "    return x\n"),
     ("word " * 60, "word word word"),
 ]
