@@ -68,7 +68,7 @@ TEST_CASE("characters and bytes rank Japanese candidates differently") {
   const dapt::LogProbMrr metric{.items = {item("one", "abc", {"あ", "abc"})}};
   const dapt::MetricValue value = metric.evaluate(model, toy::ByteTokenizer{});
   REQUIRE(value.items[0].scores[0].second == Approx(5 * std::log(0.5)).epsilon(1e-6));
-  REQUIRE(value.items[0].scores_per.at("byte")[0] == Approx(std::log(0.5)).epsilon(1e-6));
+  REQUIRE(value.items[0].scores_per.at("byte")[0] == Approx(5.0 / 4 * std::log(0.5)).epsilon(1e-6));
   REQUIRE(value.items[0].scores[1].second == Approx(4 * std::log(0.5)).epsilon(1e-6));
   REQUIRE(value.details.at("mrr_per_byte") == 1);
   REQUIRE(value.details.at("mrr_per_character") == 1);
