@@ -101,7 +101,7 @@
 #include <dapt/optim/kahan_summation.hpp>
 #include <dapt/optim/lion.hpp>
 #include <dapt/optim/lr_schedules.hpp>
-#include <dapt/optim/projected_names.hpp>
+#include <dapt/optim/projected_parameters.hpp>
 #include <dapt/optim/round_stochastically.hpp>
 #include <dapt/optim/stochastic_rounding.hpp>
 #include <dapt/optim/stored_state.hpp>

@@ -5,6 +5,7 @@
 // parameter's name, not from its place, and the projection is made again from its seed, so a checkpoint holds no matrix of it.
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <limits>
@@ -27,7 +28,7 @@
 #include <dapt/core/hash.hpp>
 #include <dapt/core/run_result.hpp>
 #include <dapt/optim/adamw.hpp>
-#include <dapt/optim/projected_names.hpp>
+#include <dapt/optim/projected_parameters.hpp>
 
 namespace dapt {
 
@@ -144,22 +145,10 @@ inline void Apollo::step(Tensor& weight, State& state, const StepInfo& info) con
 }
 
 inline RunHeader Apollo::describe(const NamedParameters& parameters, double lr) const {
-  NamedParameters others;
-  for (const NamedParameter& parameter : parameters)
-    if (!projects(parameter)) others.push_back(parameter);
-  const std::size_t projected = parameters.size() - others.size();
-  require(projected > 0, "Apollo: none of ", parameters.size(), " trainable parameters is projected; targets ",
-          targets.empty() ? "are the default: matrices with attn or mlp in their names" : "match no name");
-  std::ostringstream text, rate;
+  std::ostringstream text;
   text << "APOLLO rank " << rank << ", update_proj_gap " << update_proj_gap << ", scale " << scale << ", one factor a "
        << (scaling == ApolloScaling::channel ? "channel" : "tensor") << ", norm growth at most " << norm_growth;
-  rate << lr * std::sqrt(scale) << " (" << projected << " projected matrices: lr * sqrt(scale)), " << lr << " (" << others.size() << " other parameters)";
-  RunHeader header;
-  header.add("optimizer", text.str());
-  for (const auto& [key, value] : inner.describe(others, lr).entries)
-    if (key != "effective lr") header.add(key == "optimizer" ? "inner optimizer" : key, value);
-  header.add("effective lr", rate.str());
-  return header;
+  return describe_projecting("Apollo", targets, text.str(), inner, parameters, lr, lr * std::sqrt(scale), "lr * sqrt(scale)");
 }
 
 static_assert(check_optimizer<Apollo>());

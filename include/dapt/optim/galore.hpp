@@ -21,7 +21,7 @@
 #include <dapt/core/gradient.hpp>
 #include <dapt/core/run_result.hpp>
 #include <dapt/optim/adamw.hpp>
-#include <dapt/optim/projected_names.hpp>
+#include <dapt/optim/projected_parameters.hpp>
 #include <dapt/optim/subspace.hpp>
 
 namespace dapt {
@@ -179,24 +179,12 @@ void GaLore<Inner>::refresh(State& state) const {
 
 template <DirectionalOptimizer Inner>
 RunHeader GaLore<Inner>::describe(const NamedParameters& parameters, double lr) const {
-  NamedParameters others;
-  for (const NamedParameter& parameter : parameters)
-    if (!projects(parameter)) others.push_back(parameter);
-  const std::size_t projected = parameters.size() - others.size();
-  require(projected > 0, "GaLore: none of ", parameters.size(), " trainable parameters is projected; targets ",
-          targets.empty() ? "are the default: matrices with attn or mlp in their names" : "match no name");
   constexpr std::string_view types[] = {"std", "reverse_std", "left", "right", "full"};
   constexpr std::string_view projectors[] = {"exact SVD", "randomized range finder", "randomized range finder with bf16 products"};
-  std::ostringstream text, rate;
+  std::ostringstream text;
   text << "GaLore rank " << rank << ", update_proj_gap " << update_proj_gap << ", scale " << scale << ", proj_type " << types[static_cast<int>(proj_type)]
        << ", " << projectors[static_cast<int>(projector)] << "; inner rule " << Inner::name;
-  rate << lr * scale << " (" << projected << " projected matrices: lr * scale), " << lr << " (" << others.size() << " other parameters)";
-  RunHeader header;
-  header.add("optimizer", text.str());
-  for (const auto& [key, value] : describe_optimizer(inner, others, lr).entries)
-    if (key != "effective lr") header.add(key == "optimizer" ? "inner optimizer" : key, value);
-  header.add("effective lr", rate.str());
-  return header;
+  return describe_projecting("GaLore", targets, text.str(), inner, parameters, lr, lr * scale, "lr * scale");
 }
 
 static_assert(check_optimizer<GaLoreAdamW>());
