@@ -29,11 +29,7 @@ class PytorchBinFile {
   bool contains(const std::string& name) const { return entries_.contains(name); }
 
   /// In the order of the alphabet.
-  std::vector<std::string> names() const {
-    std::vector<std::string> result;
-    for (const auto& [name, entry] : entries_) result.push_back(name);
-    return result;
-  }
+  std::vector<std::string> names() const { return detail::keys(entries_); }
 
   const TensorInfo& info(const std::string& name) const { return entry(name).info; }
 

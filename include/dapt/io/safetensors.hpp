@@ -44,11 +44,7 @@ class SafetensorsFile {
   bool contains(const std::string& name) const { return entries_.contains(name); }
 
   /// In the order of the alphabet.
-  std::vector<std::string> names() const {
-    std::vector<std::string> result;
-    for (const auto& [name, entry] : entries_) result.push_back(name);
-    return result;
-  }
+  std::vector<std::string> names() const { return detail::keys(entries_); }
 
   /// A view into the map, which lives as long as any of its tensors. Writing to it does not reach the file.
   Tensor tensor(const std::string& name) const {

@@ -36,6 +36,15 @@ struct TensorInfo {
 
 namespace detail {
 
+/// The keys of a map, in its order.
+template <class Map>
+std::vector<std::string> keys(const Map& map) {
+  std::vector<std::string> result;
+  result.reserve(map.size());
+  for (const auto& [key, value] : map) result.push_back(key);
+  return result;
+}
+
 /// A file as pages of memory. Writing to them changes this process's copy only, never the file.
 class FileMapping {
  public:

@@ -30,11 +30,7 @@ class WeightFolder {
   }
 
   bool contains(const std::string& name) const { return file_of_.contains(name); }
-  std::vector<std::string> names() const {
-    std::vector<std::string> result;
-    for (const auto& [name, file] : file_of_) result.push_back(name);
-    return result;
-  }
+  std::vector<std::string> names() const { return detail::keys(file_of_); }
   TensorInfo info(const std::string& name) const {
     return std::visit([&](const auto& file) -> TensorInfo { return file.info(name); }, at(name));
   }
