@@ -41,6 +41,7 @@ ChosenSchedule chosen_schedule(const BudgetOptions& budget) {
 }
 
 bool uses_lora(const SettingOptions& setting) { return setting.adapter.adapter == "lora"; }
+
 /// Whether the weights that train are bf16: LoRA's factors are fp32.
 bool trains_bf16(const SettingOptions& setting, const std::string& dtype) { return !uses_lora(setting) && dtype != "fp32"; }
 
