@@ -36,7 +36,7 @@ struct WithBos {
 
 }  // namespace
 
-TEST_CASE("Log likelihoods and token counts are those of lm-evaluation-harness, and do not move with the batch size") {
+TEST_CASE("Log likelihoods and token counts are those of lm-evaluation-harness, and move with the batch size by less than 1e-5 a token") {
   auto model = dapt::load_llama(dapt::testing_support::smollm2(), at::kFloat);
   const auto tokenizer = dapt::HfTokenizer::from_folder(dapt::testing_support::smollm2());
   const WithBos with_bos(tokenizer);
