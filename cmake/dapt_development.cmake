@@ -21,9 +21,10 @@ if(DAPT_SANITIZERS)
   target_link_options(dapt_development INTERFACE -fsanitize=${DAPT_SANITIZERS})
 endif()
 
-# dapt_add_program(name source...): an executable on dapt::dapt with the project's warnings and sanitizers.
+# dapt_add_program(name source...): an executable on dapt::dapt with the project's warnings and sanitizers. Its sources are compiled together, up to
+# eight at a time: each alone would compile the same headers and the same kernels again. So names in their unnamed namespaces must differ.
 function(dapt_add_program name)
   add_executable(${name} ${ARGN})
   target_link_libraries(${name} PRIVATE dapt::dapt dapt_development)
-  set_target_properties(${name} PROPERTIES RUNTIME_OUTPUT_DIRECTORY "${PROJECT_BINARY_DIR}/bin")
+  set_target_properties(${name} PROPERTIES UNITY_BUILD ON RUNTIME_OUTPUT_DIRECTORY "${PROJECT_BINARY_DIR}/bin")
 endfunction()

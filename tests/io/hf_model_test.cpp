@@ -1,6 +1,5 @@
 #include <fstream>
 #include <functional>
-#include <iterator>
 #include <string>
 
 #include <catch2/catch.hpp>
@@ -17,11 +16,6 @@ using namespace dapt::testing_support;
 
 namespace {
 
-std::string read(const std::filesystem::path& file) {
-  std::ifstream in(file, std::ios::binary);
-  return {std::istreambuf_iterator<char>(in), {}};
-}
-
 /// A copy of a tiny model whose tensors and configuration a test may change before it loads.
 class Copy {
  public:
@@ -34,7 +28,7 @@ class Copy {
   const std::filesystem::path& path() const { return folder_.path(); }
 
   void config(const std::function<void(nlohmann::json&)>& change) {
-    auto json = nlohmann::json::parse(read(path() / "config.json"));
+    auto json = nlohmann::json::parse(read_bytes(path() / "config.json"));
     change(json);
     std::ofstream(path() / "config.json") << json;
   }
@@ -76,10 +70,10 @@ TEST_CASE("A folder is loaded in the dtype asked for, with tensors of its own") 
     INFO(parameter.name);
     REQUIRE(parameter.value.equal(copy.get(parameter.name).to(at::kBFloat16)));
   }
-  const std::string before = read(copy.path() / "model.safetensors");
+  const std::string before = read_bytes(copy.path() / "model.safetensors");
   auto same = load_llama(copy.path(), at::kFloat);
   same.parameters()[0].value.zero_();
-  REQUIRE(read(copy.path() / "model.safetensors") == before);
+  REQUIRE(read_bytes(copy.path() / "model.safetensors") == before);
   REQUIRE(load_llama(copy.path(), at::kFloat).parameters()[0].value.abs().max().item<float>() > 0);
 }
 
@@ -175,9 +169,9 @@ TEST_CASE("A saved model is the loaded one, with its configuration and tokenizer
     REQUIRE(a[i].name == b[i].name);
     REQUIRE(a[i].value.equal(b[i].value));
   }
-  REQUIRE(read(out.path() / "saved" / "tokenizer.json") == "{\"a\": 1}");
+  REQUIRE(read_bytes(out.path() / "saved" / "tokenizer.json") == "{\"a\": 1}");
   REQUIRE_FALSE(std::filesystem::exists(out.path() / "saved" / "notes.txt"));
-  const auto config = nlohmann::json::parse(read(out.path() / "saved" / "config.json"));
+  const auto config = nlohmann::json::parse(read_bytes(out.path() / "saved" / "config.json"));
   REQUIRE(config["some_key"] == "kept");
   REQUIRE(config["dtype"] == "float32");
   REQUIRE(SafetensorsFile(out.path() / "saved" / "model.safetensors").metadata().at("format") == "pt");
@@ -187,7 +181,7 @@ TEST_CASE("The dtype written is the model's") {
   const TemporaryFolder out;
   auto model = load_llama(tiny_folder("llama_grouped"), at::kBFloat16);
   save_llama(model, tiny_folder("llama_grouped"), out.path());
-  REQUIRE(nlohmann::json::parse(read(out.path() / "config.json"))["dtype"] == "bfloat16");
+  REQUIRE(nlohmann::json::parse(read_bytes(out.path() / "config.json"))["dtype"] == "bfloat16");
   const SafetensorsFile weights(out.path() / "model.safetensors");
   REQUIRE(weights.tensor("model.norm.weight").scalar_type() == at::kBFloat16);
   REQUIRE_FALSE(weights.contains("lm_head.weight"));

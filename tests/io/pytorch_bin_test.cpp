@@ -1,7 +1,6 @@
 #include <cstdint>
 #include <cstring>
 #include <fstream>
-#include <iterator>
 #include <string>
 #include <utility>
 #include <vector>
@@ -17,17 +16,12 @@
 
 using namespace dapt;
 using dapt::testing_support::TemporaryFolder;
+using dapt::testing_support::read_bytes;
+using dapt::testing_support::recorded;
+using dapt::testing_support::write_bytes;
 using Catch::Contains;
 
 namespace {
-
-const std::filesystem::path recorded = std::filesystem::path(DAPT_TEST_DATA) / "parity" / "io" / "torch_save";
-
-std::string read(const std::filesystem::path& file) {
-  std::ifstream in(file, std::ios::binary);
-  return {std::istreambuf_iterator<char>(in), {}};
-}
-void write(const std::filesystem::path& file, const std::string& bytes) { std::ofstream(file, std::ios::binary | std::ios::trunc) << bytes; }
 
 template <class Number>
 std::string little(Number number) {
@@ -85,14 +79,14 @@ std::string file_of(const Pickled& tensor) { return file_of(dictionary({{"x", te
 
 Tensor opened(const std::string& bytes) {
   const TemporaryFolder folder;
-  write(folder.path() / "x.bin", bytes);
+  write_bytes(folder.path() / "x.bin", bytes);
   return PytorchBinFile(folder.path() / "x.bin").tensor("x");
 }
 
 void refused(const std::string& bytes, const std::string& message) {
   const TemporaryFolder folder;
   const auto file = folder.path() / "broken.bin";
-  write(file, bytes);
+  write_bytes(file, bytes);
   INFO(message);
   REQUIRE_THROWS_WITH(PytorchBinFile(file), Contains(file.string()) && Contains(message));
 }
@@ -100,8 +94,8 @@ void refused(const Pickled& tensor, const std::string& message) { refused(file_o
 void refused_pickle(const std::string& pickle, const std::string& message) { refused(file_of(pickle), message); }
 
 void same_as_recorded(const std::string& name) {
-  const PytorchBinFile file(recorded / (name + ".bin"));
-  const SafetensorsFile expected(recorded / (name + ".safetensors"));
+  const PytorchBinFile file(recorded("io/torch_save") / (name + ".bin"));
+  const SafetensorsFile expected(recorded("io/torch_save") / (name + ".safetensors"));
   REQUIRE(file.names() == expected.names());
   for (const auto& tensor : expected.names()) {
     INFO(tensor);
@@ -118,7 +112,7 @@ TEST_CASE("Tensors of every type are read as torch.save wrote them") { same_as_r
 
 TEST_CASE("Views keep offset and strides, and share the storage they shared when they were saved") {
   same_as_recorded("views");
-  const PytorchBinFile file(recorded / "views.bin");
+  const PytorchBinFile file(recorded("io/torch_save") / "views.bin");
   const Tensor base = file.tensor("base");
   REQUIRE(file.tensor("transposed").strides() == at::IntArrayRef({1, 6}));
   REQUIRE(file.tensor("steps").strides() == at::IntArrayRef({12, 3}));
@@ -130,8 +124,8 @@ TEST_CASE("A tensor outlives the reader, writing to it does not reach the file, 
   const TemporaryFolder folder;
   const auto path = folder.path() / "a.bin";
   std::string data(std::size_t{1} << 22, '\0');
-  write(path, archive({{"abc/data/0", data}, {"abc/data.pkl", dictionary({{"x", Pickled{.storage_numel = 1 << 20, .shape = {1 << 20}, .strides = {1}}.bytes()}})}}));
-  const std::string before = read(path);
+  write_bytes(path, archive({{"abc/data/0", data}, {"abc/data.pkl", dictionary({{"x", Pickled{.storage_numel = 1 << 20, .shape = {1 << 20}, .strides = {1}}.bytes()}})}}));
+  const std::string before = read_bytes(path);
   Tensor x;
   {
     const PytorchBinFile file(path);
@@ -139,7 +133,7 @@ TEST_CASE("A tensor outlives the reader, writing to it does not reach the file, 
     x.fill_(9);
     file.forget("x");
   }
-  REQUIRE(read(path) == before);
+  REQUIRE(read_bytes(path) == before);
   REQUIRE(x[1 << 19].item<float>() == 0);  // given back and read anew
 }
 
@@ -153,7 +147,7 @@ TEST_CASE("Storages that are not aligned are copied") {
 }
 
 TEST_CASE("A pickle that would run a command is refused by the command's name, and nothing runs") {
-  REQUIRE_THROWS_WITH(PytorchBinFile(recorded / "system.bin"), Contains("system.bin: the file asks for posix.system, which tensors do not need"));
+  REQUIRE_THROWS_WITH(PytorchBinFile(recorded("io/torch_save") / "system.bin"), Contains("system.bin: the file asks for posix.system, which tensors do not need"));
   REQUIRE_FALSE(std::filesystem::exists("opened-by-pickle"));
   refused_pickle("\x80\x02" + global("os", "system") + text("touch x") + "\x85R.", "asks for os.system");
   refused_pickle("\x80\x02" + global("builtins", "eval") + text("1") + "\x85R.", "asks for builtins.eval");
@@ -165,7 +159,7 @@ TEST_CASE("A pickle that would run a command is refused by the command's name, a
 TEST_CASE("Other formats of torch.save say what they are") {
   const auto refuses = [](const char* name, const char* message) {
     INFO(name);
-    REQUIRE_THROWS_WITH(PytorchBinFile(recorded / name), Contains(name) && Contains(message));
+    REQUIRE_THROWS_WITH(PytorchBinFile(recorded("io/torch_save") / name), Contains(name) && Contains(message));
   };
   refuses("legacy.bin", "format of PyTorch before 1.6, which is not read; write it anew");
   refuses("protocol4.bin", "protocol 4, expected 2");
@@ -246,10 +240,10 @@ TEST_CASE("An archive that is damaged or not one of torch.save is refused") {
 }
 
 TEST_CASE("However a file is cut or changed, it is read within its bounds or refused") {
-  const std::string whole = read(recorded / "views.bin");
+  const std::string whole = read_bytes(recorded("io/torch_save") / "views.bin");
   const TemporaryFolder folder;
   const auto path = folder.path() / "x.bin";
-  write(path, whole);
+  write_bytes(path, whole);
   std::size_t opened = 0;
   {
     std::fstream file(path, std::ios::binary | std::ios::in | std::ios::out);

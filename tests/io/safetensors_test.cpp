@@ -1,7 +1,5 @@
 #include <cstdint>
 #include <cstring>
-#include <fstream>
-#include <iterator>
 #include <string>
 
 #include <catch2/catch.hpp>
@@ -18,15 +16,10 @@
 
 using namespace dapt;
 using dapt::testing_support::TemporaryFolder;
+using dapt::testing_support::read_bytes;
+using dapt::testing_support::write_bytes;
 
 namespace {
-
-void write(const std::filesystem::path& file, const std::string& bytes) { std::ofstream(file, std::ios::binary) << bytes; }
-
-std::string read(const std::filesystem::path& file) {
-  std::ifstream in(file, std::ios::binary);
-  return {std::istreambuf_iterator<char>(in), {}};
-}
 
 /// A file with this header and so many bytes after it.
 std::string with_header(const std::string& header, std::size_t data) {
@@ -34,10 +27,10 @@ std::string with_header(const std::string& header, std::size_t data) {
   return std::string(reinterpret_cast<const char*>(&size), 8) + header + std::string(data, '\1');
 }
 
-void refused(const std::string& bytes, const std::string& message) {
+void refused_file(const std::string& bytes, const std::string& message) {
   const TemporaryFolder folder;
   const auto file = folder.path() / "broken.safetensors";
-  write(file, bytes);
+  write_bytes(file, bytes);
   INFO(message);
   REQUIRE_THROWS_WITH(SafetensorsFile(file), Catch::Contains(file.string()) && Catch::Contains(message));
 }
@@ -77,7 +70,7 @@ TEST_CASE("The header's length is a multiple of 8, and wide elements come first"
   const TemporaryFolder folder;
   const auto file = folder.path() / "a.safetensors";
   write_safetensors(file, {{"b", at::tensor({1, 2, 3}, at::kByte)}, {"f", at::ones({1}, at::kFloat)}});
-  const std::string bytes = read(file);
+  const std::string bytes = read_bytes(file);
   std::uint64_t size = 0;
   std::memcpy(&size, bytes.data(), 8);
   REQUIRE(size % 8 == 0);
@@ -90,7 +83,7 @@ TEST_CASE("A tensor outlives the reader, and writing to it does not reach the fi
   const TemporaryFolder folder;
   const auto file = folder.path() / "a.safetensors";
   write_safetensors(file, {{"x", at::arange(4, at::kFloat)}});
-  const std::string before = read(file);
+  const std::string before = read_bytes(file);
   Tensor x;
   {
     const SafetensorsFile reader(file);
@@ -98,7 +91,7 @@ TEST_CASE("A tensor outlives the reader, and writing to it does not reach the fi
   }
   REQUIRE(x.sum().item<float>() == 6);
   x.fill_(9);
-  REQUIRE(read(file) == before);
+  REQUIRE(read_bytes(file) == before);
 }
 
 TEST_CASE("Elements that are not aligned in the file are read as well") {
@@ -107,44 +100,44 @@ TEST_CASE("Elements that are not aligned in the file are read as well") {
   const float value = 1.5f;
   std::string bytes = with_header(R"({"x":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}})", 0);
   REQUIRE(bytes.size() % 4 != 0);
-  write(file, bytes + std::string(reinterpret_cast<const char*>(&value), 4));
+  write_bytes(file, bytes + std::string(reinterpret_cast<const char*>(&value), 4));
   REQUIRE(SafetensorsFile(file).tensor("x").item<float>() == 1.5f);
 }
 
 TEST_CASE("A file that breaks a rule of the format is refused, and the message says which") {
   const std::string one = R"({"x":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}})";
   SECTION("length") {
-    refused("", "empty file");
-    refused("1234", "found 4 bytes");
-    refused(std::string("\0\0\0\0\0\0\0\x80", 8) + one, "header length is 9223372036854775808");
-    refused(std::string("\xff\xff\xff\xff\xff\xff\xff\xff", 8) + one, "header length is 18446744073709551615");
-    refused(with_header(one, 8).substr(0, 20), "header length is " + std::to_string(one.size()) + ", expected at most 12");
+    refused_file("", "empty file");
+    refused_file("1234", "found 4 bytes");
+    refused_file(std::string("\0\0\0\0\0\0\0\x80", 8) + one, "header length is 9223372036854775808");
+    refused_file(std::string("\xff\xff\xff\xff\xff\xff\xff\xff", 8) + one, "header length is 18446744073709551615");
+    refused_file(with_header(one, 8).substr(0, 20), "header length is " + std::to_string(one.size()) + ", expected at most 12");
   }
   SECTION("cut by one byte, or one byte too long") {
-    refused(with_header(one, 7), "tensor \"x\": data_offsets are [0, 8], but 7 bytes follow the header");
-    refused(with_header(one, 9), "9 bytes follow the header, but its tensors end at 8");
+    refused_file(with_header(one, 7), "tensor \"x\": data_offsets are [0, 8], but 7 bytes follow the header");
+    refused_file(with_header(one, 9), "9 bytes follow the header, but its tensors end at 8");
   }
   SECTION("overlap and hole") {
-    refused(with_header(R"({"a":{"dtype":"U8","shape":[4],"data_offsets":[0,4]},"b":{"dtype":"U8","shape":[4],"data_offsets":[3,7]}})", 7),
+    refused_file(with_header(R"({"a":{"dtype":"U8","shape":[4],"data_offsets":[0,4]},"b":{"dtype":"U8","shape":[4],"data_offsets":[3,7]}})", 7),
             "tensor \"b\" begins at byte 3, inside the tensor before it");
-    refused(with_header(R"({"a":{"dtype":"U8","shape":[4],"data_offsets":[0,4]},"b":{"dtype":"U8","shape":[2],"data_offsets":[5,7]}})", 7),
+    refused_file(with_header(R"({"a":{"dtype":"U8","shape":[4],"data_offsets":[0,4]},"b":{"dtype":"U8","shape":[2],"data_offsets":[5,7]}})", 7),
             "a hole before tensor \"b\"");
-    refused(with_header(R"({"a":{"dtype":"U8","shape":[4],"data_offsets":[1,5]}})", 5), "a hole before tensor \"a\"");
+    refused_file(with_header(R"({"a":{"dtype":"U8","shape":[4],"data_offsets":[1,5]}})", 5), "a hole before tensor \"a\"");
   }
   SECTION("offsets against shape and type") {
-    refused(with_header(R"({"x":{"dtype":"F32","shape":[3],"data_offsets":[0,8]}})", 8), "data_offsets hold 8 bytes, but dtype F32 and shape [3] need 12");
-    refused(with_header(R"({"x":{"dtype":"F32","shape":[2],"data_offsets":[8,0]}})", 8), "data_offsets are [8, 0]");
-    refused(with_header(R"({"x":{"dtype":"F32","shape":[4611686018427387904,2],"data_offsets":[0,8]}})", 8), "fits 64 bits");
-    refused(with_header(R"({"x":{"dtype":"F32","shape":[-2],"data_offsets":[0,8]}})", 8), "whole numbers >= 0 as shape");
-    refused(with_header(R"({"x":{"dtype":"F32","shape":[2],"data_offsets":[0,8.0]}})", 8), "as data_offsets");
-    refused(with_header(R"({"x":{"dtype":"F4","shape":[2],"data_offsets":[0,8]}})", 8), "expected dtype F64");
-    refused(with_header(R"({"x":{"dtype":"F32","shape":[2]}})", 8), "expected dtype, shape and data_offsets");
+    refused_file(with_header(R"({"x":{"dtype":"F32","shape":[3],"data_offsets":[0,8]}})", 8), "data_offsets hold 8 bytes, but dtype F32 and shape [3] need 12");
+    refused_file(with_header(R"({"x":{"dtype":"F32","shape":[2],"data_offsets":[8,0]}})", 8), "data_offsets are [8, 0]");
+    refused_file(with_header(R"({"x":{"dtype":"F32","shape":[4611686018427387904,2],"data_offsets":[0,8]}})", 8), "fits 64 bits");
+    refused_file(with_header(R"({"x":{"dtype":"F32","shape":[-2],"data_offsets":[0,8]}})", 8), "whole numbers >= 0 as shape");
+    refused_file(with_header(R"({"x":{"dtype":"F32","shape":[2],"data_offsets":[0,8.0]}})", 8), "as data_offsets");
+    refused_file(with_header(R"({"x":{"dtype":"F4","shape":[2],"data_offsets":[0,8]}})", 8), "expected dtype F64");
+    refused_file(with_header(R"({"x":{"dtype":"F32","shape":[2]}})", 8), "expected dtype, shape and data_offsets");
   }
   SECTION("JSON") {
-    refused(with_header("{\"x\":", 0), "header is not JSON");
-    refused(with_header("[1]", 0), "header is array, expected an object");
-    refused(with_header(R"({"x":{"dtype":"U8","shape":[1],"data_offsets":[0,1]},"x":{"dtype":"U8","shape":[1],"data_offsets":[0,1]}})", 1), "names \"x\" twice");
-    refused(with_header(R"({"__metadata__":{"a":1}})", 0), "__metadata__ \"a\" is number");
+    refused_file(with_header("{\"x\":", 0), "header is not JSON");
+    refused_file(with_header("[1]", 0), "header is array, expected an object");
+    refused_file(with_header(R"({"x":{"dtype":"U8","shape":[1],"data_offsets":[0,1]},"x":{"dtype":"U8","shape":[1],"data_offsets":[0,1]}})", 1), "names \"x\" twice");
+    refused_file(with_header(R"({"__metadata__":{"a":1}})", 0), "__metadata__ \"a\" is number");
   }
 }
 

@@ -17,12 +17,10 @@
 
 using namespace dapt;
 using dapt::testing_support::TemporaryFolder;
+using dapt::testing_support::recorded;
+using dapt::testing_support::write_bytes;
 
 namespace {
-
-const std::filesystem::path recorded = std::filesystem::path(DAPT_TEST_DATA) / "parity" / "io" / "torch_save";
-
-void write(const std::filesystem::path& file, const std::string& bytes) { std::ofstream(file, std::ios::binary | std::ios::trunc) << bytes; }
 
 /// Memory of this process that is present, in bytes.
 std::int64_t resident() {
@@ -38,7 +36,7 @@ TEST_CASE("Shards are read through their index") {
   write_safetensors(folder.path() / "model-00001-of-00002.safetensors", {{"a", at::arange(3, at::kFloat)}});
   write_safetensors(folder.path() / "model-00002-of-00002.safetensors", {{"b", at::arange(4, at::kFloat)}, {"c", at::arange(5, at::kFloat)}});
   const auto index = folder.path() / "model.safetensors.index.json";
-  const auto with_map = [&](const std::string& map) { write(index, R"({"metadata":{"total_size":48},"weight_map":)" + map + "}"); };
+  const auto with_map = [&](const std::string& map) { write_bytes(index, R"({"metadata":{"total_size":48},"weight_map":)" + map + "}"); };
   const auto refused_index = [&](const std::string& map, const std::string& message) {
     with_map(map);
     INFO(message);
@@ -62,28 +60,28 @@ TEST_CASE("Shards are read through their index") {
   refused_index("{}", "non-empty object \"weight_map\"");
   with_map(R"({"a":"model-00003-of-00002.safetensors"})");
   REQUIRE_THROWS_WITH(WeightFolder(folder.path()), Catch::Contains("model-00003-of-00002.safetensors: cannot open"));
-  write(index, "{");
+  write_bytes(index, "{");
   REQUIRE_THROWS_WITH(WeightFolder(folder.path()), Catch::Contains(index.string() + ": not JSON"));
   std::filesystem::remove(index);
   REQUIRE_THROWS_WITH(WeightFolder(folder.path()), Catch::Contains("found model-00001-of-00002.safetensors, model-00002-of-00002.safetensors, expected model.safetensors"));
 }
 
 TEST_CASE("Shards of torch.save are read through their index, which names every tensor and no file elsewhere") {
-  const WeightFolder weights(recorded / "llama_bias");
+  const WeightFolder weights(recorded("io/torch_save") / "llama_bias");
   REQUIRE(weights.format() == std::string("PyTorch .bin"));
-  REQUIRE(weights.files() == std::vector<std::filesystem::path>{recorded / "llama_bias" / "pytorch_model-00001-of-00002.bin", recorded / "llama_bias" / "pytorch_model-00002-of-00002.bin"});
+  REQUIRE(weights.files() == std::vector<std::filesystem::path>{recorded("io/torch_save") / "llama_bias" / "pytorch_model-00001-of-00002.bin", recorded("io/torch_save") / "llama_bias" / "pytorch_model-00002-of-00002.bin"});
   REQUIRE(weights.path("lm_head.weight") == weights.files()[1]);
   REQUIRE(weights.info("lm_head.weight").dtype == at::kHalf);
   REQUIRE(weights.names().size() == 35);
 
   const TemporaryFolder folder;
   const auto copy = folder.path() / "model";
-  std::filesystem::copy(recorded / "llama_bias", copy);
+  std::filesystem::copy(recorded("io/torch_save") / "llama_bias", copy);
   const auto index = copy / "pytorch_model.bin.index.json";
   const auto changed = [&](const auto& change, const std::string& message) {
-    auto json = detail::read_json_file(recorded / "llama_bias" / "pytorch_model.bin.index.json");
+    auto json = dapt::detail::read_json_file(recorded("io/torch_save") / "llama_bias" / "pytorch_model.bin.index.json");
     change(json["weight_map"]);
-    write(index, json.dump());
+    write_bytes(index, json.dump());
     INFO(message);
     REQUIRE_THROWS_WITH(WeightFolder(copy), Catch::Contains(copy.string()) && Catch::Contains(message));
   };
@@ -98,11 +96,11 @@ TEST_CASE("Shards of torch.save are read through their index, which names every 
 TEST_CASE("Of several formats safetensors is taken, then .bin, and formats that are not read are named") {
   const TemporaryFolder folder;
   const auto& path = folder.path();
-  write(path / "model.gguf", "x");
-  write(path / "tf_model.h5", "x");
+  write_bytes(path / "model.gguf", "x");
+  write_bytes(path / "tf_model.h5", "x");
   REQUIRE_THROWS_WITH(WeightFolder(path), Catch::Contains(path.string() + ": found ") && Catch::Contains("model.gguf") && Catch::Contains("tf_model.h5"));
-  std::filesystem::copy_file(recorded / "views.bin", path / "pytorch_model.bin");
-  write(path / "pytorch_model.bin.index.json", "{");
+  std::filesystem::copy_file(recorded("io/torch_save") / "views.bin", path / "pytorch_model.bin");
+  write_bytes(path / "pytorch_model.bin.index.json", "{");
   REQUIRE(WeightFolder(path).format() == std::string("PyTorch .bin"));
   REQUIRE(WeightFolder(path).tensor("base").equal(at::arange(24, at::kFloat).view({4, 6})));
   write_safetensors(path / "model.safetensors", {{"a", at::zeros({1})}});

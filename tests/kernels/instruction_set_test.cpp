@@ -5,7 +5,7 @@
 using namespace dapt;
 
 TEST_CASE("the instruction set is one the processor has, and the report names it", "[kernels]") {
-  REQUIRE(instruction_set() <= detail::processor_instruction_set());
+  REQUIRE(instruction_set() <= dapt::detail::processor_instruction_set());
   const auto lines = kernel_report();
   REQUIRE(!lines.empty());
   CHECK_THAT(lines.front(), Catch::Contains(std::string(instruction_set_name(instruction_set()))));
@@ -15,10 +15,10 @@ TEST_CASE("DAPT_ISA lowers the instruction set and refuses what is unknown", "[k
   const char* before = std::getenv("DAPT_ISA");
   const std::string saved = before == nullptr ? "" : before;
   setenv("DAPT_ISA", "portable", 1);
-  REQUIRE(detail::chosen_instruction_set() == InstructionSet::portable);
+  REQUIRE(dapt::detail::chosen_instruction_set() == InstructionSet::portable);
   setenv("DAPT_ISA", "sse9", 1);
-  CHECK_THROWS_WITH(detail::chosen_instruction_set(), Catch::Contains("sse9") && Catch::Contains("portable or avx512_bf16"));
+  CHECK_THROWS_WITH(dapt::detail::chosen_instruction_set(), Catch::Contains("sse9") && Catch::Contains("portable or avx512_bf16"));
   setenv("DAPT_ISA", "", 1);
-  REQUIRE(detail::chosen_instruction_set() == detail::processor_instruction_set());
+  REQUIRE(dapt::detail::chosen_instruction_set() == dapt::detail::processor_instruction_set());
   setenv("DAPT_ISA", saved.c_str(), 1);
 }

@@ -43,9 +43,9 @@ TEST_CASE("each step by itself") {
 
 TEST_CASE("a chain is written and read by name") {
   for (const Normalisation& chain : {Normalisation{}, dapt::japanese_normalisation(), Normalisation{.steps = {}}}) {
-    REQUIRE(Normalisation::parse(chain.to_string()).steps == chain.steps);
+    REQUIRE((Normalisation::parse(chain.to_string()).steps == chain.steps));
   }
-  REQUIRE(Normalisation::parse("nfkc,strip").steps == std::vector{NormaliseStep::nfkc, NormaliseStep::strip});
+  REQUIRE((Normalisation::parse("nfkc,strip").steps == std::vector{NormaliseStep::nfkc, NormaliseStep::strip}));
   REQUIRE_THROWS_WITH(Normalisation::parse("strip,lower"),
                     "normalisation: found \"lower\", expected none or a list of strip, collapse_spaces, casefold, nfkc, remove_japanese_punctuation");
   REQUIRE_THROWS_WITH(Normalisation::parse(""), Catch::Matchers::StartsWith("normalisation: found \"\", expected"));

@@ -25,8 +25,6 @@ using namespace dapt::testing_support;
 
 namespace {
 
-const std::filesystem::path recorded = std::filesystem::path(DAPT_TEST_DATA) / "parity" / "adapters";
-
 nlohmann::json read_json(const std::filesystem::path& file) {
   std::ifstream in(file);
   return nlohmann::json::parse(in);
@@ -74,19 +72,19 @@ Tensor write(const Written& written, const std::filesystem::path& folder) {
 }  // namespace
 
 TEST_CASE("write the adapters for record.py", "[.record]") {
-  for (const Written& written : to_write()) write(written, recorded / "written" / written.name);
+  for (const Written& written : to_write()) write(written, recorded("adapters") / "written" / written.name);
 }
 
 TEST_CASE("each variant that PEFT saved gives PEFT's logits, also after merging, and unmerging restores") {
-  const SafetensorsFile expected(recorded / "saved.safetensors");
+  const SafetensorsFile expected(recorded("adapters") / "saved.safetensors");
   double worst = 0;
   for (const std::string name : {"patterns", "regex", "layers", "dora", "modules", "modules_tied", "pissa_converted", "pissa"}) {
     INFO(name);
-    const std::string variant = model_of(recorded / name);
+    const std::string variant = model_of(recorded("adapters") / name);
     const auto batch = TinyReference(variant).batch();
     auto model = tiny_model(variant);
     const c10::NoGradGuard no_grad;
-    auto [lora, state] = load_peft_adapter(recorded / name, model);
+    auto [lora, state] = load_peft_adapter(recorded("adapters") / name, model);
     const Tensor reference = expected.tensor(name + ".logits"), adapted = model.logits(batch);
     worst = std::max(worst, relative_difference(adapted, reference));
     CHECK(relative_difference(adapted, reference) < 1e-5);
@@ -114,7 +112,7 @@ TEST_CASE("each variant that PEFT saved gives PEFT's logits, also after merging,
 }
 
 TEST_CASE("adapters written here are those from which PEFT computed the recorded logits") {
-  const SafetensorsFile expected(recorded / "written.safetensors");
+  const SafetensorsFile expected(recorded("adapters") / "written.safetensors");
   double worst = 0;
   for (const Written& written : to_write()) {
     INFO(written.name);
@@ -122,8 +120,8 @@ TEST_CASE("adapters written here are those from which PEFT computed the recorded
     const Tensor logits = write(written, folder.path());
     worst = std::max(worst, relative_difference(logits, expected.tensor(written.name + ".logits")));
     CHECK(relative_difference(logits, expected.tensor(written.name + ".logits")) < 1e-5);
-    CHECK(read_json(folder.path() / "adapter_config.json") == read_json(recorded / "written" / written.name / "adapter_config.json"));
-    const SafetensorsFile now(folder.path() / "adapter_model.safetensors"), then(recorded / "written" / written.name / "adapter_model.safetensors");
+    CHECK(read_json(folder.path() / "adapter_config.json") == read_json(recorded("adapters") / "written" / written.name / "adapter_config.json"));
+    const SafetensorsFile now(folder.path() / "adapter_model.safetensors"), then(recorded("adapters") / "written" / written.name / "adapter_model.safetensors");
     CHECK(now.names() == then.names());
     for (const auto& name : now.names()) {
       INFO(name);
@@ -136,7 +134,7 @@ TEST_CASE("adapters written here are those from which PEFT computed the recorded
 }
 
 TEST_CASE("20 steps of each variant have the losses of PEFT and AdamW") {
-  const auto reference = read_json(recorded / "train.json");
+  const auto reference = read_json(recorded("adapters") / "train.json");
   const std::vector<std::pair<std::string, Lora>> variants = {{"rslora", {.use_rslora = true}},
                                                               {"dora", {.use_dora = true}},
                                                               {"pissa", {.init = LoraInit::pissa}},

@@ -23,12 +23,9 @@ using dapt::testing_support::Losses;
 using dapt::testing_support::tiny_run_model;
 using dapt::testing_support::tiny_run_rows;
 
-namespace {
+using dapt::testing_support::recorded;
 
-nlohmann::json recorded(const std::string& name) {
-  std::ifstream file(DAPT_TEST_DATA "/parity/train/" + name);
-  return nlohmann::json::parse(file);
-}
+namespace {
 
 template <class Adapter, class Rule>
 std::vector<double> losses(dapt::Llama model, const Adapter& adapter, const Rule& rule, const std::vector<dapt::PackedSequence>& rows, const dapt::TrainOptions& options) {
@@ -64,12 +61,12 @@ dapt::GaLoreAdamW exact_galore(std::int64_t rank, const std::vector<int>& layers
 }  // namespace
 
 TEST_CASE("the recorded tiny runs learn, so that agreement with them says something") {
-  const auto reference = recorded("tiny.json");  // their data repeat every five steps, so the losses can be compared
+  const auto reference = dapt::detail::read_json_file(recorded("train") / "tiny.json");  // their data repeat every five steps, so the losses can be compared
   for (const std::vector<double> losses : reference["losses"]) REQUIRE(losses.front() - losses.back() > 0.1);
 }
 
 TEST_CASE("20 steps on a tiny Llama have the losses of PEFT, torch and galore_torch") {
-  const auto reference = recorded("tiny.json");
+  const auto reference = dapt::detail::read_json_file(recorded("train") / "tiny.json");
   const auto rows = tiny_run_rows();
   const auto options = [&](const char* setting) { return dapt::TrainOptions{.lr = reference["lr"][setting], .batch_size = 4, .micro_batch_size = 2}; };
   require_equal("tiny lora", losses(tiny_run_model(), dapt::Lora{.rank = 4}, dapt::AdamW{}, rows, options("lora")), reference["losses"]["lora"]);
@@ -78,13 +75,13 @@ TEST_CASE("20 steps on a tiny Llama have the losses of PEFT, torch and galore_to
 }
 
 TEST_CASE("layer-wise steps have the same losses") {
-  const auto reference = recorded("tiny.json");
+  const auto reference = dapt::detail::read_json_file(recorded("train") / "tiny.json");
   const dapt::TrainOptions options{.lr = reference["lr"]["galore"], .batch_size = 4, .micro_batch_size = 2, .layer_wise = true};
   require_equal("tiny galore, layer-wise", losses(tiny_run_model(), dapt::FullParameter{}, exact_galore(4, {}), tiny_run_rows(), options), reference["losses"]["galore"]);
 }
 
 TEST_CASE("20 steps on SmolLM2 have the losses of PEFT, torch and galore_torch") {
-  const auto reference = recorded("smollm2.json");
+  const auto reference = dapt::detail::read_json_file(recorded("train") / "smollm2.json");
   std::vector<dapt::PackedSequence> rows;
   for (const auto& row : reference["rows"]) {
     const auto ids = row.get<std::vector<std::int32_t>>();

@@ -8,15 +8,11 @@
 
 #include "support/paths.hpp"
 
+using dapt::testing_support::read_bytes;
+
 namespace {
 
-std::string read(const std::filesystem::path& file) {
-  std::ostringstream text;
-  text << std::ifstream(file).rdbuf();
-  return text.str();
-}
-
-const dapt::StepRecord record{.step = 3, .tokens = 4096, .loss = 2.5, .lr = 1e-4, .grad_norm = 0.75, .tokens_per_second = 512.5,
+const dapt::StepRecord third_step{.step = 3, .tokens = 4096, .loss = 2.5, .lr = 1e-4, .grad_norm = 0.75, .tokens_per_second = 512.5,
                               .peak_memory_bytes = 5'000'000'000, .seconds = 8.25, .phase_seconds = {{"backward", 2.0}, {"forward", 1.0}}, .fraction = 0.5};
 const std::string line = R"({"step":3,"tokens":4096,"loss":2.5,"lr":0.0001,"grad_norm":0.75,"tokens_per_second":512.5,"peak_memory_bytes":5000000000,)"
                          R"("seconds":8.25,"phase_seconds":{"backward":2.0,"forward":1.0},"skipped":false,"fraction":0.5})" "\n";
@@ -27,25 +23,25 @@ TEST_CASE("log.jsonl: one line a step, readable while the run goes on") {
   const dapt::testing_support::TemporaryFolder folder;
   const auto file = folder.path() / "new" / "folder" / "log.jsonl";
   dapt::JsonLines log(file);
-  REQUIRE(read(file).empty());
-  log.observe(record);
-  REQUIRE(read(file) == line);
-  log.observe(record);
-  REQUIRE(read(file) == line + line);
+  REQUIRE(read_bytes(file).empty());
+  log.observe(third_step);
+  REQUIRE(read_bytes(file) == line);
+  log.observe(third_step);
+  REQUIRE(read_bytes(file) == line + line);
 }
 
 TEST_CASE("log.jsonl: a new run starts a new file, a resumed one continues it") {
   const dapt::testing_support::TemporaryFolder folder;
   const auto file = folder.path() / "log.jsonl";
-  dapt::JsonLines(file).observe(record);
-  dapt::JsonLines(file, {.append = true}).observe(record);
-  REQUIRE(read(file) == line + line);
-  dapt::JsonLines(file).observe(record);
-  REQUIRE(read(file) == line);
+  dapt::JsonLines(file).observe(third_step);
+  dapt::JsonLines(file, {.append = true}).observe(third_step);
+  REQUIRE(read_bytes(file) == line + line);
+  dapt::JsonLines(file).observe(third_step);
+  REQUIRE(read_bytes(file) == line);
 }
 
 TEST_CASE("log.jsonl: NaN and infinity are null, and the line is still JSON") {
-  auto bad = record;
+  auto bad = third_step;
   bad.loss = std::numeric_limits<double>::quiet_NaN();
   bad.grad_norm = std::numeric_limits<double>::infinity();
   const auto read_back = nlohmann::json::parse(dapt::to_json(bad).dump());
@@ -61,5 +57,5 @@ TEST_CASE("log.jsonl: a folder that cannot be made and a file that cannot be wri
   CHECK_THROWS_WITH(dapt::JsonLines(below_a_file), Catch::Contains((folder.path() / "file" / "out").string()) && Catch::Contains("Not a directory"));
   CHECK_THROWS_WITH(dapt::JsonLines(folder.path()), Catch::Contains(folder.path().string()) && Catch::Contains("Is a directory"));
   dapt::JsonLines full("/dev/full");
-  CHECK_THROWS_WITH(full.observe(record), Catch::Contains("/dev/full") && Catch::Contains("step 3") && Catch::Contains("No space left"));
+  CHECK_THROWS_WITH(full.observe(third_step), Catch::Contains("/dev/full") && Catch::Contains("step 3") && Catch::Contains("No space left"));
 }

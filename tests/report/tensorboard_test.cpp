@@ -8,15 +8,7 @@
 
 #include "support/paths.hpp"
 
-namespace {
-
-std::string read(const std::filesystem::path& file) {
-  std::ostringstream bytes;
-  bytes << std::ifstream(file, std::ios::binary).rdbuf();
-  return bytes.str();
-}
-
-}  // namespace
+using dapt::testing_support::read_bytes;
 
 TEST_CASE("CRC-32C: the vectors of RFC 3720, appendix B.4") {
   std::string up, down;
@@ -51,9 +43,9 @@ TEST_CASE("event files: the bytes of TensorBoard's own writer") {
   at(1700000002.0, 300, {{"eval/qa_exact", 0.1}, {"日本語", -0.0}, {"nan", std::numeric_limits<double>::quiet_NaN()}});
   at(1700000003.0, 5'000'000'000, {{"memory/peak_bytes", 3.4e10}});
 
-  const std::string expected = read(DAPT_TEST_DATA "/parity/tensorboard/events.tfevents");
+  const std::string expected = read_bytes(DAPT_TEST_DATA "/parity/tensorboard/events.tfevents");
   REQUIRE(expected.size() == 292);
-  REQUIRE(read(board.path()) == expected);
+  REQUIRE(read_bytes(board.path()) == expected);
   REQUIRE(board.path().filename().string().starts_with("events.out.tfevents.1700000000."));
 }
 
@@ -72,8 +64,8 @@ TEST_CASE("event files: what a step shows; a skipped step shows no loss") {
   dapt::tensorboard::Scalars all{{"train/loss", 1.5}, {"train/grad_norm", 2}};
   all.insert(all.end(), rest.begin(), rest.end());
   const std::string head = dapt::tensorboard::record(dapt::tensorboard::version_event(1.0));
-  REQUIRE(read(board.path()) == head + dapt::tensorboard::record(dapt::tensorboard::scalar_event(1.0, 7, all)));
-  REQUIRE(read(other.path()) == head + dapt::tensorboard::record(dapt::tensorboard::scalar_event(1.0, 7, rest)));
+  REQUIRE(read_bytes(board.path()) == head + dapt::tensorboard::record(dapt::tensorboard::scalar_event(1.0, 7, all)));
+  REQUIRE(read_bytes(other.path()) == head + dapt::tensorboard::record(dapt::tensorboard::scalar_event(1.0, 7, rest)));
 }
 
 TEST_CASE("event files: a folder that cannot be written is named") {

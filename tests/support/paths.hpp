@@ -1,8 +1,10 @@
-// Where tests find data that is too large for the repository, and where they may write.
+// Where tests find recorded data and data that is too large for the repository, where they may write, and whole files at once.
 #pragma once
 
 #include <cstdlib>
 #include <filesystem>
+#include <fstream>
+#include <iterator>
 #include <string>
 
 #include <catch2/catch.hpp>
@@ -32,6 +34,22 @@ inline std::filesystem::path smollm2() { return detail::folder_from_environment(
 
 /// The Debian corpus: pages.jsonl (English) and pages.ja.jsonl (Japanese).
 inline std::filesystem::path debian() { return detail::folder_from_environment("DAPT_DEBIAN", "pages.jsonl"); }
+
+/// Recorded references of a topic: tests/parity/TOPIC.
+inline std::filesystem::path recorded(const std::string& topic) { return std::filesystem::path(DAPT_TEST_DATA) / "parity" / topic; }
+
+/// The bytes of `file`; a test fails where it cannot be read.
+inline std::string read_bytes(const std::filesystem::path& file) {
+  std::ifstream in(file, std::ios::binary);
+  if (!in) FAIL("cannot read " << file);
+  return {std::istreambuf_iterator<char>(in), {}};
+}
+
+inline void write_bytes(const std::filesystem::path& file, const std::string& bytes) {
+  std::ofstream out(file, std::ios::binary | std::ios::trunc);
+  out << bytes;
+  if (!out.flush()) FAIL("cannot write " << file);
+}
 
 /// A fresh folder that is removed at the end of the scope.
 class TemporaryFolder {
