@@ -5,6 +5,7 @@
 
 #include <CLI/CLI.hpp>
 
+#include <dapt/core/product.hpp>
 #include <dapt/kernels/memory.hpp>
 
 #include "commands.hpp"
@@ -12,6 +13,7 @@
 #include "toml_config.hpp"
 
 int main(int argc, char** argv) {
+  dapt::make_products_independent_of_the_batch();
   CLI::App app("Continues the pretraining of a language model on the text of one field, and tells whether it learned the field.", "dapt");
   app.require_subcommand(1);
   app.fallthrough();

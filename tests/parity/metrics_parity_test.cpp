@@ -13,21 +13,18 @@
 #include <dapt/text/tokenizer.hpp>
 #include <support/paths.hpp>
 
+using dapt::testing_support::recorded;
+
 namespace {
 
 const std::filesystem::path domain = std::filesystem::path(DAPT_TEST_DATA) / ".." / "examples" / "debian";
-
-nlohmann::json recorded(const char* name) {
-  std::ifstream stream(std::filesystem::path(DAPT_TEST_DATA) / "parity/metrics" / name);
-  return nlohmann::json::parse(stream);
-}
 
 }  // namespace
 
 TEST_CASE("SmolLM2: every answer and every rank is the reference's") {
   auto model = dapt::load_llama(dapt::testing_support::smollm2(), at::kFloat);
   const auto tokenizer = dapt::load_tokenizer(dapt::testing_support::smollm2());
-  const nlohmann::json reference = recorded("baseline.json").at("dev");
+  const nlohmann::json reference = dapt::detail::read_json_file(recorded("metrics") / "baseline.json").at("dev");
 
   const dapt::ExactMatch questions{.questions = dapt::read_questions(domain / "qa.jsonl"), .exemplars = dapt::read_questions(domain / "fewshot.jsonl")};
   const dapt::MetricValue qa = questions.evaluate(model, tokenizer);
@@ -53,18 +50,18 @@ TEST_CASE("SmolLM2: every answer and every rank is the reference's") {
   REQUIRE(mrr.details.at("top1") == Approx(reference["top1"].get<double>()).epsilon(1e-12));
   REQUIRE(mrr.details.at("mrr_random") == Approx(reference["mrr_random"].get<double>()).epsilon(1e-12));
 
-  // Alone or together: the same scores within fp32 rounding, here relative to sums of about 70 nats.
+  // Alone or together: the same bits (docs/decisions/0018).
   dapt::LogProbMrr few{.items = {sentences.items.begin(), sentences.items.begin() + 4}, .batch_tokens = 1};
   const dapt::MetricValue alone = few.evaluate(model, tokenizer);
   for (std::size_t i = 0; i < few.items.size(); ++i)
     for (std::size_t c = 0; c < alone.items[i].scores.size(); ++c)
-      REQUIRE(alone.items[i].scores[c].second == Approx(mrr.items[i].scores[c].second).epsilon(1e-5));
+      REQUIRE(alone.items[i].scores[c].second == mrr.items[i].scores[c].second);
 }
 
 TEST_CASE("SmolLM2: the perplexity of pages, in windows of each rule, is the reference's") {
   auto model = dapt::load_llama(dapt::testing_support::smollm2(), at::kFloat);
   const auto tokenizer = dapt::load_tokenizer(dapt::testing_support::smollm2());
-  for (const nlohmann::json& page : recorded("perplexity.json")) {
+  for (const nlohmann::json& page : dapt::detail::read_json_file(recorded("metrics") / "perplexity.json")) {
     for (const nlohmann::json& rule : page["nll"]) {
       CAPTURE(page["tokens"], rule);
       const dapt::Perplexity metric{.pages = {{.work = "w", .page = 1, .text = page["text"], .score = std::nullopt}},

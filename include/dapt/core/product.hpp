@@ -59,4 +59,9 @@ inline constexpr std::int64_t fewest_widened_rows = 64;
 /// type of what is returned, and the result is to be rounded to the type of `rows`.
 inline Tensor operand(const Tensor& rows) { return widens(rows) && rows.size(0) >= fewest_widened_rows ? rows.to(at::kFloat) : rows; }
 
+/// Asks MKL for fp32 products each row of which has the same bits whatever the number of other rows: scores then do not move with the batch size. Costs
+/// nothing measurable (docs/decisions/0018). To be called before the process's first product: MKL reads its environment once. A value of MKL_CBWR that
+/// the user set stays.
+inline void make_products_independent_of_the_batch() { ::setenv("MKL_CBWR", "AUTO,STRICT", 0); }
+
 }  // namespace dapt
