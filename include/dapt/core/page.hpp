@@ -14,6 +14,7 @@ struct Page {
   std::int64_t page = 0;        ///< its number inside the work, as the file says
   std::string text;             ///< UTF-8
   std::optional<double> score;  ///< larger is more of the domain; absent until a file or a scorer gives it
+  std::string source = {};      ///< where a reader found it, as file:line, or the file of which it is the whole; for messages only
 };
 
 /// One page as token ids. A page is one document: nothing of its neighbours is in it.

@@ -77,6 +77,8 @@ class PageReader {
     std::optional<Page> page = {};
     bool blank = false, empty = false, replaced = false;
     std::optional<BadPage> fault = {};
+
+    std::string place() const { return source->json_lines ? source->path + ":" + std::to_string(line) : source->path; }
   };
 
   bool open_next_file();
@@ -192,7 +194,7 @@ inline void PageReader::parse(Item& item) const {
     item.blank = json && text.find_first_not_of(" \t\r") == std::string::npos;
     if (item.blank) return;
     item.replaced = mend_encoding(text, json, options_.policy == BadInput::replace, mark);
-    Page page{item.source->work, item.line, {}, std::nullopt};
+    Page page{item.source->work, item.line, {}, std::nullopt, item.place()};
     if (!json) page.text = detail::replace_all(text, "\r\n", "\n");
     item.page = json ? parse_json_page(text, std::move(page), mark) : std::move(page);
     item.empty = only_white_space(item.page->text);
@@ -206,7 +208,7 @@ inline void PageReader::parse(Item& item) const {
 /// Counts what became of an item that was parsed.
 inline void PageReader::count_or_fail(const Item& item) {
   if (item.fault) {
-    if (options_.policy != BadInput::skip) fail(item.source->path, item.source->json_lines ? ":" + std::to_string(item.line) : "", ": ", item.fault->message);
+    if (options_.policy != BadInput::skip) fail(item.place(), ": ", item.fault->message);
     static constexpr std::array counts{&ReadSummary::skipped_encoding, &ReadSummary::skipped_json, &ReadSummary::skipped_fields, &ReadSummary::skipped_length};
     ++(summary_.*counts[static_cast<std::size_t>(item.fault->fault)]);
   }

@@ -39,6 +39,19 @@ void for_each_word(std::string_view text, const Visit& visit) {
   if (open) visit(word);
 }
 
+/// The words of `text` in order.
+inline std::vector<std::uint64_t> words(std::string_view text) {
+  std::vector<std::uint64_t> words;
+  for_each_word(text, [&](std::uint64_t word) { words.push_back(word); });
+  return words;
+}
+
+/// The hash of the n-gram that `ngram` (0 where there is none) and one word more make.
+constexpr std::uint64_t longer_ngram(std::uint64_t ngram, std::uint64_t word) {
+  ngram = (ngram ^ word) * 0x9E3779B97F4A7C15u;
+  return ngram ^ (ngram >> 32);
+}
+
 /// One kind of n-gram on a page and how often it stands there.
 struct NgramCount {
   std::uint64_t ngram = 0;
@@ -48,14 +61,12 @@ struct NgramCount {
 /// The n-grams of lengths 1 to `order`, by rising hash.
 inline std::vector<NgramCount> word_ngrams(std::string_view text, int order) {
   std::vector<std::uint64_t> hashes;
-  std::vector<std::uint64_t> words;
-  for_each_word(text, [&](std::uint64_t word) { words.push_back(word); });
+  const std::vector<std::uint64_t> words = dapt::words(text);
   hashes.reserve(words.size() * static_cast<std::size_t>(order));
   for (std::size_t first = 0; first < words.size(); ++first) {
     std::uint64_t hash = 0;
     for (std::size_t last = first; last < words.size() && last < first + static_cast<std::size_t>(order); ++last) {
-      hash = (hash ^ words[last]) * 0x9E3779B97F4A7C15u;
-      hash ^= hash >> 32;
+      hash = longer_ngram(hash, words[last]);
       hashes.push_back(hash);
     }
   }
@@ -66,6 +77,23 @@ inline std::vector<NgramCount> word_ngrams(std::string_view text, int order) {
     ++counts.back().count;
   }
   return counts;
+}
+
+/// The different n-grams of `length` words, by rising hash. A text with fewer words has one: all of them.
+inline std::vector<std::uint64_t> word_shingles(std::string_view text, int length) {
+  const std::vector<std::uint64_t> words = dapt::words(text);
+  const std::size_t size = std::min(static_cast<std::size_t>(length), words.size());
+  std::vector<std::uint64_t> shingles;
+  if (size == 0) return shingles;
+  shingles.reserve(words.size() - size + 1);
+  for (std::size_t first = 0; first + size <= words.size(); ++first) {
+    std::uint64_t hash = 0;
+    for (std::size_t i = first; i < first + size; ++i) hash = longer_ngram(hash, words[i]);
+    shingles.push_back(hash);
+  }
+  std::sort(shingles.begin(), shingles.end());
+  shingles.erase(std::unique(shingles.begin(), shingles.end()), shingles.end());
+  return shingles;
 }
 
 }  // namespace dapt
