@@ -11,6 +11,10 @@
 
 #include <dapt/core/peak_memory.hpp>
 #include <dapt/data/filter_pages.hpp>
+#include <dapt/data/score_file.hpp>
+#include <dapt/data/score_pages.hpp>
+#include <dapt/data/scorers/field_scorer.hpp>
+#include <dapt/data/screen_pages.hpp>
 
 #include "support/paths.hpp"
 
@@ -87,6 +91,7 @@ TEST_CASE("read_pages gives every field of a JSON line") {
   REQUIRE(pages[0].text == "a\nb");
   REQUIRE(pages[0].score == -0.5);
   REQUIRE(pages[1].work == "c");  // the file's name
+  CHECK_THAT(pages[1].source, Catch::EndsWith("c.jsonl:2"));
   REQUIRE(pages[1].page == 2);    // the line
   REQUIRE(!pages[1].score);
   REQUIRE(summary.files == 1);
@@ -207,6 +212,7 @@ TEST_CASE("read_pages reads a folder in the order of the paths") {
   REQUIRE(pages[0].text == "first");
   REQUIRE(pages[1].work == "b/2.txt");
   REQUIRE(pages[1].text == "second\nline");
+  REQUIRE(pages[1].source == (folder.path() / "b" / "2.txt").string());
   REQUIRE(pages[2].work == "w");
   REQUIRE(pages[2].page == 3);
   REQUIRE(view.source().summary().files == 4);
@@ -372,7 +378,7 @@ TEST_CASE("read_pages gives the same pages in the same order, and stops at the s
   }
 }
 
-TEST_CASE("a corpus of 200 MB is read and filtered in a memory of 40 MB") {
+TEST_CASE("a corpus of 200 MB is read, searched for copies and evaluation items, scored and filtered in a memory of 40 MB") {
   const dapt::testing_support::TemporaryFolder folder;
   std::string pages;  // 1 MB in 100 pages; as gzip members they make a small file
   for (int i = 0; i < 100; ++i) pages += "{\"score\":" + std::to_string(i % 4) + ",\"text\":\"" + std::string(10000, static_cast<char>('a' + i % 26)) + "\"}\n";
@@ -383,10 +389,17 @@ TEST_CASE("a corpus of 200 MB is read and filtered in a memory of 40 MB") {
   }
   if (!dapt::reset_peak_memory()) FAIL("the peak of this process' memory cannot be reset");
   const std::int64_t before = dapt::peak_memory_bytes();
-  std::int64_t kept = 0;
-  auto view = dapt::read_pages(folder.path() / "c.jsonl.gz");
-  for (const Page& page : view | dapt::filter_pages(2.0)) kept += page.text.size() == 10000;
+  const auto read = [&] { return dapt::read_pages(folder.path() / "c.jsonl.gz"); };
+  const dapt::Duplicates duplicates = dapt::find_duplicates(read);
+  const dapt::OverlapFinder items(std::vector<dapt::EvaluationItem>{{"1", "a question"}});
+  std::int64_t kept = 0, written = 0;
+  auto view = read();
+  for (const Page& page : view | dapt::screen_pages({.duplicates = &duplicates, .on_duplicate = dapt::Found::report, .overlap = &items}) | dapt::score_pages(dapt::FieldScorer()) |
+                              dapt::record_scores({"field", {}}, [&](std::string_view line) { written += std::ssize(line); }) | dapt::filter_pages({.min_score = 2, .shown = 3}))
+    kept += page.text.size() == 10000;
   REQUIRE(kept == 10000);
+  REQUIRE(duplicates.exact() == 20000 - 26);
+  REQUIRE(written > 20000 * 60);
   REQUIRE(view.source().summary().bytes > 200'000'000);
   REQUIRE(dapt::peak_memory_bytes() - before < 40'000'000);
 }

@@ -17,6 +17,8 @@
 #include <dapt/data/page_labels.hpp>
 #include <dapt/data/parallel_for.hpp>
 #include <dapt/data/pull_view.hpp>
+#include <dapt/data/score_histogram.hpp>
+#include <dapt/data/threshold_pages.hpp>
 #include <dapt/data/utf8.hpp>
 
 namespace dapt {
@@ -47,6 +49,7 @@ struct LabelAgreement {
 
 struct FilterOptions {
   double min_score = 0;                ///< pages with this score or more are kept
+  std::int64_t shown = 0;              ///< pages on each side of min_score that the summary holds, to be read
   std::string scorer = {};             ///< the scorer's name, for the summary
   const PageLabels* labels = nullptr;  ///< to tell how good the filter is; changes nothing
   std::function<std::int64_t(std::string_view text)> count_tokens = {};  ///< exact token counts; called from several threads
@@ -57,6 +60,8 @@ struct FilterSummary {
   std::string scorer;
   double min_score = 0;
   PageCount kept, dropped;
+  ScoreHistogram scores;
+  ThresholdPages threshold_pages;
   bool tokens_counted = false;
   std::optional<LabelAgreement> agreement;  ///< where labels were given
 };
@@ -67,6 +72,7 @@ class FilterSource {
   FilterSource(Pages pages, FilterOptions options, FilterSummary* summary) : pages_(std::move(pages)), options_(std::move(options)), summary_(summary) {
     count_.scorer = options_.scorer;
     count_.min_score = options_.min_score;
+    count_.threshold_pages = ThresholdPages(options_.min_score, options_.shown);
     count_.tokens_counted = static_cast<bool>(options_.count_tokens);
     if (options_.labels != nullptr) count_.agreement.emplace();
   }
@@ -78,7 +84,7 @@ class FilterSource {
       Page& page = ready_[position_++];
       if (*page.score >= options_.min_score) return std::move(page);
     }
-    require(count_.kept.pages > 0, "filter_pages: none of ", count_.dropped.pages, " pages has a score of at least ", options_.min_score, " (highest ", highest_, ")");
+    require(count_.kept.pages > 0, "filter_pages: none of ", count_.dropped.pages, " pages has a score of at least ", options_.min_score, " (highest ", count_.scores.highest(), ")");
     return std::nullopt;
   }
 
@@ -99,16 +105,18 @@ class FilterSource {
       parallel_for(static_cast<std::int64_t>(ready_.size()), options_.threads, [&](std::int64_t i) { tokens[i] = options_.count_tokens(ready_[i].text); });
     }
     for (std::size_t i = 0; i < ready_.size(); ++i) count(ready_[i], tokens[i]);
-    if (summary_ != nullptr) *summary_ = count_;
+    if (summary_ != nullptr && ready_.empty()) *summary_ = count_;
   }
 
   void count(const Page& page, std::int64_t tokens) {
     const bool kept = *page.score >= options_.min_score;
     PageCount& part = kept ? count_.kept : count_.dropped;
     ++part.pages;
-    part.characters += code_points(page.text);
+    const std::int64_t characters = code_points(page.text);
+    part.characters += characters;
     part.tokens += tokens;
-    highest_ = std::max(highest_, *page.score);
+    count_.scores.add(*page.score, characters);
+    count_.threshold_pages.add(page);
     if (!count_.agreement) return;
     LabelAgreement& agreement = *count_.agreement;
     const auto label = options_.labels->find({page.work, page.page});
@@ -125,7 +133,6 @@ class FilterSource {
   FilterOptions options_;
   FilterSummary* summary_;
   FilterSummary count_;
-  double highest_ = -std::numeric_limits<double>::infinity();
   std::vector<Page> ready_;
   std::size_t position_ = 0;
 };

@@ -1,0 +1,138 @@
+// How the scores of a corpus are spread, so that a person can choose a threshold: counted in constant memory, whatever the scale of the scores.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <iomanip>
+#include <limits>
+#include <ostream>
+#include <sstream>
+#include <string>
+#include <vector>
+
+namespace dapt {
+
+class ScoreHistogram {
+ public:
+  struct Row {
+    double from = 0;              ///< scores of at least this; -infinity in a first row that gathers the rest
+    std::int64_t pages = 0;
+    std::int64_t kept_pages = 0, kept_characters = 0;  ///< of this row and all above: what a threshold of `from` keeps
+  };
+
+  void add(double score, std::int64_t characters);
+
+  std::int64_t pages() const { return pages_; }
+  double lowest() const { return lowest_; }
+  double highest() const { return highest_; }
+
+  /// At most `most` rows (at least 3) of one width, 1 or 5 times a power of ten, over the middle 99 % of the pages, and at each end one row for the rest. Exact:
+  /// a row's edge as a threshold keeps what the row says.
+  std::vector<Row> rows(int most = 24) const;
+
+ private:
+  static constexpr std::size_t most_bins = 4096;
+
+  struct Bin {
+    std::int64_t pages = 0, characters = 0;
+  };
+
+  /// The lower edge of a bin: of all numbers the nearest one to its decimal, so that it is the same at all widths.
+  double edge(double bin) const { return power_ < 0 ? bin * (five_ ? 5 : 1) / std::pow(10, -power_) : bin * (five_ ? 5 : 1) * std::pow(10, power_); }
+  double bin_of(double score) const;
+  void widen();
+
+  int power_ = -9;  // a bin is 10^power wide, or 5 times that
+  bool five_ = false;
+  double first_ = 0;  // number of bins_[0], from 0 at the score 0
+  std::vector<Bin> bins_;
+  std::int64_t pages_ = 0;
+  double lowest_ = std::numeric_limits<double>::infinity(), highest_ = -lowest_;
+};
+
+inline double ScoreHistogram::bin_of(double score) const {
+  double bin = std::floor(score / edge(1));
+  if (edge(bin + 1) <= score) ++bin;  // the division rounds
+  if (edge(bin) > score) --bin;
+  return bin;
+}
+
+inline void ScoreHistogram::widen() {
+  const double factor = five_ ? 2 : 5, first = std::floor(first_ / factor);
+  std::vector<Bin> wide;
+  for (std::size_t i = 0; i < bins_.size(); ++i) {
+    const auto at = static_cast<std::size_t>(std::floor((first_ + static_cast<double>(i)) / factor) - first);
+    wide.resize(at + 1);
+    wide[at].pages += bins_[i].pages;
+    wide[at].characters += bins_[i].characters;
+  }
+  bins_ = std::move(wide);
+  first_ = first;
+  power_ += five_;
+  five_ = !five_;
+}
+
+inline void ScoreHistogram::add(double score, std::int64_t characters) {
+  ++pages_;
+  lowest_ = std::min(lowest_, score);
+  highest_ = std::max(highest_, score);
+  constexpr double exact = 0x1p52;
+  while (bin_of(highest_) - bin_of(lowest_) >= most_bins || std::abs(bin_of(lowest_)) > exact || std::abs(bin_of(highest_)) > exact) widen();
+  const double bin = bin_of(score);
+  if (bins_.empty()) first_ = bin;
+  if (bin < first_) bins_.insert(bins_.begin(), static_cast<std::size_t>(first_ - bin), Bin());
+  first_ = std::min(first_, bin);
+  const auto at = static_cast<std::size_t>(bin - first_);
+  if (at >= bins_.size()) bins_.resize(at + 1);
+  ++bins_[at].pages;
+  bins_[at].characters += characters;
+}
+
+inline std::vector<ScoreHistogram::Row> ScoreHistogram::rows(int most) const {
+  ScoreHistogram wide = *this;
+  const std::int64_t rest = pages_ / 200;
+  std::size_t begin = 0, end = 0;  // the bins with rows of their own
+  for (;; wide.widen()) {
+    const std::vector<Bin>& bins = wide.bins_;
+    begin = 0, end = bins.size();
+    for (std::int64_t below = 0; begin < end && (below += bins[begin].pages) <= rest;) ++begin;
+    for (std::int64_t above = 0; begin < end && (above += bins[end - 1].pages) <= rest;) --end;
+    if (end - begin + (begin > 0) + (end < bins.size()) <= static_cast<std::size_t>(std::max(most, 3))) break;
+  }
+  std::vector<Row> rows;
+  Bin kept;
+  for (std::size_t i = wide.bins_.size(); i-- > 0;) {
+    const Bin& bin = wide.bins_[i];
+    kept.pages += bin.pages;
+    kept.characters += bin.characters;
+    const bool joined = !rows.empty() && (i < begin || i >= end) && i + 1 != begin && i + 1 != end;
+    if (!joined) rows.emplace_back();
+    rows.back() = {i < begin ? -std::numeric_limits<double>::infinity() : wide.edge(wide.first_ + static_cast<double>(i)), rows.back().pages + bin.pages, kept.pages, kept.characters};
+  }
+  std::reverse(rows.begin(), rows.end());
+  return rows;
+}
+
+/// A line for each row, the lowest scores first; the row that `threshold` falls into is marked.
+inline std::ostream& print_histogram(std::ostream& out, const ScoreHistogram& histogram, double threshold, int most_rows = 24) {
+  const std::vector<ScoreHistogram::Row> rows = histogram.rows(most_rows);
+  std::int64_t longest = 1;
+  for (const auto& row : rows) longest = std::max(longest, row.pages);
+  std::ostringstream text;
+  text << "scores of " << histogram.pages() << " pages, from " << histogram.lowest() << " to " << histogram.highest() << "; a threshold at the begin of a row keeps what the row says\n"
+       << "  score from      pages  would keep pages   characters\n";
+  for (std::size_t i = 0; i < rows.size(); ++i) {
+    const auto& [from, pages, kept_pages, kept_characters] = rows[i];
+    std::ostringstream edge;
+    if (std::isinf(from)) edge << "lower";
+    else edge << from;
+    const bool here = from <= threshold && (i + 1 == rows.size() || threshold < rows[i + 1].from);
+    const auto bar = static_cast<std::size_t>((40 * pages + longest - 1) / longest);
+    text << std::setw(12) << edge.str() << std::setw(11) << pages << std::setw(18) << kept_pages << std::setw(13) << kept_characters << "  " << std::string(bar, '#')
+         << (here ? "  <- threshold" : "") << '\n';
+  }
+  return out << text.str();
+}
+
+}  // namespace dapt
