@@ -38,9 +38,7 @@ set(DAPT_HEADERS
   include/dapt/data/filter_pages.hpp
   include/dapt/data/find_duplicates.hpp
   include/dapt/data/find_overlap.hpp
-  include/dapt/data/fold_text.hpp
   include/dapt/data/input_file.hpp
-  include/dapt/data/min_hash.hpp
   include/dapt/data/pack.hpp
   include/dapt/data/packed_stream.hpp
   include/dapt/data/page_labels.hpp
@@ -48,9 +46,7 @@ set(DAPT_HEADERS
   include/dapt/data/parse_page.hpp
   include/dapt/data/pull_view.hpp
   include/dapt/data/read_pages.hpp
-  include/dapt/data/sample_pages.hpp
   include/dapt/data/score_file.hpp
-  include/dapt/data/score_histogram.hpp
   include/dapt/data/score_pages.hpp
   include/dapt/data/scorers/field_scorer.hpp
   include/dapt/data/scorers/lm_cross_entropy_scorer.hpp
@@ -58,7 +54,7 @@ set(DAPT_HEADERS
   include/dapt/data/scorers/term_density_scorer.hpp
   include/dapt/data/screen_pages.hpp
   include/dapt/data/terms.hpp
-  include/dapt/data/threshold_pages.hpp
+  include/dapt/data/threshold.hpp
   include/dapt/data/tokenize.hpp
   include/dapt/data/utf8.hpp
   include/dapt/data/word_ngrams.hpp

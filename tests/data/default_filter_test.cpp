@@ -1,5 +1,10 @@
 #include <dapt/data/default_filter.hpp>
 
+#include <algorithm>
+#include <cmath>
+#include <string>
+#include <vector>
+
 #include <catch2/catch.hpp>
 #include <range/v3/range/conversion.hpp>
 
@@ -8,6 +13,8 @@
 #include <dapt/data/score_pages.hpp>
 
 #include "support/paths.hpp"
+
+using dapt::Page;
 
 namespace {
 
@@ -34,4 +41,28 @@ TEST_CASE("the default filter reaches F1 0.94 on the Debian corpus, and does not
     REQUIRE(found.unlabelled == 0);
     REQUIRE(found.f1() >= 0.94);
   }
+}
+
+TEST_CASE("a sample of pages keeps to its size, is the same in any order, and is all pages where they fit") {
+  std::vector<Page> corpus;
+  for (int i = 0; i < 1000; ++i) corpus.push_back({"w", i, std::string(100, static_cast<char>('a' + i % 26)) + std::to_string(i), {}});
+  const dapt::PageSample sample = dapt::sample_pages(corpus, 20'000);
+  std::size_t bytes = 0;
+  for (const Page& page : sample.pages) bytes += page.text.size();
+  REQUIRE(sample.read == 1000);
+  REQUIRE(!sample.whole());
+  REQUIRE((bytes <= 20'000 && bytes > 19'000));
+  REQUIRE(std::is_sorted(sample.pages.begin(), sample.pages.end(), [](const Page& a, const Page& b) { return a.page < b.page; }));
+  double mean = 0;
+  for (const Page& page : sample.pages) mean += static_cast<double>(page.page) / std::ssize(sample.pages);
+  REQUIRE(std::abs(mean - 499.5) < 4 * 288.7 / std::sqrt(std::ssize(sample.pages)));  // of no end of the corpus more than of the other
+
+  std::reverse(corpus.begin(), corpus.end());
+  dapt::PageSample reversed = dapt::sample_pages(corpus, 20'000);
+  std::reverse(reversed.pages.begin(), reversed.pages.end());
+  REQUIRE(reversed.pages.size() == sample.pages.size());
+  for (std::size_t i = 0; i < sample.pages.size(); ++i) REQUIRE(reversed.pages[i].page == sample.pages[i].page);
+
+  REQUIRE(dapt::sample_pages(corpus, 1'000'000).whole());
+  REQUIRE(dapt::sample_pages(corpus, 50).pages.empty());
 }

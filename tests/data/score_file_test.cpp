@@ -8,8 +8,6 @@
 #include <catch2/catch.hpp>
 #include <range/v3/range/conversion.hpp>
 
-#include <dapt/data/sample_pages.hpp>
-
 #include "support/paths.hpp"
 
 using dapt::Page;
@@ -76,28 +74,4 @@ TEST_CASE("a file that is no score file, or is damaged, is refused with its line
   REQUIRE_THROWS_WITH(ScoreFile("\"score\":0.1", "\"score\":\"x\"").read(pages), Catch::Contains("s.jsonl:2: no line of a score file"));
   REQUIRE_THROWS_WITH(ScoreFile("\"hash\"", "\"hush\"").read(pages), Catch::Contains("s.jsonl:2: no line of a score file"));
   REQUIRE_THROWS_WITH(ScoreFile("{\"work\":\"w\",\"page\":2", "{").read(pages), Catch::Contains("s.jsonl:3: no line of a score file"));
-}
-
-TEST_CASE("a sample of pages keeps to its size, is the same in any order, and is all pages where they fit") {
-  std::vector<Page> corpus;
-  for (int i = 0; i < 1000; ++i) corpus.push_back({"w", i, std::string(100, static_cast<char>('a' + i % 26)) + std::to_string(i), {}});
-  const dapt::PageSample sample = dapt::sample_pages(corpus, 20'000);
-  std::size_t bytes = 0;
-  for (const Page& page : sample.pages) bytes += page.text.size();
-  REQUIRE(sample.read == 1000);
-  REQUIRE(!sample.whole());
-  REQUIRE((bytes <= 20'000 && bytes > 19'000));
-  REQUIRE(std::is_sorted(sample.pages.begin(), sample.pages.end(), [](const Page& a, const Page& b) { return a.page < b.page; }));
-  double mean = 0;
-  for (const Page& page : sample.pages) mean += static_cast<double>(page.page) / std::ssize(sample.pages);
-  REQUIRE(std::abs(mean - 499.5) < 4 * 288.7 / std::sqrt(std::ssize(sample.pages)));  // of no end of the corpus more than of the other
-
-  std::reverse(corpus.begin(), corpus.end());
-  dapt::PageSample reversed = dapt::sample_pages(corpus, 20'000);
-  std::reverse(reversed.pages.begin(), reversed.pages.end());
-  REQUIRE(reversed.pages.size() == sample.pages.size());
-  for (std::size_t i = 0; i < sample.pages.size(); ++i) REQUIRE(reversed.pages[i].page == sample.pages[i].page);
-
-  REQUIRE(dapt::sample_pages(corpus, 1'000'000).whole());
-  REQUIRE(dapt::sample_pages(corpus, 50).pages.empty());
 }

@@ -17,8 +17,7 @@
 #include <dapt/data/page_labels.hpp>
 #include <dapt/data/parallel_for.hpp>
 #include <dapt/data/pull_view.hpp>
-#include <dapt/data/score_histogram.hpp>
-#include <dapt/data/threshold_pages.hpp>
+#include <dapt/data/threshold.hpp>
 #include <dapt/data/utf8.hpp>
 
 namespace dapt {

@@ -16,7 +16,6 @@
 #include <unicode/utf8.h>
 
 #include <dapt/core/error.hpp>
-#include <dapt/data/fold_text.hpp>
 #include <dapt/data/word_ngrams.hpp>
 
 namespace dapt {
