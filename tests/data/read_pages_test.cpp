@@ -108,7 +108,7 @@ TEST_CASE("read_pages is lazy: pages before a bad line are given") {
   CHECK_THROWS_AS(++it, dapt::Error);
 }
 
-TEST_CASE("read_pages: only LF and CR LF end a line") {
+TEST_CASE("read_pages: only LF and CR LF end a line; U+2028 is data") {
   REQUIRE(read("{\"text\":\"a\"}\r\n{\"text\":\"b\"}\r\n").pages.size() == 2);
   const auto [pages, summary] = read("{\"text\":\"a\u2028b\u2029c\u0085d\"}\n\n  \r\n{\"text\":\"e\"}");
   REQUIRE(pages.size() == 2);
@@ -132,7 +132,7 @@ TEST_CASE("read_pages skips empty pages with a count, whatever the policy") {
   }
 }
 
-TEST_CASE("read_pages names the line, what it found and what it expected") {
+TEST_CASE("read_pages: a wrong type, an array, no text, a trailing comma, a key twice: refused by line, found and expected; or skipped with a count") {
   const auto [bad, message] = GENERATE(table<std::string, std::string>({
       {R"({"text":5})", "field \"text\": found number, expected a string"},
       {R"({"text":null})", "field \"text\": found null, expected a string"},
@@ -378,14 +378,14 @@ TEST_CASE("read_pages gives the same pages in the same order, and stops at the s
   }
 }
 
-TEST_CASE("a corpus of 200 MB is read, searched for copies and evaluation items, scored and filtered in a memory of 40 MB") {
+TEST_CASE("a corpus of 100 MB is read, searched for copies and evaluation items, scored and filtered in a memory of 25 MB") {
   const dapt::testing_support::TemporaryFolder folder;
   std::string pages;  // 1 MB in 100 pages; as gzip members they make a small file
   for (int i = 0; i < 100; ++i) pages += "{\"score\":" + std::to_string(i % 4) + ",\"text\":\"" + std::string(10000, static_cast<char>('a' + i % 26)) + "\"}\n";
   {
     const std::string member = gzip(pages);
     std::ofstream file(folder.path() / "c.jsonl.gz", std::ios::binary);
-    for (int i = 0; i < 200; ++i) file << member;
+    for (int i = 0; i < 100; ++i) file << member;
   }
   if (!dapt::reset_peak_memory()) FAIL("the peak of this process' memory cannot be reset");
   const std::int64_t before = dapt::peak_memory_bytes();
@@ -397,11 +397,11 @@ TEST_CASE("a corpus of 200 MB is read, searched for copies and evaluation items,
   for (const Page& page : view | dapt::screen_pages({.duplicates = &duplicates, .on_duplicate = dapt::Found::report, .overlap = &items}) | dapt::score_pages(dapt::FieldScorer()) |
                               dapt::record_scores({"field", {}}, [&](std::string_view line) { written += std::ssize(line); }) | dapt::filter_pages({.min_score = 2, .shown = 3}))
     kept += page.text.size() == 10000;
-  REQUIRE(kept == 10000);
-  REQUIRE(duplicates.exact() == 20000 - 26);
-  REQUIRE(written > 20000 * 60);
-  REQUIRE(view.source().summary().bytes > 200'000'000);
-  REQUIRE(dapt::peak_memory_bytes() - before < 40'000'000);
+  REQUIRE(kept == 5000);
+  REQUIRE(duplicates.exact() == 10000 - 26);
+  REQUIRE(written > 10000 * 60);
+  REQUIRE(view.source().summary().bytes > 100'000'000);
+  REQUIRE(dapt::peak_memory_bytes() - before < 25'000'000);
 }
 
 TEST_CASE("an empty file has no pages") { REQUIRE(read("").pages.empty()); }

@@ -14,7 +14,7 @@ using dapt::Page;
 
 namespace {
 
-const std::vector<Page> pages{{"w", 1, "first", 0.1}, {"w", 2, "second", -2.5e-300}, {"語", 3, "third", 1.0 / 3}, {"w", 3, "third", 4}};
+const std::vector<Page> written_pages{{"w", 1, "first", 0.1}, {"w", 2, "second", -2.5e-300}, {"語", 3, "third", 1.0 / 3}, {"w", 3, "third", 4}};
 
 std::vector<Page> without_scores(std::vector<Page> from) {
   for (Page& page : from) page.score.reset();
@@ -27,7 +27,7 @@ class ScoreFile {
   explicit ScoreFile(const std::string& from = "", const std::string& to = "") {
     std::string text;
     const auto write = [&](std::string_view part) { text += part; };
-    passed_ = pages | dapt::record_scores({"ngram", 0.25}, write) | ranges::to<std::vector>();
+    passed_ = written_pages | dapt::record_scores({"ngram", 0.25}, write) | ranges::to<std::vector>();
     if (!from.empty()) text.replace(text.find(from), from.size(), to);
     std::ofstream(path(), std::ios::binary) << text;
   }
@@ -47,31 +47,31 @@ class ScoreFile {
 
 TEST_CASE("scores that were written are the same when read, also where pages are left out meanwhile") {
   const ScoreFile file;
-  REQUIRE(file.passed().size() == pages.size());
+  REQUIRE(file.passed().size() == written_pages.size());
   const dapt::ScoreReader reader(file.path());
   REQUIRE(reader.header().scorer == "ngram");
   REQUIRE(reader.header().min_score == 0.25);
-  const std::vector<Page> read = file.read(without_scores(pages));
-  for (std::size_t i = 0; i < pages.size(); ++i) REQUIRE(read.at(i).score == pages[i].score);
-  const std::vector<Page> part = file.read(without_scores({pages[1], pages[3]}));
-  REQUIRE((part.at(0).score == pages[1].score && part.at(1).score == pages[3].score));
+  const std::vector<Page> read = file.read(without_scores(written_pages));
+  for (std::size_t i = 0; i < written_pages.size(); ++i) REQUIRE(read.at(i).score == written_pages[i].score);
+  const std::vector<Page> part = file.read(without_scores({written_pages[1], written_pages[3]}));
+  REQUIRE((part.at(0).score == written_pages[1].score && part.at(1).score == written_pages[3].score));
 }
 
 TEST_CASE("scores of other pages are refused: another text, work or number, another order, a page more") {
   const ScoreFile file;
   const std::string expected = "s.jsonl: from line 3 on no score of work \"w\", page 2 (p.jsonl:7) with this text: the scores were made of other pages, or of these in another order";
-  REQUIRE_THROWS_WITH(file.read({pages[0], {"w", 2, "second.", {}, "p.jsonl:7"}}), Catch::EndsWith(expected));
-  REQUIRE_THROWS_WITH(file.read({pages[0], {"v", 2, "second", {}}}), Catch::Contains("no score of work \"v\", page 2 with"));
+  REQUIRE_THROWS_WITH(file.read({written_pages[0], {"w", 2, "second.", {}, "p.jsonl:7"}}), Catch::EndsWith(expected));
+  REQUIRE_THROWS_WITH(file.read({written_pages[0], {"v", 2, "second", {}}}), Catch::Contains("no score of work \"v\", page 2 with"));
   REQUIRE_THROWS_WITH(file.read({{"w", 9, "first", {}}}), Catch::Contains("page 9"));
-  REQUIRE_THROWS_WITH(file.read({pages[1], pages[0]}), Catch::Contains("in another order"));
-  REQUIRE_THROWS_WITH(file.read({pages[0], pages[0]}), Catch::Contains("from line 3 on"));
+  REQUIRE_THROWS_WITH(file.read({written_pages[1], written_pages[0]}), Catch::Contains("in another order"));
+  REQUIRE_THROWS_WITH(file.read({written_pages[0], written_pages[0]}), Catch::Contains("from line 3 on"));
   REQUIRE(dapt::page_hash({"a", 1, "2", {}}) != dapt::page_hash({"a", 12, "", {}}));
 }
 
 TEST_CASE("a file that is no score file, or is damaged, is refused with its line") {
-  REQUIRE_THROWS_WITH(ScoreFile("dapt_scores", "something").read(pages), Catch::Contains("s.jsonl:1: is no score file"));
-  REQUIRE_THROWS_WITH(ScoreFile("\"dapt_scores\":1", "\"dapt_scores\":2").read(pages), Catch::Contains("s.jsonl:1: dapt_scores is 2, expected 1"));
-  REQUIRE_THROWS_WITH(ScoreFile("\"score\":0.1", "\"score\":\"x\"").read(pages), Catch::Contains("s.jsonl:2: no line of a score file"));
-  REQUIRE_THROWS_WITH(ScoreFile("\"hash\"", "\"hush\"").read(pages), Catch::Contains("s.jsonl:2: no line of a score file"));
-  REQUIRE_THROWS_WITH(ScoreFile("{\"work\":\"w\",\"page\":2", "{").read(pages), Catch::Contains("s.jsonl:3: no line of a score file"));
+  REQUIRE_THROWS_WITH(ScoreFile("dapt_scores", "something").read(written_pages), Catch::Contains("s.jsonl:1: is no score file"));
+  REQUIRE_THROWS_WITH(ScoreFile("\"dapt_scores\":1", "\"dapt_scores\":2").read(written_pages), Catch::Contains("s.jsonl:1: dapt_scores is 2, expected 1"));
+  REQUIRE_THROWS_WITH(ScoreFile("\"score\":0.1", "\"score\":\"x\"").read(written_pages), Catch::Contains("s.jsonl:2: no line of a score file"));
+  REQUIRE_THROWS_WITH(ScoreFile("\"hash\"", "\"hush\"").read(written_pages), Catch::Contains("s.jsonl:2: no line of a score file"));
+  REQUIRE_THROWS_WITH(ScoreFile("{\"work\":\"w\",\"page\":2", "{").read(written_pages), Catch::Contains("s.jsonl:3: no line of a score file"));
 }

@@ -23,7 +23,7 @@ using dapt::Page;
 namespace {
 
 /// `count` words that stand nowhere else, from the one with this number on; word `other` is another one.
-std::string words(int from, int count, std::vector<int> others = {}) {
+std::string numbered_words(int from, int count, std::vector<int> others = {}) {
   std::string text;
   for (int i = from; i < from + count; ++i) {
     const bool other = std::find(others.begin(), others.end(), i) != others.end();
@@ -131,7 +131,8 @@ TEST_CASE("bands compare a pair with the probability of the S-curve") {
 TEST_CASE("copies: exact in other case, width and white space; near by the n-grams that a change takes away") {
   // 60 words have 56 5-grams; a word changed inside takes 5 of them away: Jaccard 51 / 61, then 46 / 66 = 0.70 for two words.
   const int threads = GENERATE(1, 4);
-  const Duplicates found = search({words(0, 60), words(100, 60), "  " + words(0, 60) + "\n", words(0, 60, {30}), words(0, 60, {20, 40})}, {.threads = threads});
+  const std::string text = numbered_words(0, 60);
+  const Duplicates found = search({text, numbered_words(100, 60), "  " + text + "\n", numbered_words(0, 60, {30}), numbered_words(0, 60, {20, 40})}, {.threads = threads});
   REQUIRE(found.pages == 5);
   REQUIRE(found.exact() == 1);
   REQUIRE(found.found.size() == 2);
@@ -139,7 +140,7 @@ TEST_CASE("copies: exact in other case, width and white space; near by the n-gra
   REQUIRE((found.found[1].page == 3 && found.found[1].of == 0 && !found.found[1].exact));
   REQUIRE(found.found[1].jaccard == Approx(51.0 / 61).epsilon(1e-12));
 
-  REQUIRE(search({words(0, 60), words(0, 60, {30})}, {.min_jaccard = 0.84}).found.empty());
+  REQUIRE(search({numbered_words(0, 60), numbered_words(0, 60, {30})}, {.min_jaccard = 0.84}).found.empty());
   REQUIRE(search({"Ｗord1 word2 ｶﾞ", "word1　WORD2 ガ"}).exact() == 1);
 }
 
@@ -156,7 +157,7 @@ TEST_CASE("copies: Japanese pages are compared by their characters") {
 }
 
 TEST_CASE("copies: a page is a copy of a page that stays, so a chain of small changes does not carry a page off") {
-  const std::string a = words(0, 60), b = words(0, 60, {20}), c = words(0, 60, {20, 40});  // a ~ b ~ c, but a and c are 0.70 alike
+  const std::string a = numbered_words(0, 60), b = numbered_words(0, 60, {20}), c = numbered_words(0, 60, {20, 40});  // a ~ b ~ c, but a and c are 0.70 alike
   const Duplicates found = search({a, b, c, b});
   REQUIRE(found.found.size() == 2);
   REQUIRE((found.found[0].page == 1 && found.found[0].of == 0));
@@ -168,7 +169,7 @@ TEST_CASE("copies: the same page in file 1 and 3,000 lines later in file 2 is fo
   const auto line = [](int page, const std::string& text) { return nlohmann::json{{"work", "w"}, {"page", page}, {"text", text}}.dump() + "\n"; };
   std::ofstream(folder.path() / "1.jsonl") << line(1, "An only page, in file 1. It tells how dpkg unpacks a package.") << line(2, "Another page.");
   std::ofstream second(folder.path() / "2.jsonl");
-  for (int i = 0; i < 3000; ++i) second << line(i, words(100 * i, 6));
+  for (int i = 0; i < 3000; ++i) second << line(i, numbered_words(100 * i, 6));
   second << line(9, "An only page, in FILE 1. It tells how dpkg\\nunpacks a package.") << line(10, "An only page, in file 1.  It tells how\ndpkg unpacks a package.");
   second.close();
 
@@ -192,12 +193,12 @@ TEST_CASE("copies: the same page in file 1 and 3,000 lines later in file 2 is fo
 
 TEST_CASE("copies: pages that change between the two readings are refused") {
   int reading = 0;
-  const auto read = [&] { return std::vector<Page>{{"w", 1, words(0, 60), {}}, {"w", 2, words(0, 60, {reading++ == 0 ? 30 : 40}), {}}}; };
+  const auto read = [&] { return std::vector<Page>{{"w", 1, numbered_words(0, 60), {}}, {"w", 2, numbered_words(0, 60, {reading++ == 0 ? 30 : 40}), {}}}; };
   REQUIRE_THROWS_WITH(dapt::find_duplicates(read), Catch::Contains("work \"w\", page 2 was changed between two readings"));
 }
 
 TEST_CASE("copies on the Debian corpora are those that datasketch finds, and those that all pairs give") {
-  std::ifstream file(DAPT_TEST_DATA "/parity/duplicates/duplicates.json");
+  std::ifstream file(dapt::testing_support::recorded("duplicates") / "duplicates.json");
   const auto record = nlohmann::json::parse(file);
   for (const char* name : {"pages.jsonl", "pages.ja.jsonl"}) {
     const Duplicates duplicates = dapt::find_duplicates([&] { return dapt::read_pages(dapt::testing_support::debian() / name); });
