@@ -13,7 +13,7 @@ using namespace dapt;
 using namespace dapt::testing_support;
 
 TEST_CASE("normalizers, pre-tokenizers and decoders do what the reference's do") {
-  const auto cases = recorded("components.json");
+  const auto cases = recorded_json("components.json");
   const auto& strings = cases[0].at("strings");
   const auto& token_lists = cases[0].at("token_lists");
   for (std::size_t i = 1; i < cases.size(); ++i) {

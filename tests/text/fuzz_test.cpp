@@ -73,7 +73,7 @@ std::uint32_t checksum_of_ids(const HfTokenizer& tokenizer, std::span<const std:
 }  // namespace
 
 TEST_CASE("Nine tokenizers: ids of 100,000 generated strings, as text and as control tokens, and their decoded texts") {
-  const auto all = recorded("fuzz.json");
+  const auto all = recorded_json("fuzz.json");
   const Strings generated(all);
   const std::size_t count = all.at("strings_a_checksum");
   std::vector<std::string> strings;
@@ -93,7 +93,7 @@ TEST_CASE("Nine tokenizers: ids of 100,000 generated strings, as text and as con
 }
 
 TEST_CASE("Eight tokenizers besides SmolLM2's: ids of all pages of both corpora") {
-  const auto all = recorded("fuzz.json");
+  const auto all = recorded_json("fuzz.json");
   const std::size_t count = all.at("pages_a_checksum");
   for (const auto& [corpus, texts] : all.at("texts").items()) {
     const std::vector<std::string> pages = page_texts(debian() / corpus);

@@ -18,7 +18,7 @@ using namespace dapt::testing_support;
 using Ids = std::vector<std::int32_t>;
 
 static void check_strings(const HfTokenizer& tokenizer, const std::string& file) {
-  for (const auto& entry : recorded(file)) {
+  for (const auto& entry : recorded_json(file)) {
     const std::string text = entry.at("text");
     const Ids as_tokens = entry.at("as_tokens");
     CAPTURE(file, entry.at("text").dump(-1, ' ', true));
@@ -54,7 +54,7 @@ TEST_CASE("SmolLM2: ids of all pages of both corpora") {
 
 TEST_CASE("SmolLM2: ids of single lines of up to a megabyte") {
   const auto tokenizer = HfTokenizer::from_folder(smollm2());
-  for (const auto& entry : recorded("smollm2_long.json")) {
+  for (const auto& entry : recorded_json("smollm2_long.json")) {
     const std::string unit = entry.at("unit");
     CAPTURE(unit);
     std::string line;
@@ -109,7 +109,7 @@ TEST_CASE("broken UTF-8 does not end a run") {
 
 TEST_CASE("several threads may encode with copies of one tokenizer at once") {
   const auto tokenizer = HfTokenizer::from_folder(smollm2());
-  const auto cases = recorded("smollm2_strings.json");
+  const auto cases = recorded_json("smollm2_strings.json");
   std::vector<int> wrong(4, 0);
   std::vector<std::thread> threads;
   for (std::size_t t = 0; t < wrong.size(); ++t) {

@@ -16,7 +16,7 @@ namespace dapt::testing_support {
 
 inline std::filesystem::path text_parity() { return std::filesystem::path(DAPT_TEST_DATA) / "parity" / "text"; }
 
-inline nlohmann::json recorded(const std::string& name) {
+inline nlohmann::json recorded_json(const std::string& name) {
   std::ifstream file(text_parity() / name);
   return nlohmann::json::parse(file);
 }

@@ -20,7 +20,7 @@ static std::filesystem::path llama_model() { return text_parity() / "sentencepie
 TEST_CASE("SentencePiece: ids and decoded text are those of Python's sentencepiece") {
   for (const std::string name : {"sentencepiece_llama", "sentencepiece_unigram"}) {
     const auto tokenizer = SentencePieceTokenizer::from_file(text_parity() / (name + ".model"));
-    for (const auto& entry : recorded(name + ".strings.json")) {
+    for (const auto& entry : recorded_json(name + ".strings.json")) {
       CAPTURE(name, entry.at("text").dump(-1, ' ', true));
       const Ids expected = entry.at("ids");
       REQUIRE(tokenizer.encode(entry.at("text").get<std::string>(), SpecialText::as_text) == expected);
