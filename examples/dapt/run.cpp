@@ -13,6 +13,7 @@
 #include <ATen/Parallel.h>
 #include <ATen/ops/mm.h>
 #include <ATen/ops/ones.h>
+#include <nlohmann/json.hpp>
 #include <torch/headeronly/version.h>
 
 #include <dapt/core/error.hpp>
@@ -41,6 +42,27 @@ std::string version_of_dapt() {
 std::string separator(const RunOptions& run, const dapt::AnyTokenizer& tokenizer) {
   if (!run.packing.eos) return "none";
   return "end-of-document token, id " + std::to_string(*tokenizer.special_tokens().end_of_document);
+}
+
+/// What stands where one document ends and the next begins, for the first such place that lies inside a sequence: text, ids, text.
+std::string first_border(const Run& run, bool separated) {
+  const dapt::SpecialTokens& special = run.tokenizer.special_tokens();
+  constexpr std::size_t shown = 8;
+  for (const dapt::PackedSequence& sequence : run.sequences) {
+    const std::vector<std::int32_t>& ids = sequence.input_ids;
+    for (std::size_t at = 1; at < ids.size(); ++at) {
+      const bool after_separator = separated && ids[at - 1] == special.end_of_document, at_bos = special.adds_bos && ids[at] == special.bos;
+      if (!after_separator && !at_bos && sequence.document_starts[at] != static_cast<std::int32_t>(at)) continue;
+      const std::size_t end = after_separator ? at - 1 : at, next = at_bos ? at + 1 : at, begin = end - std::min(end, shown), stop = std::min(ids.size(), next + shown);
+      const auto text = [&](std::size_t from, std::size_t to) {
+        return nlohmann::json(run.tokenizer.decode(std::vector(ids.begin() + static_cast<std::ptrdiff_t>(from), ids.begin() + static_cast<std::ptrdiff_t>(to)))).dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
+      };
+      std::string between;
+      for (std::size_t i = end; i < next; ++i) between += ' ' + std::to_string(ids[i]);
+      return text(begin, end) + (between.empty() ? " | " : " [" + between.substr(1) + "] ") + text(next, stop);
+    }
+  }
+  return "none inside a sequence";
 }
 
 /// The speed of matrix products of a layer's size.
@@ -94,6 +116,7 @@ Run prepare_run(const RunOptions& run) {
   header.add("training data", std::to_string(train.size()) + " pages, " + std::to_string(packed.source_tokens) + " tokens in " + std::to_string(packed.sequences) +
                                   " sequences of " + std::to_string(run.packing.max_length) + ", documents " +
                                   (run.packing.isolate_documents ? "isolated from each other" : "joined") + ", between them: " + separator(run, prepared.tokenizer));
+  header.add("first border of documents", first_border(prepared, run.packing.eos));
   header.add("held-out pages", std::to_string(prepared.held_out.size()));
   header.add("seed", std::to_string(run.seed));
   header.add("gradient checkpointing", run.gradient_checkpointing ? "on" : "off");

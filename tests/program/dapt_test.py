@@ -49,6 +49,7 @@ class Program(unittest.TestCase):
         for out in ("a", "b"):
             result = self.train(self.folder / out, "--rank", 4, "--max-steps", 3, "--lr", "1e-3")
             self.assertEqual(result.returncode, 0, result.stderr)
+        self.assertRegex(result.stdout + result.stderr, r'first border of documents: "[^"]*dependencies. " \[0\] "Page \d+ tells how')
         a, b = self.folder / "a", self.folder / "b"
         self.assertEqual(len(self.losses(a)), 3)
         self.assertEqual(self.losses(a), self.losses(b))

@@ -80,7 +80,7 @@ TEST_CASE("SmolLM2: special tokens of the folder") {
 }
 
 TEST_CASE("tokenizers of the other kinds: ids and decoded text of hard and generated strings") {
-  for (const std::string name : {"llama2", "llama3", "metaspace_always", "metaspace_first", "gpt2_nfkc", "falcon", "xlm_roberta", "bert"}) {
+  for (const std::string name : {"llama2", "llama3", "metaspace_always", "metaspace_first", "gpt2_nfkc", "falcon", "qwen2", "gpt_neox", "xlm_roberta", "bert"}) {
     check_strings(HfTokenizer::from_file(text_parity() / (name + ".tokenizer.json")), name + ".strings.json");
   }
 }

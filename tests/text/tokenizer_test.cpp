@@ -29,3 +29,16 @@ TEST_CASE("a model folder's tokenizer is chosen by its files") {
   REQUIRE(ids.back() == json.token_to_id("<s>"));
   REQUIRE(json.decode(ids) == "Debian ");
 }
+
+TEST_CASE("calm2's folder, whose tokenizer class does not exist, opens by its files, and adds no BOS") {
+  TemporaryFolder folder;
+  std::filesystem::copy(text_parity() / "gpt_neox.tokenizer.json", folder.path() / "tokenizer.json");
+  write_bytes(folder.path() / "tokenizer_config.json", R"({"tokenizer_class": "GPTNeoXTokenizer", "add_prefix_space": false, "bos_token": "<|endoftext|>", "eos_token": "<|endoftext|>",
+    "pad_token": "<|padding|>", "unk_token": "<|endoftext|>"})");
+  const AnyTokenizer tokenizer = load_tokenizer(folder.path());
+  CHECK_FALSE(tokenizer.special_tokens().adds_bos);
+  REQUIRE(tokenizer.special_tokens().bos == 0);
+  REQUIRE(tokenizer.special_tokens().eos == 0);
+  REQUIRE(tokenizer.special_tokens().pad == 1);
+  REQUIRE(tokenizer.encode("", SpecialText::as_text).empty());
+}

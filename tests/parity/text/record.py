@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
 """Records what HF tokenizers and sentencepiece give, for tests/text.
 
-    record.py --smollm2 DIR --debian DIR --out DIR
+    record.py --smollm2 DIR --debian DIR --out DIR [--only NAME ...]
 
 DIR of --smollm2 holds tokenizer.json of SmolLM2-135M-Instruct, DIR of --debian holds pages.jsonl and pages.ja.jsonl.
+--only records tokenizers of record_small_tokenizers of these names and nothing else: training breaks ties by chance, so that the others would change.
 Written with tokenizers 0.23.3 and sentencepiece 0.2.3.
 """
 import argparse
@@ -169,6 +170,26 @@ def small_tokenizers(corpus):
     trained(falcon, 700, initial_alphabet=pre_tokenizers.ByteLevel.alphabet())
     yield "falcon", json.loads(falcon.to_str())
 
+    qwen2 = bpe(byte_fallback=False, fuse_unk=False)
+    qwen2.normalizer = normalizers.NFC()
+    qwen2.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Split(Regex(pattern.replace("{1,3}", "")), "isolated"), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
+    qwen2.decoder = decoders.ByteLevel(add_prefix_space=False, use_regex=False)
+    qwen2.post_processor = processors.ByteLevel(add_prefix_space=False, use_regex=False)
+    qwen2.train_from_iterator(corpus, trainers.BpeTrainer(vocab_size=900, show_progress=False, initial_alphabet=pre_tokenizers.ByteLevel.alphabet()))
+    qwen2.add_tokens([AddedToken(token, special=True, normalized=False) for token in ("<|endoftext|>", "<|im_start|>", "<|im_end|>")])
+    qwen2.add_tokens([AddedToken("<tool_call>", normalized=False)])
+    yield "qwen2", json.loads(qwen2.to_str())
+
+    neox = bpe()  # the class of calm2-7b; runs of spaces are added tokens, found after the normalizer
+    neox.normalizer = normalizers.NFC()
+    neox.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, trim_offsets=True)
+    neox.decoder = decoders.ByteLevel(add_prefix_space=False, trim_offsets=True)
+    neox.post_processor = processors.ByteLevel(add_prefix_space=False, trim_offsets=True)
+    neox.train_from_iterator(corpus, trainers.BpeTrainer(vocab_size=900, special_tokens=["<|endoftext|>", "<|padding|>"], show_progress=False,
+                                                         initial_alphabet=pre_tokenizers.ByteLevel.alphabet()))
+    neox.add_tokens([AddedToken(" " * count, normalized=True) for count in range(24, 1, -1)])
+    yield "gpt_neox", json.loads(neox.to_str())
+
 
 def encoder_tokenizers(corpus, charsmap):
     """XLM-R's and BERT's: Unigram with SentencePiece's table of characters, and WordPiece."""
@@ -237,6 +258,8 @@ def charsmap_of(proto):
 def record_small_tokenizers(arguments, english, japanese):
     corpus = english[::40] + japanese[::40]
     for name, content in small_tokenizers(corpus):
+        if arguments.only and name not in arguments.only:
+            continue
         write(arguments.out / f"{name}.tokenizer.json", content)
         tokenizer = Tokenizer.from_file(str(arguments.out / f"{name}.tokenizer.json"))
         strings = HARD_STRINGS + [" aptitude aptitudes", "Ｄａｙ １２ ﾃﾞｰﾀ"] + generated_strings(80, 2) + [text[:600] for text in (english[50], japanese[50])]
@@ -312,10 +335,13 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name in ("smollm2", "debian", "out"):
         parser.add_argument(f"--{name}", type=pathlib.Path, required=True)
+    parser.add_argument("--only", nargs="*", default=[])
     arguments = parser.parse_args()
     english, japanese = pages(arguments.debian / "pages.jsonl"), pages(arguments.debian / "pages.ja.jsonl")
-    record_components(arguments)
     record_small_tokenizers(arguments, english, japanese)
+    if arguments.only:
+        return
+    record_components(arguments)
     record_sentencepiece(arguments, english, japanese)
     record_encoder_tokenizers(arguments, english, japanese)
     record_smollm2(arguments, english, japanese)
