@@ -1,4 +1,4 @@
-"""Code in the docs is the compiled examples' code, and links between pages lead somewhere.
+"""Code in the docs is the compiled examples' code, links between pages lead somewhere, and the tests that they name are there.
 
 usage: docs_test.py SOURCE_DIR [BUILD_DIR]          compares
        docs_test.py SOURCE_DIR --write              brings the code blocks up to date
@@ -48,7 +48,13 @@ for page in [source / "README.md", *sorted((source / "docs").rglob("*.md"))]:
         if "://" not in target and not (page.parent / target).exists():
             failures.append(f"{name}: link to {target}, which is not there")
 
+tests = "\n".join(file.read_text(encoding="utf-8") for file in (source / "tests").rglob("*_test.*"))
+named = re.findall(r'"([^"\n]+)"', (source / "docs/explanation/known-faults.md").read_text(encoding="utf-8").partition("## Packing")[2])
+for name in named:
+    if f'"{name}"' not in tests and f"def {name}(" not in tests:
+        failures.append(f"docs/explanation/known-faults.md: no test is called \"{name}\"")
+
 if blocks == 0:
     failures.append("no code block found: the pattern or the pages have changed")
-print("\n".join(failures) or f"{blocks} code blocks are the examples' code, all links lead somewhere")
+print("\n".join(failures) or f"{blocks} code blocks are the examples' code, all links lead somewhere, {len(named)} tests are there")
 sys.exit(1 if failures else 0)
