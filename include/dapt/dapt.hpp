@@ -91,10 +91,13 @@
 #include <dapt/metrics/question_set.hpp>
 #include <dapt/metrics/results_json.hpp>
 #include <dapt/metrics/scored_rows.hpp>
+#include <dapt/models/config_reader.hpp>
 #include <dapt/models/llama.hpp>
 #include <dapt/models/llama_config.hpp>
 #include <dapt/models/llama_generation.hpp>
 #include <dapt/models/recompute.hpp>
+#include <dapt/models/rope_frequencies.hpp>
+#include <dapt/models/rope_scaling.hpp>
 #include <dapt/optim/adafactor.hpp>
 #include <dapt/optim/adamw.hpp>
 #include <dapt/optim/any_optimizer.hpp>

@@ -1,3 +1,7 @@
+#include <fstream>
+#include <string>
+#include <vector>
+
 #include <catch2/catch.hpp>
 
 #include <dapt/models/llama_config.hpp>
@@ -74,16 +78,64 @@ TEST_CASE("What would change the numbers and is not built is refused by name") {
   const auto refused = [](const char* key, json value, const char* message) {
     REQUIRE_THROWS_WITH(LlamaConfig::from_json(with(llama(), key, std::move(value))), Catch::Contains(message));
   };
-  refused("rope_scaling", {{"rope_type", "llama3"}, {"factor", 8}}, "rope_scaling has type \"llama3\"");
-  refused("rope_scaling", {{"type", "linear"}, {"factor", 2}}, "rope_scaling has type \"linear\"");
-  refused("rope_parameters", {{"rope_type", "yarn"}}, "rope_parameters has type \"yarn\"");
+  refused("rope_scaling", {{"rope_type", "longrope"}, {"factor", 8}}, "rope_scaling has type \"longrope\"");
+  refused("rope_scaling", {{"type", "mrope"}, {"mrope_section", {16, 24, 24}}}, "rope_scaling has type \"mrope\"");
+  refused("rope_parameters", {{"rope_type", "proportional"}}, "rope_parameters has type \"proportional\"");
+  refused("rope_parameters", {{"full_attention", {{"rope_theta", 1e4}}}}, "rope_parameters: \"full_attention\" is an object");
   refused("rope_parameters", {{"partial_rotary_factor", 0.5}}, "partial_rotary_factor");
   refused("partial_rotary_factor", 0.5, "partial_rotary_factor");
   refused("hidden_act", "gelu", "hidden_act is \"gelu\"");
   refused("attention_dropout", 0.1, "attention_dropout");
   refused("quantization_config", {{"bits", 4}}, "quantization_config");
-  refused("model_type", "qwen2", "model_type is \"qwen2\"");
+  refused("is_causal", false, "is_causal");
+  refused("model_type", "qwen2_moe", "model_type is \"qwen2_moe\"");
   REQUIRE_THROWS_WITH(LlamaConfig::from_json(with(with(llama(), "model_type", "mistral"), "attention_bias", true)), Catch::Contains("attention_bias"));
+  const auto qwen = with(with(llama(), "model_type", "qwen3"), "num_key_value_heads", 8);
+  REQUIRE_THROWS_WITH(LlamaConfig::from_json(with(qwen, "mlp_bias", true)), Catch::Contains("mlp_bias is not an option of a qwen3 model"));
+  REQUIRE_THROWS_WITH(LlamaConfig::from_json(with(qwen, "head_dim", nullptr)), Catch::Contains("head_dim is null"));
+  REQUIRE_THROWS_WITH(LlamaConfig::from_json(with(qwen, "layer_types", {"full_attention"})), Catch::Contains("expected a list of 2"));
+  REQUIRE_THROWS_WITH(LlamaConfig::from_json(with(qwen, "layer_types", {"full_attention", "linear_attention"})), Catch::Contains("layer_types has \"linear_attention\""));
+  REQUIRE_THROWS_WITH(LlamaConfig::from_json(with(qwen, "layer_types", {"full_attention", "sliding_attention"})), Catch::Contains("use_sliding_window"));
+}
+
+TEST_CASE("A RoPE scaling without a number that it needs, or with one that makes no sense, names it") {
+  const auto refused = [](json scaling, const char* message) {
+    REQUIRE_THROWS_WITH(LlamaConfig::from_json(with(llama(), "rope_scaling", std::move(scaling))), Catch::Contains("config.json") && Catch::Contains(message));
+  };
+  refused({{"rope_type", "linear"}}, "rope_scaling: \"factor\" is missing");
+  refused({{"type", "dynamic"}, {"factor", nullptr}}, "\"factor\" is missing");
+  refused({{"rope_type", "llama3"}, {"factor", 8}, {"high_freq_factor", 4}}, "\"low_freq_factor\" is missing");
+  refused({{"rope_type", "llama3"}, {"factor", 8}, {"low_freq_factor", 4}, {"high_freq_factor", 4}}, "high_freq_factor is 4, expected more than low_freq_factor");
+  refused({{"rope_type", "yarn"}, {"original_max_position_embeddings", 8}}, "\"factor\" is missing");
+  refused({{"rope_type", "yarn"}, {"factor", 2}, {"original_max_position_embeddings", 0}}, "original_max_position_embeddings is 0");
+  refused({{"rope_type", "linear"}, {"factor", 0}}, "factor is 0, expected more than 0");
+  refused({{"rope_type", "linear"}, {"factor", "2"}}, "\"factor\" is \"2\", expected a number");
+}
+
+TEST_CASE("Configurations are read as transformers reads them") {
+  std::ifstream file(DAPT_TEST_DATA "/parity/models/configs.json");
+  const auto records = json::parse(file);
+  REQUIRE(records.size() >= 20);
+  const std::vector<std::string> types = {"default", "linear", "dynamic", "llama3", "yarn"};
+  for (const auto& record : records) {
+    INFO(record["config"].dump());
+    const auto config = LlamaConfig::from_json(record["config"]);
+    std::vector<std::int64_t> windows;
+    for (std::int64_t layer = 0; layer < config.num_hidden_layers; ++layer) windows.push_back(config.window_of(layer));
+    const json found = {{"num_key_value_heads", config.num_key_value_heads},
+                        {"head_dim", config.head_dim},
+                        {"max_position_embeddings", config.max_position_embeddings},
+                        {"rms_norm_eps", config.rms_norm_eps},
+                        {"rope_theta", config.rope_theta},
+                        {"rope_type", types.at(config.rope_scaling.index())},
+                        {"tie_word_embeddings", config.tie_word_embeddings},
+                        {"attention_bias", config.attention_bias},
+                        {"attention_output_bias", config.attention_output_bias},
+                        {"mlp_bias", config.mlp_bias},
+                        {"qk_norm", config.qk_norm},
+                        {"windows", windows}};
+    REQUIRE(found == record["expected"]);
+  }
 }
 
 TEST_CASE("Wrong types and impossible sizes name the key") {
@@ -99,6 +151,8 @@ TEST_CASE("Wrong types and impossible sizes name the key") {
   refused("num_attention_heads", 0, "num_attention_heads is 0");
   refused("num_hidden_layers", -1, "num_hidden_layers is -1");
   refused("rope_parameters", 3, "rope_parameters");
+  refused("sliding_window", 0, "sliding_window is 0");
+  refused("max_position_embeddings", 0, "max_position_embeddings is 0");
   auto missing = llama();
   missing.erase("hidden_size");
   REQUIRE_THROWS_WITH(LlamaConfig::from_json(missing), Catch::Contains("\"hidden_size\" is missing"));

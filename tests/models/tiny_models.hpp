@@ -15,7 +15,7 @@
 
 namespace dapt::testing_support {
 
-inline const std::vector<std::string> tiny_variants = {"llama_grouped", "llama_bias", "mistral_window"};
+inline const std::vector<std::string> tiny_variants = {"llama_grouped", "llama_bias", "mistral_window", "qwen2_window", "qwen3_yarn"};
 
 inline std::filesystem::path tiny_folder(const std::string& variant) { return std::filesystem::path(DAPT_TEST_DATA) / "parity" / "models" / variant; }
 inline Llama tiny_model(const std::string& variant) { return load_llama(tiny_folder(variant), at::kFloat); }

@@ -1,6 +1,6 @@
-// Llama (Touvron et al. 2023, arXiv:2302.13971) and Mistral (Jiang et al. 2023, arXiv:2310.06825) for training and scoring: transformers' modeling_llama.py
-// in its numbers; in bf16 closer to fp32, because the residual stream stays fp32, and RMSNorm, RoPE and SwiGLU round once.
-// Documents of a row are isolated by Batch::document_starts.
+// Llama (Touvron et al. 2023, arXiv:2302.13971), Mistral (Jiang et al. 2023, arXiv:2310.06825), Qwen2 and Qwen3 (arXiv:2407.10671, 2505.09388) for training and
+// scoring: transformers' modeling_llama.py and its kin in their numbers; in bf16 closer to fp32, because the residual stream stays fp32, and RMSNorm, RoPE and
+// SwiGLU round once. Documents of a row are isolated by Batch::document_starts.
 // The head's loss never holds all logits: fused where the head is plain, in recomputed chunks of rows where an adapter is attached to it.
 #pragma once
 
@@ -11,6 +11,7 @@
 #include <memory>
 #include <string>
 #include <utility>
+#include <variant>
 #include <vector>
 
 #include <ATen/TensorOperators.h>
@@ -21,7 +22,6 @@
 #include <ATen/ops/log_softmax.h>
 #include <ATen/ops/masked_select.h>
 #include <ATen/ops/nonzero.h>
-#include <ATen/ops/pow.h>
 #include <ATen/ops/where.h>
 #include <ATen/ops/zeros.h>
 #include <ATen/ops/zeros_like.h>
@@ -35,6 +35,7 @@
 #include <dapt/kernels/swiglu.hpp>
 #include <dapt/models/llama_config.hpp>
 #include <dapt/models/recompute.hpp>
+#include <dapt/models/rope_frequencies.hpp>
 
 namespace dapt {
 
@@ -49,6 +50,7 @@ struct LlamaLayer {
   Linear q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj;
   std::int64_t head_dim = 0, sliding_window = 0;
   double rms_norm_eps = 0;
+  Tensor q_norm = {}, k_norm = {};  // [D], undefined where the model has none
 
   /// Keys and values of a [B, T, C] input, [B, T, HK, D] each; and the queries, [B, T, H, D].
   struct Heads {
@@ -57,7 +59,8 @@ struct LlamaLayer {
   Heads heads(const Tensor& x, const RopeTable& table) const {
     const Tensor h = rms_norm(x, input_layernorm, rms_norm_eps);
     const auto split = [&](const Linear& linear) { return linear.forward(h).view({x.size(0), x.size(1), -1, head_dim}); };
-    return {rope(split(q_proj), table), rope(split(k_proj), table), split(v_proj)};
+    const auto normalised = [&](const Tensor& heads, const Tensor& weight) { return weight.defined() ? rms_norm(heads, weight, rms_norm_eps) : heads; };
+    return {rope(normalised(split(q_proj), q_norm), table), rope(normalised(split(k_proj), k_norm), table), split(v_proj)};
   }
 
   /// What follows attention: output projection and feed-forward. attended [B, T, H, D], x [B, T, C] -> [B, T, C].
@@ -92,7 +95,7 @@ class Llama {
                                                          const StopRule& stop);
 
   /// All logits, [B, T, V], in the compute dtype: for tests and inspection.
-  Tensor logits(const Batch& batch) { return head_->forward(hidden(batch)); }
+  Tensor logits(const Batch& batch) { return head_->forward(hidden(batch, rope_length(batch.position_ids))); }
 
   const LlamaConfig& config() const { return config_; }
   at::ScalarType dtype() const { return embed_tokens_.scalar_type(); }
@@ -103,16 +106,28 @@ class Llama {
  private:
   friend class LlamaGeneration;
 
-  Tensor hidden(const Batch& batch) const;
+  /// `length`: rope_length of the call's positions, of which the batch may hold a part.
+  Tensor hidden(const Batch& batch, std::int64_t length) const;
   void check_labels(const Tensor& labels) const;
   Tensor embed(const Tensor& input_ids) const;
-  RopeTable table(const Tensor& position_ids) const { return rope_table(position_ids, inverse_frequencies_); }
+  /// How many positions a call takes, where RoPE depends on that; else 0.
+  std::int64_t rope_length(const Tensor& position_ids) const {
+    return std::holds_alternative<DynamicRope>(config_.rope_scaling) ? position_ids.max().item<std::int64_t>() + 1 : 0;
+  }
+  RopeFrequencies frequencies(std::int64_t length) const {
+    return rope_frequencies(config_.rope_scaling, config_.rope_theta, config_.head_dim, length, at::TensorOptions(device()));
+  }
+  RopeTable table(const Tensor& position_ids, std::int64_t length = 0) const {
+    const auto [inverse, attention_scaling] = length > 0 ? frequencies(length) : frequencies_;
+    return rope_table(position_ids, inverse, attention_scaling);
+  }
   /// Applies `chunk(hidden rows, labels)` to the head's input in pieces, for heads with an adapter.
   Tensor adapted_head_loss(const Tensor& hidden, const Tensor& labels) const;
 
   LlamaConfig config_;
   LlamaOptions options_;
-  Tensor embed_tokens_, norm_, inverse_frequencies_;
+  Tensor embed_tokens_, norm_;
+  RopeFrequencies frequencies_;
   std::vector<LlamaLayer> layers_;
   std::unique_ptr<Linear> head_;  // on the heap, so that its address survives a move of the model
 };
@@ -173,15 +188,17 @@ inline Llama::Llama(LlamaConfig config, const TensorLookup& lookup, LlamaOptions
     const auto heads = c.num_attention_heads * c.head_dim, key_heads = c.num_key_value_heads * c.head_dim;
     layers_.push_back({get(layer + "input_layernorm.weight", {c.hidden_size}), get(layer + "post_attention_layernorm.weight", {c.hidden_size}),
                        linear(attention + "q_proj", heads, c.hidden_size, c.attention_bias), linear(attention + "k_proj", key_heads, c.hidden_size, c.attention_bias),
-                       linear(attention + "v_proj", key_heads, c.hidden_size, c.attention_bias), linear(attention + "o_proj", c.hidden_size, heads, c.attention_bias),
+                       linear(attention + "v_proj", key_heads, c.hidden_size, c.attention_bias), linear(attention + "o_proj", c.hidden_size, heads, c.attention_output_bias),
                        linear(mlp + "gate_proj", c.intermediate_size, c.hidden_size, c.mlp_bias), linear(mlp + "up_proj", c.intermediate_size, c.hidden_size, c.mlp_bias),
-                       linear(mlp + "down_proj", c.hidden_size, c.intermediate_size, c.mlp_bias), c.head_dim, c.sliding_window, c.rms_norm_eps});
+                       linear(mlp + "down_proj", c.hidden_size, c.intermediate_size, c.mlp_bias), c.head_dim, c.window_of(index), c.rms_norm_eps});
+    if (!c.qk_norm) continue;
+    layers_.back().q_norm = get(attention + "q_norm.weight", {c.head_dim});
+    layers_.back().k_norm = get(attention + "k_norm.weight", {c.head_dim});
   }
   norm_ = get("model.norm.weight", {c.hidden_size});
   head_ = std::make_unique<Linear>(c.tie_word_embeddings ? Linear{"lm_head", embed_tokens_, {}, {}} : linear("lm_head", c.vocab_size, c.hidden_size, false));
   // In fp32 step by step, and the angles with them, as the models were trained: at position 1,000 exact angles move the logits by 5e-4.
-  const Tensor exponents = at::arange(0, c.head_dim, 2, embed_tokens_.options().dtype(at::kFloat)).div(static_cast<double>(c.head_dim));
-  inverse_frequencies_ = at::pow(c.rope_theta, exponents).reciprocal();
+  frequencies_ = frequencies(0);
 }
 
 inline Tensor Llama::embed(const Tensor& input_ids) const {
@@ -196,9 +213,9 @@ inline void Llama::check_labels(const Tensor& labels) const {
     fail("Llama: labels hold ", labels.masked_select(wrong)[0].item<std::int64_t>(), ", expected ", ignore_index, " or 0 to ", config_.vocab_size - 1);
 }
 
-inline Tensor Llama::hidden(const Batch& batch) const {
+inline Tensor Llama::hidden(const Batch& batch, std::int64_t length) const {
   Tensor x = embed(batch.input_ids);
-  const RopeTable angles = table(batch.position_ids);
+  const RopeTable angles = table(batch.position_ids, length);
   for (const LlamaLayer& layer : layers_) {
     if (options_.gradient_checkpointing) {
       x = recompute([&layer, angles, starts = batch.document_starts](const Tensor& input) { return layer.forward(input, angles, starts); }, x);
@@ -212,7 +229,7 @@ inline Tensor Llama::hidden(const Batch& batch) const {
 inline LossSum Llama::loss(const Batch& batch) {
   check_labels(batch.labels);
   const auto compact = detail::without_padding(batch).batch;
-  const Tensor rows = hidden(compact).reshape({-1, config_.hidden_size}), labels = compact.labels.reshape(-1);
+  const Tensor rows = hidden(compact, rope_length(batch.position_ids)).reshape({-1, config_.hidden_size}), labels = compact.labels.reshape(-1);
   const Tensor sum = head_->adapted ? adapted_head_loss(rows, labels) : linear_cross_entropy_sum(rows, head_->weight, labels);
   return {sum, batch.supervised_tokens};
 }
@@ -233,7 +250,7 @@ inline Tensor Llama::token_log_probs(const Batch& batch) {
   const c10::NoGradGuard no_grad;
   check_labels(batch.labels);
   const auto [compact, source] = detail::without_padding(batch);
-  const Tensor rows = hidden(compact).reshape({-1, config_.hidden_size}), labels = compact.labels.reshape(-1);
+  const Tensor rows = hidden(compact, rope_length(batch.position_ids)).reshape({-1, config_.hidden_size}), labels = compact.labels.reshape(-1);
   Tensor result;
   if (head_->adapted) {
     std::vector<Tensor> chunks;
@@ -259,6 +276,10 @@ inline NamedParameters Llama::parameters() {
     const LlamaLayer& layer = layers_[index];
     const std::string name = "model.layers." + std::to_string(index) + ".";
     for (const Linear* linear : {&layer.q_proj, &layer.k_proj, &layer.v_proj, &layer.o_proj, &layer.gate_proj, &layer.up_proj, &layer.down_proj}) add(*linear);
+    if (layer.q_norm.defined()) {
+      result.push_back({name + "self_attn.q_norm.weight", layer.q_norm});
+      result.push_back({name + "self_attn.k_norm.weight", layer.k_norm});
+    }
     result.push_back({name + "input_layernorm.weight", layer.input_layernorm});
     result.push_back({name + "post_attention_layernorm.weight", layer.post_attention_layernorm});
   }

@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <limits>
 #include <optional>
+#include <variant>
 #include <vector>
 
 #include <ATen/TensorOperators.h>
@@ -68,6 +69,11 @@ inline LlamaGeneration::LlamaGeneration(const Llama& model, const std::vector<st
   }
   for (const auto& prompt : prompts) lengths_.push_back(static_cast<std::int64_t>(prompt.size()) - shared_);
   longest_ = *std::max_element(lengths_.begin(), lengths_.end());
+  // Keys that are shared or stay in the cache are rotated by the frequencies of the length that was reached then.
+  const auto positions = shared_ + longest_ + max_new_tokens - 1;
+  const auto* dynamic = std::get_if<DynamicRope>(&model.config().rope_scaling);
+  require(dynamic == nullptr || positions <= dynamic->max_position_embeddings, "generate_greedy: prompt and answer take ", positions,
+          " positions; generation beyond max_position_embeddings is not supported for a model with dynamic RoPE scaling");
 }
 
 inline std::vector<std::vector<std::int32_t>> LlamaGeneration::run(const StopRule& stop) {
