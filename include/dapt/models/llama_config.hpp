@@ -26,12 +26,12 @@ struct LlamaConfig {
   std::int64_t num_attention_heads = 0;
   std::int64_t num_key_value_heads = 0;
   std::int64_t head_dim = 0;
-  std::int64_t max_position_embeddings = 0;
-  std::int64_t sliding_window = 0;   ///< positions that a query sees, its own included; 0: no window. Llama has none, whatever its file says
-  std::vector<bool> sliding_layers;  ///< the layers that have the window; empty: all
+  std::int64_t max_position_embeddings = 2048;
+  std::int64_t sliding_window = 0;        ///< positions that a query sees, its own included; 0: no window. Llama has none, whatever its file says
+  std::vector<bool> sliding_layers = {};  ///< the layers that have the window; empty: all
   double rms_norm_eps = 1e-6;
   double rope_theta = 10000;
-  RopeScaling rope_scaling;
+  RopeScaling rope_scaling = {};
   bool tie_word_embeddings = false;
   bool attention_bias = false;         ///< of q_proj, k_proj and v_proj
   bool attention_output_bias = false;  ///< of o_proj
