@@ -11,6 +11,7 @@
 #include <ATen/Parallel.h>
 #include <benchmark/benchmark.h>
 
+#include <dapt/kernels/memory.hpp>
 #include <dapt/optim/adafactor.hpp>
 #include <dapt/optim/adamw.hpp>
 #include <dapt/optim/apollo.hpp>
@@ -91,6 +92,7 @@ int main(int argc, char** argv) {
   const char* threads = std::getenv("DAPT_THREADS");
   at::set_num_threads(threads == nullptr ? 2 : std::atoi(threads));
   at::manual_seed(1);
+  dapt::keep_freed_memory();
   using dapt::AdamW, dapt::StateFormat, dapt::StoredState;
   register_step("AdamW", AdamW{});
   register_step("AdamW, bf16 states", StoredState<AdamW>{.format = StateFormat::bf16});

@@ -9,6 +9,7 @@
 #include <bit>
 #include <cmath>
 #include <cstdint>
+#include <limits>
 #include <vector>
 
 #include <ATen/Parallel.h>
@@ -43,7 +44,8 @@ class DynamicMap {
     }
     std::sort(found.begin(), found.end());
     std::copy(found.begin(), found.end(), values_.begin());
-    for (std::size_t i = 0; i < bounds_.size(); ++i) bounds_[i] = (values_[i] + values_[i + 1]) / 2;
+    for (std::size_t i = 0; i < 255; ++i) bounds_[i] = (values_[i] + values_[i + 1]) / 2;
+    bounds_[255] = std::numeric_limits<float>::infinity();
     for (std::uint32_t upper = 0; upper < first_.size(); ++upper) {
       const std::uint32_t lower = upper & 0x8000u ? 0xFFFFu : 0u;  // the least number with these upper bits
       first_[upper] = search(std::bit_cast<float>(upper << 16 | lower));
@@ -56,20 +58,19 @@ class DynamicMap {
   }
 
   const std::array<float, 256>& values() const { return values_; }
-  const std::array<float, 255>& bounds() const { return bounds_; }  ///< halfway between neighbours
   float value(std::uint8_t code) const { return values_[code]; }
-  /// The nearest number's code for a value in [-1, 1]; the lower one of two that are as near.
+  /// The nearest number's code for a value in [-1, 1]; the lower one of two that are as near. Without a branch: among the values that share their upper 16
+  /// bits there is one bound at the most, because the table has seven bits of fraction, as the map at its finest.
   std::uint8_t code(float value) const {
-    std::uint8_t code = first_[std::bit_cast<std::uint32_t>(value) >> 16];
-    while (code < 255 && value > bounds_[code]) ++code;  // at most once or twice: the table has seven bits of fraction, as the map at its finest
-    return code;
+    const std::uint8_t code = first_[std::bit_cast<std::uint32_t>(value) >> 16];
+    return static_cast<std::uint8_t>(code + (value > bounds_[code]));
   }
 
  private:
-  std::uint8_t search(float value) const { return static_cast<std::uint8_t>(std::lower_bound(bounds_.begin(), bounds_.end(), value) - bounds_.begin()); }
+  std::uint8_t search(float value) const { return static_cast<std::uint8_t>(std::lower_bound(bounds_.begin(), bounds_.begin() + 255, value) - bounds_.begin()); }
 
   std::array<float, 256> values_;
-  std::array<float, 255> bounds_;
+  std::array<float, 256> bounds_;  // halfway between a number and the next
   std::array<std::uint8_t, 1 << 16> first_;
 };
 
@@ -119,16 +120,23 @@ inline Quantized quantize_blockwise(const Tensor& values) {
     at::parallel_for(0, blocks, 64, [&](std::int64_t begin, std::int64_t end) {
       for (std::int64_t block = begin; block < end; ++block) {
         const std::int64_t first = block * quantization_block, last = std::min(count, first + quantization_block);
-        const auto [least, most] = std::minmax_element(from + first, from + last);
-        const float largest = std::max(-*least, *most);
-        const DynamicMap& map = DynamicMap::of(*least < 0);
-        const float factor = 1 / std::max(largest, 1e-38f);
-        bool finite = true;
+        // Magnitudes are compared as integers, which orders them as the numbers, puts what is not finite on top and needs no branch.
+        std::uint32_t largest_bits = 0, negative = 0;
         for (std::int64_t i = first; i < last; ++i) {
-          finite = finite && std::isfinite(from[i]);
-          codes[i] = map.code(std::clamp(from[i] * factor, -1.0f, 1.0f));
+          const auto bits = std::bit_cast<std::uint32_t>(from[i]);
+          largest_bits = std::max(largest_bits, bits & 0x7FFFFFFFu);
+          negative |= static_cast<std::uint32_t>(from[i] < 0);
         }
-        scales[block] = !finite ? std::nanf("") : *least < 0 ? -largest : largest;
+        const float largest = std::bit_cast<float>(largest_bits), factor = 1 / std::max(largest, 1e-38f);
+        scales[block] = !std::isfinite(largest) ? std::nanf("") : negative != 0 ? -largest : largest;
+        if (!std::isfinite(largest)) {
+          std::fill(codes + first, codes + last, std::uint8_t{0});
+          continue;
+        }
+        const DynamicMap& map = DynamicMap::of(negative != 0);
+        std::array<float, quantization_block> scaled;  // a loop of its own, which the compiler turns into vector code
+        for (std::int64_t i = first; i < last; ++i) scaled[static_cast<std::size_t>(i - first)] = std::min(std::max(from[i] * factor, -1.0f), 1.0f);
+        for (std::int64_t i = first; i < last; ++i) codes[i] = map.code(scaled[static_cast<std::size_t>(i - first)]);
       }
     });
   }

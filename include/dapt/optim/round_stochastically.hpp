@@ -29,14 +29,20 @@ inline Tensor round_stochastically(const Tensor& values, std::uint64_t key, std:
   Tensor rounded = at::empty_like(source, source.options().dtype(at::kBFloat16));
   const float* from = source.const_data_ptr<float>();
   c10::BFloat16* to = rounded.mutable_data_ptr<c10::BFloat16>();
+  // The lower 16 bits are what bf16 drops: noise below one unit in the last place carries into it with the chance that they say.
+  const auto round = [&](std::int64_t i, std::uint64_t draw) {
+    const auto index = static_cast<std::uint64_t>(first + i);
+    const std::uint32_t bits = std::bit_cast<std::uint32_t>(from[i]), moved = bits + (static_cast<std::uint32_t>(draw >> (16 * (index % 4))) & 0xFFFFu);
+    to[i] = c10::BFloat16(static_cast<std::uint16_t>(((bits & 0x7FFFFFFFu) > 0x7F800000u ? 0x7FC00000u : moved) >> 16), c10::BFloat16::from_bits());
+  };
   at::parallel_for(0, source.numel(), 1 << 15, [&](std::int64_t begin, std::int64_t end) {
-    for (std::int64_t i = begin; i < end; ++i) {
-      // The lower 16 bits are what bf16 drops: noise below one unit in the last place carries into it with the chance that they say.
-      const auto index = static_cast<std::uint64_t>(first + i);
-      const auto noise = static_cast<std::uint32_t>(splitmix64(key, index / 4) >> (16 * (index % 4))) & 0xFFFFu;
-      const std::uint32_t bits = std::isnan(from[i]) ? 0x7FC00000u : std::bit_cast<std::uint32_t>(from[i]) + noise;
-      to[i] = c10::BFloat16(static_cast<std::uint16_t>(bits >> 16), c10::BFloat16::from_bits());
+    std::int64_t i = begin;
+    for (; i < end && (first + i) % 4 != 0; ++i) round(i, splitmix64(key, static_cast<std::uint64_t>(first + i) / 4));
+    for (; i + 4 <= end; i += 4) {
+      const std::uint64_t draw = splitmix64(key, static_cast<std::uint64_t>(first + i) / 4);  // one for four elements
+      for (std::int64_t j = i; j < i + 4; ++j) round(j, draw);
     }
+    for (; i < end; ++i) round(i, splitmix64(key, static_cast<std::uint64_t>(first + i) / 4));
   });
   return rounded;
 }
