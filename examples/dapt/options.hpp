@@ -49,7 +49,8 @@ struct OptimizerOptions {
   std::string state_dtype = "fp32";        // fp32 | bf16 | 8bit
   std::int64_t galore_rank = 128, apollo_rank = 256, update_proj_gap = 200;
   std::optional<double> scale;
-  std::string projector = "exact";         // exact | randomized
+  std::string projector = "randomized";    // exact | randomized
+  std::string refresh_schedule = "spread"; // spread | together
   std::string weight_write = "automatic";  // automatic | plain | fp32-master | stochastic | kahan
 };
 

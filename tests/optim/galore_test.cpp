@@ -194,6 +194,33 @@ TEST_CASE("which parameters are projected") {
   REQUIRE_THROWS_WITH(rule.describe({named("norm.weight", {8})}, 1e-3), Catch::Contains("none of 1 trainable parameters is projected"));
 }
 
+TEST_CASE("spread refreshes: all matrices take a subspace at step 1, then each at a step of its own in every gap") {
+  constexpr std::int64_t gap = 7, steps = 29;
+  auto rule = exact(2, gap);
+  rule.refresh_schedule = dapt::RefreshSchedule::spread;
+  std::set<std::int64_t> phases;
+  for (int layer = 0; layer < 12; ++layer) {
+    const std::string name = "model.layers." + std::to_string(layer) + ".mlp.up_proj.weight";
+    Tensor w = at::zeros({6, 5});
+    auto state = rule.init({name, w});
+    std::vector<std::int64_t> refreshed;
+    Tensor before;
+    for (std::int64_t t = 1; t <= steps; ++t) {
+      step(rule, w, state, at::randn({6, 5}), t);
+      if (!before.defined() || !at::equal(before, state.right)) refreshed.push_back(t);
+      before = state.right.clone();
+    }
+    const std::int64_t offset = static_cast<std::int64_t>(dapt::fnv1a(name) % gap), phase = (gap - offset) % gap;
+    std::vector<std::int64_t> expected = {1};
+    for (std::int64_t t = 2; t <= steps; ++t)
+      if ((t - 1) % gap == phase) expected.push_back(t);
+    CAPTURE(name);
+    REQUIRE(refreshed == expected);
+    phases.insert(phase);
+  }
+  REQUIRE(phases.size() >= 4);
+}
+
 TEST_CASE("GaLore refuses options that cannot be meant") {
   const dapt::NamedParameter parameter{weight_name, at::zeros({4, 4})};
   REQUIRE_THROWS_WITH(dapt::galore_adamw(0).init(parameter), "GaLore: rank is 0, expected at least 1");

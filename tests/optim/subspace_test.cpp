@@ -54,6 +54,18 @@ TEST_CASE("the range finder's vectors are turned to the singular vectors") {
   REQUIRE(at::allclose(found.mul(exact).sum(1).abs(), at::full({4}, 1.0), 0, 1e-3));  // equal up to signs, in the same order
 }
 
+TEST_CASE("where half of all directions are wanted they come from the Gram matrix, and are the singular vectors") {
+  at::manual_seed(5);
+  for (const auto& [m, n] : {std::pair<std::int64_t, std::int64_t>{60, 24}, {24, 60}}) {
+    const Tensor g = gradient_like(m, n);
+    const Tensor exact = dapt::exact_singular_vectors(g, 12).right, found = dapt::approximate_right_vectors(g, 12, {}, {});
+    REQUIRE(found.sizes() == at::IntArrayRef{12, n});
+    REQUIRE(at::allclose(at::mm(found, exact.t()).abs(), at::eye(12), 0, 1e-4));
+  }
+  const Tensor none = dapt::approximate_right_vectors(at::mm(at::randn({40, 1}), at::randn({1, 30})), 20, {}, {});
+  REQUIRE(at::allclose(at::mm(none, none.t()), at::eye(20), 0, 1e-5));  // a basis also where one direction has all the energy
+}
+
 TEST_CASE("the same matrix gives the same subspace, whatever was drawn before") {
   const Tensor g = gradient_like(90, 70);
   const Tensor first = dapt::approximate_right_vectors(g, 8, {}, {});

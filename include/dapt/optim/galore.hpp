@@ -1,7 +1,7 @@
 // GaLore: Zhao et al. 2024 (arXiv:2403.03507), algorithm 2: the inner rule sees the gradient projected to a low-rank subspace.
-// Follows galore_torch 1.0 (2cc66f8): refresh where steps % update_proj_gap == 0 before the step is counted; projector in the gradient's type;
-// the inner rule's moments are kept at a refresh; decay comes last, in full space and unscaled. Differs: the projector's side is kept with
-// it, not read off shapes (galore_torch fails for reverse_std with rank >= rows); micro-batches add up after the projection.
+// With RefreshSchedule::together it follows galore_torch 1.0 (2cc66f8): refresh where steps % update_proj_gap == 0 before the step is counted; projector in the
+// gradient's type; the inner rule's moments are kept at a refresh; decay comes last, in full space and unscaled. Differs: the projector's side is kept
+// with it, not read off shapes (galore_torch fails for reverse_std with rank >= rows); micro-batches add up after the projection.
 #pragma once
 
 #include <algorithm>
@@ -19,6 +19,7 @@
 #include <dapt/concepts/optimizer.hpp>
 #include <dapt/core/error.hpp>
 #include <dapt/core/gradient.hpp>
+#include <dapt/core/hash.hpp>
 #include <dapt/core/run_result.hpp>
 #include <dapt/optim/adamw.hpp>
 #include <dapt/optim/projected_parameters.hpp>
@@ -36,12 +37,19 @@ enum class Projector {
   randomized_bf16,  ///< the same with bf16 products, for processors that multiply bf16 fast
 };
 
+/// When the parameters take their new subspaces.
+enum class RefreshSchedule {
+  together,  ///< at steps 1, 1 + gap, 1 + 2 gap, ..., as galore_torch: every gap-th step stalls
+  spread,    ///< all at step 1, from then on each parameter at a step of its own within the gap, which its name fixes: no step stalls
+};
+
 template <DirectionalOptimizer Inner>
 struct GaLore {
   static constexpr std::string_view name = "galore";
 
   std::int64_t rank = 128;                       ///< r >= 1, cut to the matrix's smaller side; memory of the moments grows with it
   std::int64_t update_proj_gap = 200;            ///< T >= 1: steps from one subspace to the next
+  RefreshSchedule refresh_schedule = RefreshSchedule::spread;
   double scale = 0.25;                           ///< alpha > 0: projected matrices learn with lr * scale, all else with lr
   ProjType proj_type = ProjType::std;
   std::vector<std::string> targets = {};         ///< parts of names; empty: every 2-D weight with "attn" or "mlp" in its name
@@ -54,6 +62,7 @@ struct GaLore {
     bool on_left = false, on_right = false;  ///< the projected sides; neither: the inner rule has the parameter for itself
     Tensor left, right;                      ///< projectors [m, r] and [r, n] of these sides; undefined before the first refresh
     std::int64_t steps = 0;                  ///< taken by this parameter
+    std::int64_t offset = 0;                 ///< of its refreshes within the gap; its name fixes it, so it is no part of a checkpoint
     Tensor full_gradient;                    ///< sum over a window that ends with a refresh; no part of a checkpoint
     at::ScalarType gradient_dtype = at::kFloat;
     typename Inner::State inner;
@@ -82,7 +91,7 @@ struct GaLore {
  private:
   bool refreshes(const State& state) const {
     const bool without_subspace = (state.on_left && !state.left.defined()) || (state.on_right && !state.right.defined());
-    return (state.on_left || state.on_right) && (without_subspace || state.steps % update_proj_gap == 0);
+    return (state.on_left || state.on_right) && (without_subspace || (state.steps + state.offset) % update_proj_gap == 0);
   }
   void refresh(State& state) const;
   static Tensor project(const State& state, const Tensor& gradient);
@@ -90,9 +99,9 @@ struct GaLore {
 
 using GaLoreAdamW = GaLore<AdamW>;
 
-/// GaLore over AdamW as galore_torch's GaLoreAdamW has it: eps 1e-6, eps before the bias correction, decay last.
+/// GaLore over AdamW as galore_torch's GaLoreAdamW has it: eps 1e-6, eps before the bias correction, decay last, refreshes together.
 inline GaLoreAdamW galore_adamw(std::int64_t rank = 128, std::int64_t update_proj_gap = 200, double scale = 0.25) {
-  return {.rank = rank, .update_proj_gap = update_proj_gap, .scale = scale, .inner = {.eps = 1e-6, .form = AdamWForm::transformers}};
+  return {.rank = rank, .update_proj_gap = update_proj_gap, .refresh_schedule = RefreshSchedule::together, .scale = scale, .inner = {.eps = 1e-6, .form = AdamWForm::transformers}};
 }
 
 template <DirectionalOptimizer Inner>
@@ -107,6 +116,7 @@ typename GaLore<Inner>::State GaLore<Inner>::init(const NamedParameter& paramete
     state.inner = inner.init(parameter);
     return state;
   }
+  if (refresh_schedule == RefreshSchedule::spread) state.offset = static_cast<std::int64_t>(fnv1a(parameter.name) % static_cast<std::uint64_t>(update_proj_gap));
   const std::int64_t m = parameter.value.size(0), n = parameter.value.size(1), r = std::min({rank, m, n});
   const bool shorter_is_right = m >= n;
   state.on_right = proj_type == ProjType::right || proj_type == ProjType::full || proj_type == (shorter_is_right ? ProjType::std : ProjType::reverse_std);
@@ -182,7 +192,7 @@ RunHeader GaLore<Inner>::describe(const NamedParameters& parameters, double lr) 
   constexpr std::string_view types[] = {"std", "reverse_std", "left", "right", "full"};
   constexpr std::string_view projectors[] = {"exact SVD", "randomized range finder", "randomized range finder with bf16 products"};
   std::ostringstream text;
-  text << "GaLore rank " << rank << ", update_proj_gap " << update_proj_gap << ", scale " << scale << ", proj_type " << types[static_cast<int>(proj_type)]
+  text << "GaLore rank " << rank << ", update_proj_gap " << update_proj_gap << (refresh_schedule == RefreshSchedule::spread ? " (spread)" : " (together)") << ", scale " << scale << ", proj_type " << types[static_cast<int>(proj_type)]
        << ", " << projectors[static_cast<int>(projector)] << "; inner rule " << Inner::name;
   return describe_projecting("GaLore", targets, text.str(), inner, parameters, lr, lr * scale, "lr * scale");
 }
