@@ -54,22 +54,13 @@ inline Llama load_llama(const std::filesystem::path& folder, at::ScalarType dtyp
   const auto lookup = [&](const std::string& name) {
     if (name == "lm_head.weight")
       require(weights.contains(name), folder.string(), ": no tensor \"lm_head.weight\"; expected it because config.json says tie_word_embeddings false");
-    const Tensor view = weights.tensor(name);
-    require(at::isFloatingType(view.scalar_type()), weights.path(name).string(), ": tensor \"", name, "\" is ", view.scalar_type(),
-            ", expected F32, BF16 or F16");
-    const Tensor own = view.to(dtype, /*non_blocking=*/false, /*copy=*/true, at::MemoryFormat::Contiguous);
-    weights.forget(name);
-    return own;
+    return weights.load(name, dtype);
   };
-  try {
+  return detail::with_folder_in_errors(folder, [&] {
     Llama model(config, lookup, options);
     detail::refuse_unexpected(weights, config, model.parameters());
     return model;
-  } catch (const Error& error) {
-    const std::string message = error.what();
-    if (message.find(folder.string()) != std::string::npos) throw;
-    fail(folder.string(), ": ", message);
-  }
+  });
 }
 
 inline void save_llama(Llama& model, const std::filesystem::path& source_folder, const std::filesystem::path& out_folder) {

@@ -42,6 +42,14 @@ class WeightFolder {
   void forget(const std::string& name) const {
     std::visit([&](const auto& file) { file.forget(name); }, at(name));
   }
+  /// A copy in `dtype`; the file's bytes need not stay in memory. Throws where the tensor holds no floating-point numbers.
+  Tensor load(const std::string& name, at::ScalarType dtype) const {
+    const Tensor view = tensor(name);
+    require(at::isFloatingType(view.scalar_type()), path(name).string(), ": tensor \"", name, "\" is ", view.scalar_type(), ", expected F32, BF16 or F16");
+    const Tensor own = view.to(dtype, /*non_blocking=*/false, /*copy=*/true, at::MemoryFormat::Contiguous);
+    forget(name);
+    return own;
+  }
   /// The file that holds `name`, for messages.
   const std::filesystem::path& path(const std::string& name) const {
     return std::visit([](const auto& file) -> const std::filesystem::path& { return file.path(); }, at(name));
@@ -106,6 +114,22 @@ void WeightFolder::read_index(const std::filesystem::path& index) {
     for (const auto& name : std::get<Format>(files_[at]).names())
       require(file_of_.contains(name) && file_of_[name] == at, index.string(), ": tensor \"", name, "\" of ", shard, " is not in its weight_map");
 }
+
+namespace detail {
+
+/// What `load()` gives; its errors name the folder.
+template <class Load>
+auto with_folder_in_errors(const std::filesystem::path& folder, const Load& load) {
+  try {
+    return load();
+  } catch (const Error& error) {
+    const std::string message = error.what();
+    if (message.find(folder.string()) != std::string::npos) throw;
+    fail(folder.string(), ": ", message);
+  }
+}
+
+}  // namespace detail
 
 /// What lies there of weights in other formats or under other names.
 inline std::string WeightFolder::other_weights() const {

@@ -1,7 +1,9 @@
-// Options of one JSON object, for configurations of models: absent and null give the default, a wrong type is an error that names the key.
+// Options of a Hugging Face config.json or an object in it: absent and null give the default, a wrong type is an error that names the key.
 #pragma once
 
 #include <cstdint>
+#include <filesystem>
+#include <fstream>
 #include <string>
 #include <utility>
 
@@ -57,5 +59,16 @@ class ConfigReader {
   const nlohmann::json& json_;
   std::string source_;
 };
+
+/// Throws dapt::Error naming the file if it cannot be opened or is not JSON.
+inline nlohmann::json read_config(const std::filesystem::path& file) {
+  std::ifstream in(file, std::ios::binary);
+  require(in.good(), file.string(), ": cannot open");
+  try {
+    return nlohmann::json::parse(in);
+  } catch (const nlohmann::json::exception& error) {
+    fail(file.string(), ": not JSON: ", error.what());
+  }
+}
 
 }  // namespace dapt::detail

@@ -4,7 +4,6 @@
 
 #include <cstdint>
 #include <filesystem>
-#include <fstream>
 #include <string>
 #include <variant>
 #include <vector>
@@ -135,15 +134,7 @@ inline LlamaConfig LlamaConfig::from_json(const nlohmann::json& json, const std:
 }
 
 inline LlamaConfig LlamaConfig::from_file(const std::filesystem::path& file) {
-  std::ifstream in(file, std::ios::binary);
-  require(in.good(), file.string(), ": cannot open");
-  nlohmann::json json;
-  try {
-    json = nlohmann::json::parse(in);
-  } catch (const nlohmann::json::exception& error) {
-    fail(file.string(), ": not JSON: ", error.what());
-  }
-  return from_json(json, file.string());
+  return from_json(detail::read_config(file), file.string());
 }
 
 inline void LlamaConfig::check(const std::string& source) const {
