@@ -120,3 +120,37 @@ TEST_CASE("SentencePiece: a missing, truncated or foreign file is named") {
   std::ofstream(file, std::ios::binary) << "{\"model\": \"json\"}";
   CHECK_THROWS_WITH(SentencePieceTokenizer::from_folder(folder.path()), Catch::Contains("tokenizer.model: ") && Catch::Contains("no SentencePiece model"));
 }
+
+TEST_CASE("SentencePiece: sentencepiece.bpe.model has the ids of fairseq, as XLM-R and mLUKE") {
+  const TemporaryFolder folder;
+  std::filesystem::copy_file(text_parity() / "sentencepiece_unigram.model", folder.path() / "sentencepiece.bpe.model");
+  const auto write_config = [&](const char* text) { std::ofstream(folder.path() / "tokenizer_config.json") << text; };
+  write_config(R"({"tokenizer_class": "MLukeTokenizer", "bos_token": "<s>", "pad_token": "<pad>", "added_tokens_decoder": {
+    "1": {"content": "<pad>", "special": true}, "1201": {"content": "<mask>", "lstrip": true, "special": true}, "1202": {"content": "<ent>", "special": true}}})");
+  const auto tokenizer = SentencePieceTokenizer::from_folder(folder.path());
+  // Piece 0 is <unk>, 1 <s>, 2 </s>; <pad> is no piece, and all others move up by one.
+  const auto moved = [](Ids ids) {
+    for (auto& id : ids) id = id == 0 ? 3 : id == 1 ? 0 : id == 2 ? 2 : id + 1;
+    return ids;
+  };
+  for (const auto& entry : recorded_json("sentencepiece_unigram.strings.json")) {
+    CAPTURE(entry.at("text").dump(-1, ' ', true));
+    const Ids expected = moved(entry.at("ids"));
+    REQUIRE(tokenizer.encode(entry.at("text").get<std::string>(), SpecialText::as_text) == expected);
+    REQUIRE(tokenizer.decode(expected) == entry.at("decoded"));
+  }
+  const SpecialTokens& special = tokenizer.special_tokens();
+  REQUIRE(special.prefix == Ids{0});
+  REQUIRE(special.suffix == Ids{2});
+  REQUIRE((special.bos == 0 && special.pad == 1 && special.eos == 2 && special.unk == 3 && special.adds_bos));
+  REQUIRE(tokenizer.token_to_id("<mask>") == 1201);  // 1,200 pieces
+  REQUIRE(tokenizer.vocab_size() == 1203);
+  REQUIRE(tokenizer.encode("<s><pad><ent>", SpecialText::as_tokens) == Ids{0, 1, 1202});
+  REQUIRE(tokenizer.decode({0, 1, 1201, 1202, 2}).empty());
+  for (const auto id : tokenizer.encode("<s><pad><mask><ent>", SpecialText::as_text)) REQUIRE((id > 2 && id < 1201));
+
+  write_config("{}");
+  REQUIRE(SentencePieceTokenizer::from_folder(folder.path()).vocab_size() == 1202);
+  write_config(R"({"tokenizer_class": "CamembertTokenizer"})");
+  REQUIRE_THROWS_WITH(SentencePieceTokenizer::from_folder(folder.path()), Catch::Contains(folder.path().string()) && Catch::Contains("tokenizer_class \"CamembertTokenizer\", which is not supported"));
+}

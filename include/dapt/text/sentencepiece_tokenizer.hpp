@@ -1,4 +1,4 @@
-// SentencePiece models (`tokenizer.model`), encoded by the sentencepiece library. Kudo and Richardson 2018.
+// SentencePiece models (`tokenizer.model`; `sentencepiece.bpe.model` of XLM-R and mLUKE), encoded by the sentencepiece library. Kudo and Richardson 2018.
 // Text alone never yields control tokens there; as_tokens finds the control pieces, and the added tokens of tokenizer_config.json, first.
 #pragma once
 
@@ -28,7 +28,28 @@ namespace dapt {
 struct SentencePieceOptions {
   bool legacy = false;   ///< text behind a special token gets the model's prefix space, as old Llama tokenizers do
   bool adds_bos = true;  ///< the reference puts BOS before each text, as Llama's does
+  bool fairseq_ids = false;  ///< ids of XLM-R and mLUKE, and EOS behind each text: see text::PieceIds
 };
+
+namespace text {
+
+/// From the model's pieces to the tokenizer's ids. Fairseq, in which XLM-R was trained, has `<s>` 0, `<pad>` 1, `</s>` 2 and `<unk>` 3 where the model has
+/// `<unk>` 0, `<s>` 1 and `</s>` 2; the other pieces come one later, and `<mask>` behind the last.
+struct PieceIds {
+  bool fairseq = false;
+
+  std::int32_t id(std::int32_t piece) const {
+    constexpr std::int32_t first[] = {3, 0, 2};
+    return !fairseq ? piece : piece < 3 ? first[piece] : piece + 1;
+  }
+  /// -1 for `<pad>`.
+  std::int32_t piece(std::int32_t id) const {
+    constexpr std::int32_t first[] = {1, -1, 2, 0};
+    return !fairseq ? id : id < 4 ? first[id] : id - 1;
+  }
+};
+
+}  // namespace text
 
 /// Copies share one read-only model; encode and decode may be called from several threads.
 class SentencePieceTokenizer {
@@ -38,18 +59,24 @@ class SentencePieceTokenizer {
     return SentencePieceTokenizer(file, options, nullptr);
   }
 
-  /// tokenizer.model of a model folder. tokenizer_config.json may set `legacy` and `add_bos_token`, name special tokens, and hold
+  /// tokenizer.model of a model folder, or sentencepiece.bpe.model where there is none. tokenizer_config.json may set `legacy` and `add_bos_token`, name special tokens, and hold
   /// `added_tokens_decoder`, whose tokens may lie behind the model's last piece.
   static SentencePieceTokenizer from_folder(const std::filesystem::path& folder) {
     const text::SpecialTokenFiles files(folder);
-    return SentencePieceTokenizer(folder / "tokenizer.model", {.legacy = files.tokenizer_config().get_or("legacy", false)}, &files);
+    const auto config = files.tokenizer_config();
+    const bool fairseq_ids = !std::filesystem::exists(folder / "tokenizer.model") && std::filesystem::exists(folder / "sentencepiece.bpe.model");
+    if (!fairseq_ids) return SentencePieceTokenizer(folder / "tokenizer.model", {.legacy = config.get_or("legacy", false)}, &files);
+    const auto type = config.get_or("tokenizer_class", std::string("XLMRobertaTokenizer"));  // others have such a file too, with other ids
+    require(type.starts_with("XLMRobertaTokenizer") || type.starts_with("MLukeTokenizer"), folder.string(), ": sentencepiece.bpe.model with tokenizer_class \"", type,
+            "\", which is not supported; expected XLMRobertaTokenizer or MLukeTokenizer, or a tokenizer.json");
+    return SentencePieceTokenizer(folder / "sentencepiece.bpe.model", {.legacy = true, .fairseq_ids = true}, &files);
   }
 
   std::vector<std::int32_t> encode(std::string_view text, SpecialText special) const;
   std::string decode(const std::vector<std::int32_t>& ids) const;
   std::optional<std::int32_t> token_to_id(std::string_view token) const;
   const SpecialTokens& special_tokens() const { return state_->special_tokens; }
-  std::int64_t vocab_size() const { return std::max<std::int64_t>(state_->model.GetPieceSize(), state_->added.end_id()); }
+  std::int64_t vocab_size() const { return std::max<std::int64_t>(state_->ids.id(state_->model.GetPieceSize() - 1) + 1, state_->added.end_id()); }
 
  private:
   struct State {
@@ -59,7 +86,14 @@ class SentencePieceTokenizer {
     text::Vocabulary added;                        ///< tokens that the model itself does not have
     std::vector<bool> is_special;                  // by id
     bool legacy = false;
+    text::PieceIds ids;
     SpecialTokens special_tokens;
+
+    /// The id of a piece of the model.
+    std::optional<std::int32_t> piece_id(std::string_view piece) const {
+      const int found = model.PieceToId({piece.data(), piece.size()});
+      return found >= 0 && model.IdToPiece(found) == piece ? std::optional<std::int32_t>(ids.id(found)) : std::nullopt;
+    }
   };
 
   SentencePieceTokenizer(const std::filesystem::path& file, SentencePieceOptions options, const text::SpecialTokenFiles* files);
@@ -103,10 +137,19 @@ inline SentencePieceTokenizer::SentencePieceTokenizer(const std::filesystem::pat
   const auto state = std::make_shared<State>();
   load(file, *state);
   state->legacy = options.legacy;
+  state->ids.fairseq = options.fairseq_ids;
   const auto& model = state->model;
   state->is_special.resize(static_cast<std::size_t>(model.GetPieceSize()));
-  for (int id = 0; id < model.GetPieceSize(); ++id) {
-    if (model.IsControl(id) || model.IsUnknown(id)) add_token(*state, {.content = model.IdToPiece(id), .id = id, .normalized = false, .special = true});
+  for (int piece = 0; piece < model.GetPieceSize(); ++piece) {
+    if (model.IsControl(piece) || model.IsUnknown(piece)) add_token(*state, {.content = model.IdToPiece(piece), .id = state->ids.id(piece), .normalized = false, .special = true});
+  }
+  if (options.fairseq_ids) {
+    require(model.unk_id() == 0 && model.bos_id() == 1 && model.eos_id() == 2, file.string(), ": <unk>, <s> and </s> are pieces ", model.unk_id(), ", ", model.bos_id(), " and ",
+            model.eos_id(), ", expected 0, 1 and 2");
+    for (const auto& [content, id] : {std::pair("<pad>", 1), std::pair("<mask>", model.GetPieceSize() + 1)}) {
+      state->added.add(content, id, file.string());
+      add_token(*state, {.content = content, .id = id, .lstrip = id != 1, .normalized = false, .special = true});
+    }
   }
   if (files != nullptr && files->tokenizer_config().has("added_tokens_decoder")) {
     const text::JsonNode tokens = files->tokenizer_config().at("added_tokens_decoder");
@@ -114,19 +157,23 @@ inline SentencePieceTokenizer::SentencePieceTokenizer(const std::filesystem::pat
       text::AddedToken token = text::added_token(tokens.at(id.c_str()));
       require(!id.empty() && id.size() < 9 && std::ranges::all_of(id, [](char c) { return c >= '0' && c <= '9'; }), tokens.where(), ": found \"", id, "\", expected an id");
       token.id = std::stoi(id);
-      if (model.PieceToId(token.content) != token.id) state->added.add(token.content, token.id, tokens.where());
+      if (state->piece_id(token.content) != token.id) state->added.add(token.content, token.id, tokens.where());
       add_token(*state, std::move(token));
     }
   }
   state_ = state;
 
-  const auto model_id = [](int id) { return id < 0 ? std::nullopt : std::optional<std::int32_t>(id); };
+  const auto model_id = [&](int piece) { return piece < 0 ? std::nullopt : std::optional<std::int32_t>(state->ids.id(piece)); };
   auto& special = state->special_tokens;
   special.bos = model_id(model.bos_id());
   special.eos = model_id(model.eos_id());
   special.unk = model_id(model.unk_id());
   special.pad = model_id(model.pad_id());
   if (special.bos && options.adds_bos) special.prefix = {*special.bos};
+  if (options.fairseq_ids) {
+    special.suffix = {*special.eos};
+    special.pad = 1;
+  }
   special.adds_bos = text::adds_bos(special);
   const auto lookup = [&](std::string_view token) { return token_to_id(token); };
   if (files != nullptr) special = text::find_special_tokens(*files, special, lookup);
@@ -168,7 +215,7 @@ inline std::vector<std::int32_t> SentencePieceTokenizer::encode(std::string_view
     const bool prefixed = begin == 0 || state.legacy;
     const auto status = (prefixed ? state.model : state.without_prefix).Encode({part.data(), part.size()}, &part_ids);
     require(status.ok(), "sentencepiece: ", status.ToString());
-    ids.insert(ids.end(), part_ids.begin(), part_ids.end());
+    for (const int piece : part_ids) ids.push_back(state.ids.id(piece));
   };
   const auto on_token = [&](const text::AddedToken& token) { ids.push_back(token.id); };
   (special == SpecialText::as_tokens ? state.with_control : state.always).split(text, special == SpecialText::as_text, encode_part, on_token);
@@ -195,8 +242,8 @@ inline std::string SentencePieceTokenizer::decode(const std::vector<std::int32_t
       flush();
       text += *added;
       at_the_front = false;
-    } else if (id < state.model.GetPieceSize()) {
-      run.push_back(id);
+    } else if (const std::int32_t piece = state.ids.piece(id); piece < state.model.GetPieceSize()) {
+      run.push_back(piece);
     }
   }
   flush();
@@ -205,8 +252,7 @@ inline std::string SentencePieceTokenizer::decode(const std::vector<std::int32_t
 
 inline std::optional<std::int32_t> SentencePieceTokenizer::token_to_id(std::string_view token) const {
   if (const auto added = state_->added.id(token)) return added;
-  const int id = state_->model.PieceToId({token.data(), token.size()});
-  return id >= 0 && state_->model.IdToPiece(id) == token ? std::optional<std::int32_t>(id) : std::nullopt;
+  return state_->piece_id(token);
 }
 
 static_assert(check_tokenizer<SentencePieceTokenizer>());
