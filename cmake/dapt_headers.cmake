@@ -48,6 +48,7 @@ set(DAPT_HEADERS
   include/dapt/data/read_pages.hpp
   include/dapt/data/score_file.hpp
   include/dapt/data/score_pages.hpp
+  include/dapt/data/scorers/classifier_scorer.hpp
   include/dapt/data/scorers/field_scorer.hpp
   include/dapt/data/scorers/lm_cross_entropy_scorer.hpp
   include/dapt/data/scorers/ngram_cross_entropy_scorer.hpp
@@ -60,6 +61,7 @@ set(DAPT_HEADERS
   include/dapt/data/word_ngrams.hpp
   include/dapt/fwd.hpp
   include/dapt/io/atomic_file.hpp
+  include/dapt/io/hf_classifier.hpp
   include/dapt/io/hf_model.hpp
   include/dapt/io/peft_adapter.hpp
   include/dapt/io/pytorch_bin.hpp
@@ -93,6 +95,8 @@ set(DAPT_HEADERS
   include/dapt/metrics/results_json.hpp
   include/dapt/metrics/scored_rows.hpp
   include/dapt/models/config_reader.hpp
+  include/dapt/models/encoder_classifier.hpp
+  include/dapt/models/encoder_config.hpp
   include/dapt/models/llama.hpp
   include/dapt/models/llama_config.hpp
   include/dapt/models/llama_generation.hpp
