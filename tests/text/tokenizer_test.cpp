@@ -13,7 +13,10 @@ using namespace dapt::testing_support;
 
 TEST_CASE("a model folder's tokenizer is chosen by its files") {
   TemporaryFolder folder;
-  CHECK_THROWS_WITH(load_tokenizer(folder.path()), Catch::Contains(folder.path().string()) && Catch::Contains("neither tokenizer.json nor tokenizer.model"));
+  CHECK_THROWS_WITH(load_tokenizer(folder.path()), Catch::Contains(folder.path().string()) && Catch::Contains("neither tokenizer.json nor tokenizer.model nor sentencepiece.bpe.model"));
+
+  std::filesystem::copy(text_parity() / "sentencepiece_unigram.model", folder.path() / "sentencepiece.bpe.model");
+  REQUIRE(load_tokenizer(folder.path()).vocab_size() == 1202);  // fairseq's: <pad> and <mask> are no pieces
 
   std::filesystem::copy(text_parity() / "sentencepiece_llama.model", folder.path() / "tokenizer.model");
   const AnyTokenizer pieces = load_tokenizer(folder.path());

@@ -45,12 +45,13 @@ class AnyTokenizer {
 
 static_assert(check_tokenizer<AnyTokenizer>());
 
-/// Opens tokenizer.json of a model folder, or tokenizer.model where there is none.
-/// Throws dapt::Error naming the folder if it has neither, and what the tokenizers throw.
+/// Opens tokenizer.json of a model folder, or where there is none tokenizer.model or sentencepiece.bpe.model.
+/// Throws dapt::Error naming the folder if it has none of them, and what the tokenizers throw.
 inline AnyTokenizer load_tokenizer(const std::filesystem::path& folder) {
   if (std::filesystem::exists(folder / "tokenizer.json")) return HfTokenizer::from_folder(folder);
-  if (std::filesystem::exists(folder / "tokenizer.model")) return SentencePieceTokenizer::from_folder(folder);
-  fail(folder.string(), ": neither tokenizer.json nor tokenizer.model is there");
+  for (const char* name : {"tokenizer.model", "sentencepiece.bpe.model"})
+    if (std::filesystem::exists(folder / name)) return SentencePieceTokenizer::from_folder(folder);
+  fail(folder.string(), ": neither tokenizer.json nor tokenizer.model nor sentencepiece.bpe.model is there");
 }
 
 }  // namespace dapt
