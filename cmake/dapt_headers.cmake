@@ -17,6 +17,7 @@ set(DAPT_HEADERS
   include/dapt/concepts/page_scorer.hpp
   include/dapt/concepts/tokenizer.hpp
   include/dapt/core/batch.hpp
+  include/dapt/core/checkpoint.hpp
   include/dapt/core/error.hpp
   include/dapt/core/gradient.hpp
   include/dapt/core/hash.hpp
@@ -61,6 +62,7 @@ set(DAPT_HEADERS
   include/dapt/data/word_ngrams.hpp
   include/dapt/fwd.hpp
   include/dapt/io/atomic_file.hpp
+  include/dapt/io/checkpoint.hpp
   include/dapt/io/hf_classifier.hpp
   include/dapt/io/hf_model.hpp
   include/dapt/io/peft_adapter.hpp

@@ -9,7 +9,7 @@
 namespace dapt_program {
 namespace {
 
-void train(RunOptions run, SettingOptions setting) {
+void train(RunOptions run, SettingOptions setting, const ContinuationOptions& continuation) {
   setting.name = "train";
   run.held_out = 0;
   prepare_process(run);
@@ -17,7 +17,7 @@ void train(RunOptions run, SettingOptions setting) {
   print_header(std::cerr, prepared.header);
   const auto not_scored = [](dapt::Llama&) { return std::vector<dapt::MetricValue>(); };
   Comparison comparison([&] { return load_base(run); }, [&] { return open_stream(run, setting.budget, prepared.sequences); }, not_scored);
-  print_result(std::cerr, run_setting(comparison, run, setting, run.out));
+  print_result(std::cerr, run_setting(comparison, run, setting, run.out, &continuation, prepared.identity));
 }
 
 }  // namespace
@@ -25,15 +25,17 @@ void train(RunOptions run, SettingOptions setting) {
 void add_train(CLI::App& app) {
   auto run = std::make_shared<RunOptions>();
   auto setting = std::make_shared<SettingOptions>();
+  auto continuation = std::make_shared<ContinuationOptions>();
   CLI::App* command = app.add_subcommand("train", "Train one setting: LoRA or all parameters, AdamW or GaLore-AdamW.");
   add_model_options(*command, *run, false);
   add_run_options(*command, *run);
   add_page_options(*command, run->pages);
   add_packing_options(*command, run->packing);
   add_setting_options(*command, *setting);
-  command->callback([command, run, setting] {
+  add_continuation_options(*command, *continuation);
+  command->callback([command, run, setting, continuation] {
     check_setting(*setting, run->dtype, [command](const std::string& option) { return command->count(option) > 0; });
-    train(*run, *setting);
+    train(*run, *setting, *continuation);
   });
 }
 

@@ -90,6 +90,14 @@ void add_model_options(CLI::App& app, RunOptions& run, bool several_models) {
   app.add_option("--threads", run.threads, "CPU threads (0: all cores)")->check(CLI::NonNegativeNumber);
 }
 
+void add_continuation_options(CLI::App& app, ContinuationOptions& continuation) {
+  auto* resume = app.add_flag("--resume", continuation.resume, "go on from the newest complete checkpoint in --out, to the bit; from the beginning where there is none");
+  app.add_flag("--allow-changes", continuation.allow_changes, "with --resume: go on although data, dtype or machine are not those of the checkpoint")->needs(resume);
+  app.add_option("--checkpoint-steps", continuation.checkpoint_steps, "optimizer steps between two checkpoints (0: by time only)")->check(CLI::NonNegativeNumber)->capture_default_str();
+  app.add_option("--checkpoint-minutes", continuation.checkpoint_minutes, "minutes between two checkpoints (0: by steps only); there is always one at the end and after Ctrl-C")->check(CLI::NonNegativeNumber)->capture_default_str();
+  app.add_option("--keep-checkpoints", continuation.keep_checkpoints, "newest checkpoints that stay")->check(CLI::PositiveNumber)->capture_default_str();
+}
+
 void add_run_options(CLI::App& app, RunOptions& run) {
   app.add_option("--out", run.out, "folder to write to")->required();
   app.add_option("--seed", run.seed, "the same seed gives the same run")->capture_default_str();

@@ -78,6 +78,14 @@ struct SettingOptions {
   BudgetOptions budget;
 };
 
+/// How a training run is saved on its way, and whether it goes on from there.
+struct ContinuationOptions {
+  bool resume = false, allow_changes = false;
+  std::int64_t checkpoint_steps = 0;
+  double checkpoint_minutes = 15;
+  std::size_t keep_checkpoints = 2;
+};
+
 /// Everything that stays the same for all settings of one run.
 struct RunOptions {
   std::vector<fs::path> models;
@@ -102,6 +110,7 @@ std::vector<CLI::Option*> add_packing_options(CLI::App& app, PackingOptions& pac
 /// `several_models`: --model may be given more than once.
 void add_model_options(CLI::App& app, RunOptions& run, bool several_models);
 
+void add_continuation_options(CLI::App& app, ContinuationOptions& continuation);
 void add_run_options(CLI::App& app, RunOptions& run);  // --out, --seed, --gradient-checkpointing, --held-out
 
 }  // namespace dapt_program

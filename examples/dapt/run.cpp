@@ -9,6 +9,7 @@
 
 #include <dlfcn.h>
 #include <unistd.h>
+#include <zlib.h>
 
 #include <ATen/Parallel.h>
 #include <ATen/ops/mm.h>
@@ -63,6 +64,14 @@ std::string first_border(const Run& run, bool separated) {
     }
   }
   return "none inside a sequence";
+}
+
+std::uint64_t checksum(const std::vector<dapt::PackedSequence>& sequences) {
+  uLong crc = crc32(0, nullptr, 0);
+  for (const dapt::PackedSequence& sequence : sequences)
+    for (const auto* column : {&sequence.input_ids, &sequence.labels, &sequence.document_starts})
+      crc = crc32_z(crc, reinterpret_cast<const Bytef*>(column->data()), column->size() * sizeof(column->front()));
+  return crc;
 }
 
 /// The speed of matrix products of a layer's size.
@@ -124,6 +133,10 @@ Run prepare_run(const RunOptions& run) {
   header.add("memory allocator", memory_allocator());
   for (const std::string& line : dapt::kernel_report()) header.add("kernels", line);
   header.add("versions", "dapt " + version_of_dapt() + ", LibTorch " + TORCH_VERSION);
+  for (const auto& [key, value] : header.entries)
+    if (key == "model" || key == "training data" || key == "seed" || key == "machine" || key == "kernels" || key == "versions") prepared.identity.add(key, value);
+  prepared.identity.add("dtype", run.dtype);
+  prepared.identity.add("checksum of the training data", std::to_string(checksum(prepared.sequences)));
   return prepared;
 }
 

@@ -23,6 +23,7 @@ struct Run {
   std::vector<dapt::PackedSequence> sequences = {};
   dapt::PackSummary packed = {};
   dapt::RunHeader header = {};          // model, data, versions, seed, machine
+  dapt::RunHeader identity = {};        // of it what decides the bits of the result, beside the setting; and the data's checksum
 };
 
 /// Sets the number of threads and settles `--dtype auto`. Called once, before the first tensor.

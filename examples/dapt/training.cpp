@@ -1,5 +1,7 @@
 #include "training.hpp"
 
+#include <iostream>
+#include <optional>
 #include <sstream>
 #include <variant>
 
@@ -7,6 +9,7 @@
 #include <dapt/adapters/lora.hpp>
 #include <dapt/core/error.hpp>
 #include <dapt/data/packed_stream.hpp>
+#include <dapt/io/checkpoint.hpp>
 #include <dapt/io/hf_model.hpp>
 #include <dapt/io/peft_adapter.hpp>
 #include <dapt/optim/lr_schedules.hpp>
@@ -66,6 +69,61 @@ std::string description(const SettingOptions& setting) {
   return text.str();
 }
 
+/// What is done before and after training, as Comparison::run asks for it.
+template <class Start, class Finish>
+struct Stages {
+  Start started;
+  Finish finish;
+  template <class Trainer>
+  void operator()(Trainer& trainer) const { finish(trainer); }
+};
+
+/// Observer that hands on to another one, once that is there.
+template <class Observer>
+struct ForwardTo {
+  std::optional<Observer>& observer;
+  void observe(const dapt::StepRecord& record) {
+    if (observer) observer->observe(record);
+  }
+};
+
+/// Where the run goes on; nothing where it begins. A folder with checkpoints is not written over.
+std::optional<dapt::Checkpoint> newest_checkpoint(const fs::path& folder, const ContinuationOptions& continuation, const dapt::RunHeader& identity) {
+  const std::vector<fs::path> complete = dapt::complete_checkpoints(folder);
+  if (!continuation.resume) {
+    dapt::require(complete.empty(), folder.string(), ": holds checkpoints of an earlier run, the newest ", complete.empty() ? "" : complete.back().filename().string(),
+                  "; give --resume to go on with it, or another --out");
+    return std::nullopt;
+  }
+  for (auto newest = complete.rbegin(); newest != complete.rend(); ++newest) {
+    dapt::Checkpoint checkpoint;
+    try {
+      checkpoint = dapt::read_checkpoint(*newest);
+    } catch (const dapt::Error& error) {
+      std::cerr << "checkpoint left out: " << error.what() << '\n';
+      continue;
+    }
+    const auto values = [](const dapt::RunHeader& header, const std::string& key) {
+      std::string all;
+      for (const auto& [name, value] : header.entries)
+        if (name == key) all += (all.empty() ? "" : "; ") + value;
+      return all;
+    };
+    for (const auto& [key, unused] : identity.entries) {
+      const std::string now = values(identity, key), then = values(checkpoint.run, key);
+      if (now == then) continue;
+      const std::string difference = key + " is \"" + now + "\" and was \"" + then + "\"";
+      dapt::require(continuation.allow_changes, "--resume: ", difference, "; the run would not be the one that was stopped. Give --allow-changes to go on all the same");
+      std::cerr << "resumed although " << difference << '\n';
+    }
+    std::cerr << "resumed from: " << newest->string() << ", after step " << checkpoint.progress.windows << '\n';
+    return checkpoint;
+  }
+  dapt::require(complete.empty(), folder.string(), ": none of its ", complete.size(), " checkpoints can be read");
+  std::cerr << "resumed from: nothing, there is no checkpoint in " << folder.string() << '\n';
+  return std::nullopt;
+}
+
 }  // namespace
 
 void check_setting(const SettingOptions& setting, const std::string& dtype, const std::function<bool(const std::string& option)>& given) {
@@ -101,21 +159,34 @@ SettingOptions parse_setting(const std::string& text, const SettingOptions& comm
   return setting;
 }
 
-const dapt::SettingResult& run_setting(Comparison& comparison, const RunOptions& run, const SettingOptions& setting, const fs::path& folder) {
+const dapt::SettingResult& run_setting(Comparison& comparison, const RunOptions& run, const SettingOptions& setting, const fs::path& folder,
+                                       const ContinuationOptions* continuation, const dapt::RunHeader& identity) {
+  std::optional<dapt::Checkpoint> checkpoint;
+  if (continuation != nullptr) checkpoint = newest_checkpoint(folder / "checkpoints", *continuation, identity);
   dapt::ProgressLine progress({.what = setting.name});
-  dapt::JsonLines log(folder / "log.jsonl");
+  dapt::JsonLines log(folder / "log.jsonl", {.append = checkpoint.has_value(), .last_step = checkpoint ? checkpoint->progress.windows : -1});
   dapt::TensorBoard events(folder);
   const auto train = [&](auto adapter) -> const dapt::SettingResult& {
-    const auto save = [&](auto& trainer) {
+    using Trained = dapt::Trainer<dapt::Llama, decltype(adapter), dapt::AnyOptimizer, ChosenSchedule>;
+    std::optional<dapt::CheckpointWriter<Trained>> checkpoints;  // made with the trainer
+    const auto start = [&](Trained& trainer) {
+      if (continuation == nullptr) return;
+      if (checkpoint) trainer.restore(*checkpoint);
+      checkpoint.reset();
+      checkpoints.emplace(trainer, folder / "checkpoints",
+                          dapt::CheckpointOptions{.every_steps = continuation->checkpoint_steps, .every_minutes = continuation->checkpoint_minutes, .keep = continuation->keep_checkpoints, .run = identity});
+    };
+    const auto save = [&](Trained& trainer) {
       progress.finish();
+      if (checkpoints) std::cerr << "checkpoint: " << checkpoints->write().string() << '\n';
       if constexpr (std::is_same_v<decltype(adapter), dapt::Lora>) {
         dapt::save_peft_adapter(trainer.adapter(), trainer.adapter_state(), folder / "adapter", run.models.front().string());
       } else {
         dapt::save_llama(trainer.model(), run.models.front(), folder / "model");
       }
     };
-    return comparison.run(dapt::Setting{setting.name, description(setting), adapter, optimizer_rule(setting.optimizer, trains_bf16(setting, run.dtype)), train_options(run, setting.budget), chosen_schedule(setting.budget)}, save,
-                          progress, log, events);
+    return comparison.run(dapt::Setting{setting.name, description(setting), adapter, optimizer_rule(setting.optimizer, trains_bf16(setting, run.dtype)), train_options(run, setting.budget), chosen_schedule(setting.budget)},
+                          Stages{start, save}, progress, log, events, ForwardTo{checkpoints});
   };
   if (uses_lora(setting)) {
     const AdapterOptions& lora = setting.adapter;

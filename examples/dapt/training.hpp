@@ -23,7 +23,9 @@ void check_setting(const SettingOptions& setting, const std::string& dtype, cons
 SettingOptions parse_setting(const std::string& text, const SettingOptions& common, const std::string& dtype);
 
 /// Trains one more setting of `comparison`, with log.jsonl and TensorBoard events in `folder`. What was reached is saved there, also after
-/// Ctrl-C: the adapter in PEFT's layout under adapter/, or the model in Hugging Face's under model/.
-const dapt::SettingResult& run_setting(Comparison& comparison, const RunOptions& run, const SettingOptions& setting, const fs::path& folder);
+/// Ctrl-C: the adapter in PEFT's layout under adapter/, or the model in Hugging Face's under model/. With `continuation` there are checkpoints under
+/// checkpoints/, from which the run goes on; `identity` says what besides the setting must be as it was.
+const dapt::SettingResult& run_setting(Comparison& comparison, const RunOptions& run, const SettingOptions& setting, const fs::path& folder,
+                                       const ContinuationOptions* continuation = nullptr, const dapt::RunHeader& identity = {});
 
 }  // namespace dapt_program

@@ -18,6 +18,7 @@
 #include <dapt/concepts/page_scorer.hpp>
 #include <dapt/concepts/tokenizer.hpp>
 #include <dapt/core/batch.hpp>
+#include <dapt/core/checkpoint.hpp>
 #include <dapt/core/error.hpp>
 #include <dapt/core/gradient.hpp>
 #include <dapt/core/hash.hpp>
@@ -60,6 +61,7 @@
 #include <dapt/data/utf8.hpp>
 #include <dapt/data/word_ngrams.hpp>
 #include <dapt/io/atomic_file.hpp>
+#include <dapt/io/checkpoint.hpp>
 #include <dapt/io/hf_classifier.hpp>
 #include <dapt/io/hf_model.hpp>
 #include <dapt/io/peft_adapter.hpp>

@@ -12,13 +12,6 @@
 
 namespace dapt {
 
-/// Where a stream stands: with the seed that it was built with, this fixes everything that comes after.
-struct StreamPosition {
-  std::int64_t epoch = 0;      ///< passes over the data that are complete
-  std::int64_t sequence = 0;   ///< sequences of this epoch that were handed out
-  friend bool operator==(const StreamPosition&, const StreamPosition&) = default;
-};
-
 /// BatchStream. Given `S stream`:
 ///
 /// | expression            | returns          | meaning                                                                      |

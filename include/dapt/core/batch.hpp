@@ -28,6 +28,13 @@ struct Batch {
   std::int64_t supervised_tokens = 0;  ///< number of labels that are not ignore_index
 };
 
+/// Where a stream stands: with the seed that it was built with, this fixes everything that comes after.
+struct StreamPosition {
+  std::int64_t epoch = 0;      ///< passes over the data that are complete
+  std::int64_t sequence = 0;   ///< sequences of this epoch that were handed out
+  friend bool operator==(const StreamPosition&, const StreamPosition&) = default;
+};
+
 /// The loss of one batch, not yet divided, so that batches of different size add up exactly.
 struct LossSum {
   Tensor sum;               ///< fp32 scalar: sum of the cross entropies (natural logarithm) of the supervised tokens; differentiable

@@ -5,6 +5,7 @@
 #include <cstdio>
 #include <cstring>
 #include <filesystem>
+#include <fstream>
 #include <memory>
 #include <string>
 
@@ -28,7 +29,8 @@ inline nlohmann::ordered_json to_json(const StepRecord& record) {
 }
 
 struct JsonLinesOptions {
-  bool append = false;  ///< keep what the file holds, as a resumed run wants; default: start anew
+  bool append = false;          ///< keep what the file holds, as a resumed run wants; default: start anew
+  std::int64_t last_step = -1;  ///< with append: keep no step after this one, nor a line that was cut off; -1: keep all
 };
 
 /// Observer that writes `file` ("log.jsonl"); the folder is made where it is missing.
@@ -41,6 +43,8 @@ class JsonLines {
       std::filesystem::create_directories(path_.parent_path(), error);
       require(!error, path_.parent_path().string(), ": cannot make the folder: ", error.message());
     }
+    require(options.append || options.last_step < 0, path_.string(), ": last_step has no effect without append");
+    if (options.last_step >= 0) keep_steps(options.last_step);
     file_.reset(std::fopen(path_.c_str(), options.append ? "ab" : "wb"));
     require(file_ != nullptr, path_.string(), ": cannot write: ", std::strerror(errno));
   }
@@ -55,6 +59,25 @@ class JsonLines {
   const std::filesystem::path& path() const { return path_; }
 
  private:
+  /// Leaves the lines up to the step; the file then ends with a line feed.
+  void keep_steps(std::int64_t last_step) const {
+    std::ifstream in(path_, std::ios::binary);
+    std::string kept;
+    for (std::string line; std::getline(in, line) && !in.eof(); ) {
+      const auto json = nlohmann::json::parse(line, nullptr, false);
+      if (!json.is_object() || json.value("step", last_step + 1) > last_step) break;
+      kept += line + '\n';
+    }
+    const std::filesystem::path beside = path_.string() + ".tmp";  // renamed when it is whole: the log of days is not cut by a crash here
+    std::ofstream out(beside, std::ios::binary | std::ios::trunc);
+    out << kept;
+    require(out.flush().good(), beside.string(), ": cannot write: ", std::strerror(errno));
+    out.close();
+    std::error_code error;
+    std::filesystem::rename(beside, path_, error);
+    require(!error, path_.string(), ": cannot replace: ", error.message());
+  }
+
   struct Close {
     void operator()(std::FILE* file) const { std::fclose(file); }
   };

@@ -38,7 +38,8 @@ class Comparison {
     return result_.base;
   }
 
-  /// Trains a fresh copy of the base and scores it. `finished(trainer)` is called in between, e.g. to save the adapter; observers see each step.
+  /// Trains a fresh copy of the base and scores it. `finished(trainer)` is called in between, e.g. to save the adapter; `finished.started(trainer)`, where there
+  /// is such a function, before training, e.g. to restore a checkpoint; observers see each step.
   /// Throws where the setting's name was used, or its budget, batch size or seed differ from the first setting's.
   template <class Adapter, class Rule, class Schedule, class Finished, class... Observers>
   const SettingResult& run(Setting<Adapter, Rule, Schedule> setting, Finished&& finished, Observers&&... observers);
@@ -80,6 +81,7 @@ const SettingResult& Comparison<Load, Open, Score>::run(Setting<Adapter, Rule, S
   Trainer trainer(model, std::move(setting.adapter), std::move(setting.rule), setting.options, setting.schedule);
   result.header = trainer.header();
   auto stream = open_();
+  if constexpr (requires { finished.started(trainer); }) finished.started(trainer);
   result.train = trainer.train(stream, detail::StepsInto(result.steps), observers...);
   finished(trainer);
   result.metrics = score_(model);

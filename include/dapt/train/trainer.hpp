@@ -12,6 +12,7 @@
 #include <map>
 #include <memory>
 #include <numeric>
+#include <set>
 #include <sstream>
 #include <string>
 #include <type_traits>
@@ -28,8 +29,10 @@
 #include <dapt/concepts/lr_schedule.hpp>
 #include <dapt/concepts/observer.hpp>
 #include <dapt/concepts/optimizer.hpp>
+#include <dapt/core/checkpoint.hpp>
 #include <dapt/core/error.hpp>
 #include <dapt/core/gradient.hpp>
+#include <dapt/core/hash.hpp>
 #include <dapt/core/peak_memory.hpp>
 #include <dapt/core/run_result.hpp>
 #include <dapt/core/seed.hpp>
@@ -56,9 +59,18 @@ class Trainer {
   Trainer& operator=(const Trainer&) = delete;
 
   /// Trains on `stream` until a limit of the options, a stop request, or the stream's end; the limits count from here, the optimizer's steps
-  /// from construction. Observers see each window's StepRecord. Throws dapt::Error on a bad loss under OnBadLoss::stop.
+  /// from construction. After `restore` it goes on where the checkpoint was taken, to the bit. Observers see each window's StepRecord, and may take a
+  /// checkpoint then. Throws dapt::Error on a bad loss under OnBadLoss::stop.
   template <class Stream, class... Observers>
   TrainReport train(Stream&& stream, Observers&&... observers);
+
+  /// What the run needs to go on from the window after the last complete one. The tensors are the trainer's own: copy or write them before it trains on.
+  Checkpoint checkpoint();
+
+  /// Takes a checkpoint of a trainer that was built alike; `train` then continues that run on a stream that was built alike. Budgets may differ where the learning
+  /// rate is constant. Throws dapt::Error naming the option that differs, or the tensor that is missing, unexpected or of another shape or type; the
+  /// trainer is then as it was.
+  void restore(const Checkpoint& checkpoint);
 
   /// Folds the adapter into the model's weights; this trainer cannot train afterwards.
   void merge() {
@@ -112,6 +124,7 @@ class Trainer {
   void step(Trained& trained);
   void drop_window();
   void require_attached() const;
+  void require_same_setting(const RunHeader& header) const;
   RunHeader describe() const;
   bool stop_requested() const { return options_.stop != nullptr && options_.stop->load(std::memory_order_relaxed); }
   static double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
@@ -126,6 +139,8 @@ class Trainer {
   RunHeader header_;
   std::int64_t updates_ = 0;  ///< optimizer steps since construction
   bool merged_ = false;
+  RunProgress progress_;          ///< of the call of train() in progress, or the last one
+  bool continues_ = false;        ///< progress_ was restored, and train() has not taken it up yet
 
   // What the hooks and the loop share about the window in progress.
   double lr_ = 0;
@@ -186,32 +201,42 @@ TrainReport Trainer<Model, Adapter, Rule, Schedule>::train(Stream&& stream, Obse
   static_assert(check_batch_stream<std::remove_cvref_t<Stream>>());
   static_assert((check_observer<std::remove_cvref_t<Observers>>() && ...));
   require_attached();
-  seed_everything(options_.seed + static_cast<std::uint64_t>(updates_));
   reset_peak_memory();
-
+  constexpr double none = std::numeric_limits<double>::quiet_NaN();
+  if (std::exchange(continues_, false)) {
+    stream.seek(progress_.position);
+  } else {
+    progress_ = {};
+    progress_.position = stream.position();
+  }
   TrainReport report;
   report.trainable_parameters = trainable_parameters();
-  std::vector<double> losses;
   const auto start = Clock::now();
-  const auto fraction = [&](std::int64_t windows, std::int64_t tokens) {
+  const double seconds_before = progress_.seconds;
+  const auto seconds = [&] { return seconds_before + seconds_since(start); };
+  const auto fraction = [&](std::int64_t windows) {
     double spent = 0;
     if (options_.max_steps > 0) spent = std::max(spent, static_cast<double>(windows) / static_cast<double>(options_.max_steps));
-    if (options_.max_tokens > 0) spent = std::max(spent, static_cast<double>(tokens) / static_cast<double>(options_.max_tokens));
-    if (options_.max_minutes > 0) spent = std::max(spent, seconds_since(start) / 60 / options_.max_minutes);
+    if (options_.max_tokens > 0) spent = std::max(spent, static_cast<double>(progress_.tokens) / static_cast<double>(options_.max_tokens));
+    if (options_.max_minutes > 0) spent = std::max(spent, seconds() / 60 / options_.max_minutes);
     return std::min(spent, 1.0);
   };
-  const auto limit = [&](std::int64_t windows) -> const char* {
-    if (options_.max_steps > 0 && windows >= options_.max_steps) return "max_steps";
-    if (options_.max_tokens > 0 && report.tokens >= options_.max_tokens) return "max_tokens";
-    if (options_.max_minutes > 0 && seconds_since(start) >= options_.max_minutes * 60) return "max_minutes";
+  const auto limit = [&]() -> const char* {
+    if (options_.max_steps > 0 && progress_.windows >= options_.max_steps) return "max_steps";
+    if (options_.max_tokens > 0 && progress_.tokens >= options_.max_tokens) return "max_tokens";
+    if (options_.max_minutes > 0 && seconds() >= options_.max_minutes * 60) return "max_minutes";
     return nullptr;
   };
 
   const GradientHooks hooks(*this);
   detail::WindowReader<std::remove_reference_t<Stream>> reader(stream, options_);
-  for (std::int64_t windows = 1;; ++windows) {
+  for (;;) {
+    if (const char* reached = progress_.windows > 0 ? limit() : nullptr) {
+      report.stopped_because = reached;
+      break;
+    }
     StepRecord record;
-    record.step = windows;
+    record.step = progress_.windows + 1;
     const auto window_start = Clock::now();
     const Window window = reader.next();
     record.phase_seconds["data"] = seconds_since(window_start);
@@ -219,38 +244,42 @@ TrainReport Trainer<Model, Adapter, Rule, Schedule>::train(Stream&& stream, Obse
       report.stopped_because = "end of stream";
       break;
     }
-    record.lr = options_.lr * schedule_.factor({windows, fraction(windows - 1, report.tokens)});
+    record.lr = options_.lr * schedule_.factor({record.step, fraction(progress_.windows)});
+    seed_everything(splitmix64(options_.seed, static_cast<std::uint64_t>(updates_ + progress_.skipped)));  // a seed for each window: dropout is the same in a continued run
     const Outcome outcome = run_window(window, record);
     if (outcome == Outcome::stopped) {
       report.stopped_because = "stop requested";
       break;
     }
     record.skipped = outcome == Outcome::skipped;
+    ++progress_.windows;
     if (record.skipped) {
-      ++report.skipped;
+      ++progress_.skipped;
     } else {
-      ++report.steps;
-      report.tokens += window.supervised_tokens;
-      losses.push_back(record.loss);
+      if (progress_.steps++ == 0) progress_.first_loss = record.loss;
+      progress_.tokens += window.supervised_tokens;
+      if (progress_.last_losses.size() == 10) progress_.last_losses.erase(progress_.last_losses.begin());
+      progress_.last_losses.push_back(record.loss);
     }
-    report.optimizer_seconds += record.phase_seconds["optimizer"];
-    record.tokens = report.tokens;
+    progress_.position = stream.position();
+    progress_.optimizer_seconds += record.phase_seconds["optimizer"];
+    progress_.seconds = seconds();
+    record.tokens = progress_.tokens;
     record.tokens_per_second = static_cast<double>(window.input_tokens) / std::max(seconds_since(window_start), 1e-9);
     record.peak_memory_bytes = peak_memory_bytes();
-    record.seconds = seconds_since(start);
-    record.fraction = fraction(windows, report.tokens);
+    record.seconds = progress_.seconds;
+    record.fraction = fraction(progress_.windows);
     (observers.observe(std::as_const(record)), ...);
-    if (const char* reached = limit(windows)) {
-      report.stopped_because = reached;
-      break;
-    }
   }
 
-  constexpr double none = std::numeric_limits<double>::quiet_NaN();
-  const std::size_t last = std::min<std::size_t>(losses.size(), 10);
-  report.first_loss = losses.empty() ? none : losses.front();
-  report.last_loss = losses.empty() ? none : std::accumulate(losses.end() - static_cast<std::ptrdiff_t>(last), losses.end(), 0.0) / static_cast<double>(last);
-  report.seconds = seconds_since(start);
+  const std::vector<double>& losses = progress_.last_losses;
+  report.steps = progress_.steps;
+  report.skipped = progress_.skipped;
+  report.tokens = progress_.tokens;
+  report.first_loss = progress_.first_loss;
+  report.last_loss = losses.empty() ? none : std::accumulate(losses.begin(), losses.end(), 0.0) / static_cast<double>(losses.size());
+  report.seconds = seconds();
+  report.optimizer_seconds = progress_.optimizer_seconds;
   report.peak_memory_bytes = peak_memory_bytes();
   report.state_bytes = state_bytes();
   return report;
@@ -369,6 +398,76 @@ void Trainer<Model, Adapter, Rule, Schedule>::require_attached() const {
   for (const Trained& trained : trained_)
     require(trained.parameter.value.requires_grad(), "Trainer: ", trained.parameter.name,
             " no longer requires a gradient; another adapter was attached to the model after this trainer was built");
+}
+
+template <class Model, class Adapter, class Rule, class Schedule>
+Checkpoint Trainer<Model, Adapter, Rule, Schedule>::checkpoint() {
+  require_attached();
+  Checkpoint result{.progress = progress_, .tensors = {}, .numbers = {{"updates", updates_}}, .header = header_};
+  for (const Trained& trained : trained_) result.tensors["weights/" + trained.parameter.name] = trained.weight;
+  visit_optimizer_state([&](std::string_view parameter, std::string_view entry, auto& value) {
+    const std::string name = "optimizer/" + std::string(parameter) + "/" + std::string(entry);
+    if constexpr (std::is_same_v<std::remove_cvref_t<decltype(value)>, Tensor>) {
+      if (value.defined()) result.tensors[name] = value;
+    } else {
+      result.numbers[name] = value;
+    }
+  });
+  return result;
+}
+
+template <class Model, class Adapter, class Rule, class Schedule>
+void Trainer<Model, Adapter, Rule, Schedule>::restore(const Checkpoint& checkpoint) {
+  require_attached();
+  require_same_setting(checkpoint.header);
+  std::set<std::string> expected = {"updates"};  // all is checked before anything is changed
+  for (const Trained& trained : trained_) {
+    const std::string name = "weights/" + trained.parameter.name;
+    const auto found = checkpoint.tensors.find(name);
+    require(found != checkpoint.tensors.end(), "Trainer: the checkpoint has no tensor ", name);
+    require(found->second.sizes() == trained.weight.sizes() && found->second.scalar_type() == trained.weight.scalar_type(), "Trainer: the checkpoint's ", name, " is ",
+            found->second.scalar_type(), " ", found->second.sizes(), ", expected ", trained.weight.scalar_type(), " ", trained.weight.sizes());
+    expected.insert(name);
+  }
+  visit_optimizer_state([&](std::string_view parameter, std::string_view entry, auto& value) {
+    const std::string name = "optimizer/" + std::string(parameter) + "/" + std::string(entry);
+    if constexpr (!std::is_same_v<std::remove_cvref_t<decltype(value)>, Tensor>)
+      require(checkpoint.numbers.contains(name), "Trainer: the checkpoint has no number ", name);
+    expected.insert(name);
+  });
+  require(checkpoint.numbers.contains("updates"), "Trainer: the checkpoint has no number updates");
+  for (const auto& [name, tensor] : checkpoint.tensors) require(expected.contains(name), "Trainer: the checkpoint has a tensor ", name, ", which this setting does not know");
+  for (const auto& [name, number] : checkpoint.numbers) require(expected.contains(name), "Trainer: the checkpoint has a number ", name, ", which this setting does not know");
+
+  const at::NoGradGuard no_grad;
+  for (Trained& trained : trained_) trained.weight.copy_(checkpoint.tensors.at("weights/" + trained.parameter.name));
+  visit_optimizer_state([&](std::string_view parameter, std::string_view entry, auto& value) {
+    const std::string name = "optimizer/" + std::string(parameter) + "/" + std::string(entry);
+    if constexpr (std::is_same_v<std::remove_cvref_t<decltype(value)>, Tensor>) {
+      const auto found = checkpoint.tensors.find(name);
+      value = found == checkpoint.tensors.end() ? Tensor() : found->second.to(trained_.front().weight.device()).clone();
+    } else {
+      value = checkpoint.numbers.at(name);
+    }
+  });
+  updates_ = checkpoint.numbers.at("updates");
+  progress_ = checkpoint.progress;
+  continues_ = true;
+}
+
+/// A budget decides where a run ends and what a schedule says, so it may change under a constant learning rate and under no other.
+template <class Model, class Adapter, class Rule, class Schedule>
+void Trainer<Model, Adapter, Rule, Schedule>::require_same_setting(const RunHeader& header) const {
+  const std::string* schedule = header_.find("lr schedule");
+  const bool is_constant = schedule == nullptr || *schedule == "constant";
+  std::map<std::string, std::pair<std::string, std::string>> values;  // by key: here, in the checkpoint
+  const auto add = [](std::string& text, const std::string& value) { text += (text.empty() ? "" : "; ") + value; };
+  for (const auto& [key, value] : header_.entries) add(values[key].first, value);
+  for (const auto& [key, value] : header.entries) add(values[key].second, value);
+  for (const auto& [key, both] : values) {
+    if (is_constant && (key == "max_steps" || key == "max_tokens" || key == "max_minutes")) continue;
+    require(both.first == both.second, "Trainer: the checkpoint is of another setting: ", key, " is \"", both.first, "\" here and \"", both.second, "\" in the checkpoint");
+  }
 }
 
 template <class Model, class Adapter, class Rule, class Schedule>

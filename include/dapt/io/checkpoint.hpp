@@ -1,0 +1,205 @@
+// Checkpoints of a training run on disk: folders step-000000042 with state.safetensors and checkpoint.json. A folder has its name only once everything in it is
+// written and flushed, and what a folder holds is checked against checksums before any of it is used, so neither a crash nor a full disk can cost more
+// than the checkpoint that was being written.
+#pragma once
+
+#include <algorithm>
+#include <cerrno>
+#include <chrono>
+#include <cmath>
+#include <cstdint>
+#include <cstdio>
+#include <cstring>
+#include <filesystem>
+#include <future>
+#include <limits>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include <fcntl.h>
+#include <unistd.h>
+#include <zlib.h>
+
+#include <nlohmann/json.hpp>
+
+#include <dapt/core/checkpoint.hpp>
+#include <dapt/core/error.hpp>
+#include <dapt/io/atomic_file.hpp>
+#include <dapt/io/safetensors.hpp>
+#include <dapt/io/weight_file.hpp>
+
+namespace dapt {
+
+namespace detail {
+
+inline constexpr int checkpoint_version = 1;
+
+inline std::uint32_t crc_of(const Tensor& tensor) {
+  const Tensor bytes = tensor.cpu().contiguous();
+  uLong crc = crc32(0, nullptr, 0);
+  return static_cast<std::uint32_t>(crc32_z(crc, static_cast<const Bytef*>(bytes.const_data_ptr()), bytes.nbytes()));
+}
+
+inline std::string checkpoint_name(std::int64_t windows) {
+  char name[32];
+  std::snprintf(name, sizeof name, "step-%09lld", static_cast<long long>(windows));
+  return name;
+}
+
+/// NaN as null: JSON has no other word for it.
+inline double number_or_nan(const nlohmann::json& json) { return json.is_null() ? std::numeric_limits<double>::quiet_NaN() : json.get<double>(); }
+
+inline void flush_folder(const std::filesystem::path& folder) {
+  if (const int descriptor = ::open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC); descriptor >= 0) {
+    ::fsync(descriptor);
+    ::close(descriptor);
+  }
+}
+
+}  // namespace detail
+
+/// The complete checkpoints of a folder, oldest first. A folder that does not exist has none.
+inline std::vector<std::filesystem::path> complete_checkpoints(const std::filesystem::path& folder) {
+  std::vector<std::filesystem::path> found;
+  std::error_code error;
+  for (const auto& entry : std::filesystem::directory_iterator(folder, error)) {
+    const std::string name = entry.path().filename().string();
+    if (name.starts_with("step-") && std::filesystem::exists(entry.path() / "checkpoint.json")) found.push_back(entry.path());
+  }
+  std::sort(found.begin(), found.end());  // the names have their steps in nine digits
+  return found;
+}
+
+/// Writes `checkpoint` as FOLDER/step-N, N the windows it has seen, and returns that folder; then removes the oldest beyond `keep`. Throws dapt::Error naming the file and
+/// the system's reason; the checkpoints that were there stay.
+inline std::filesystem::path write_checkpoint(const std::filesystem::path& folder, const Checkpoint& checkpoint, std::size_t keep = 2) {
+  require(keep >= 1, "write_checkpoint: keep is 0, expected at least 1");
+  const std::filesystem::path target = folder / detail::checkpoint_name(checkpoint.progress.windows), temporary = folder / ("." + target.filename().string() + ".tmp");
+  std::error_code error;
+  std::filesystem::remove_all(temporary, error);  // of an earlier run that was killed
+  std::filesystem::create_directories(temporary, error);
+  require(!error, temporary.string(), ": cannot make the folder: ", error.message());
+  try {
+    NamedParameters tensors;
+    nlohmann::ordered_json checksums = nlohmann::ordered_json::object();
+    for (const auto& [name, tensor] : checkpoint.tensors) {
+      tensors.push_back({name, tensor});
+      checksums[name] = detail::crc_of(tensor);
+    }
+    write_safetensors(temporary / "state.safetensors", std::move(tensors));
+    const RunProgress& progress = checkpoint.progress;
+    const nlohmann::ordered_json json = {
+        {"version", detail::checkpoint_version},
+        {"progress", {{"windows", progress.windows}, {"steps", progress.steps}, {"skipped", progress.skipped}, {"tokens", progress.tokens}, {"seconds", progress.seconds},
+                      {"optimizer_seconds", progress.optimizer_seconds}, {"first_loss", progress.first_loss}, {"last_losses", progress.last_losses},
+                      {"position", {{"epoch", progress.position.epoch}, {"sequence", progress.position.sequence}}}}},
+        {"numbers", checkpoint.numbers},
+        {"crc32", std::move(checksums)},
+        {"header", checkpoint.header.entries},
+        {"run", checkpoint.run.entries}};
+    AtomicFile file(temporary / "checkpoint.json");
+    file.write(json.dump(1) + "\n");
+    file.commit();
+    if (std::filesystem::exists(target / "checkpoint.json")) {  // the same step of the same run: it was continued and stopped at once
+      std::filesystem::remove_all(temporary, error);
+      return target;
+    }
+    require(::rename(temporary.c_str(), target.c_str()) == 0, target.string(), ": cannot rename the finished checkpoint: ", std::strerror(errno));
+    detail::flush_folder(folder);
+  } catch (...) {
+    std::filesystem::remove_all(temporary, error);
+    throw;
+  }
+  const std::vector<std::filesystem::path> all = complete_checkpoints(folder);
+  for (std::size_t i = 0; i + keep < all.size(); ++i) std::filesystem::remove_all(all[i], error);  // one that cannot be removed costs space, nothing else
+  return target;
+}
+
+struct CheckpointOptions {
+  std::int64_t every_steps = 0;   ///< 0: not by steps
+  double every_minutes = 15;      ///< 0: not by time
+  std::size_t keep = 2;           ///< newest checkpoints that stay
+  RunHeader run = {};             ///< goes into each checkpoint
+};
+
+/// Observer that writes the checkpoints of a trainer while it trains. Training waits while the state is copied in memory; a thread writes the copy.
+template <class Trainer>
+class CheckpointWriter {
+ public:
+  CheckpointWriter(Trainer& trainer, std::filesystem::path folder, CheckpointOptions options = {}) : trainer_(trainer), folder_(std::move(folder)), options_(std::move(options)) {
+    require(options_.every_steps >= 0, "CheckpointOptions: every_steps is ", options_.every_steps, ", expected 0 (off) or more");
+    require(options_.every_minutes >= 0 && std::isfinite(options_.every_minutes), "CheckpointOptions: every_minutes is ", options_.every_minutes, ", expected 0 (off) or more");
+  }
+
+  /// Throws dapt::Error where the checkpoint before could not be written.
+  void observe(const StepRecord& record) {
+    const bool by_step = options_.every_steps > 0 && record.step % options_.every_steps == 0;
+    const bool by_time = options_.every_minutes > 0 && Clock::now() - last_ >= std::chrono::duration<double>(60 * options_.every_minutes);
+    if (!by_step && !by_time) return;
+    wait();
+    last_ = Clock::now();
+    Checkpoint checkpoint = take();
+    for (auto& [name, tensor] : checkpoint.tensors) tensor = tensor.clone();
+    writing_ = std::async(std::launch::async, [this, checkpoint = std::move(checkpoint)] { return write_checkpoint(folder_, checkpoint, options_.keep); });
+  }
+
+  /// Writes where the trainer stands now, and returns when that is on the disk. Throws as write_checkpoint does.
+  std::filesystem::path write() {
+    wait();
+    return write_checkpoint(folder_, take(), options_.keep);
+  }
+
+ private:
+  using Clock = std::chrono::steady_clock;
+
+  void wait() {
+    if (writing_.valid()) writing_.get();
+  }
+  Checkpoint take() {
+    Checkpoint checkpoint = trainer_.checkpoint();
+    checkpoint.run = options_.run;
+    return checkpoint;
+  }
+
+  Trainer& trainer_;
+  std::filesystem::path folder_;
+  CheckpointOptions options_;
+  Clock::time_point last_ = Clock::now();
+  std::future<std::filesystem::path> writing_;  // last: its destructor waits for the thread, which uses the members above
+};
+
+/// Reads a checkpoint that write_checkpoint wrote. The tensors are views into the file's map. Throws dapt::Error naming the file and what is wrong with it: damaged tensors by
+/// their names.
+inline Checkpoint read_checkpoint(const std::filesystem::path& folder) {
+  const std::filesystem::path file = folder / "checkpoint.json";
+  const nlohmann::json json = detail::read_json_file(file);
+  Checkpoint result;
+  try {
+    const int version = json.at("version").get<int>();
+    require(version == detail::checkpoint_version, file.string(), ": version ", version, ", expected ", detail::checkpoint_version);
+    const nlohmann::json& progress = json.at("progress");
+    result.progress = {.windows = progress.at("windows").get<std::int64_t>(), .steps = progress.at("steps").get<std::int64_t>(), .skipped = progress.at("skipped").get<std::int64_t>(),
+                       .tokens = progress.at("tokens").get<std::int64_t>(), .seconds = progress.at("seconds").get<double>(),
+                       .optimizer_seconds = progress.at("optimizer_seconds").get<double>(), .first_loss = detail::number_or_nan(progress.at("first_loss")), .last_losses = {},
+                       .position = {progress.at("position").at("epoch").get<std::int64_t>(), progress.at("position").at("sequence").get<std::int64_t>()}};
+    for (const nlohmann::json& loss : progress.at("last_losses")) result.progress.last_losses.push_back(detail::number_or_nan(loss));
+    json.at("numbers").get_to(result.numbers);
+    json.at("header").get_to(result.header.entries);
+    json.at("run").get_to(result.run.entries);
+    const SafetensorsFile tensors(folder / "state.safetensors");
+    const nlohmann::json& checksums = json.at("crc32");
+    for (const auto& [name, crc] : checksums.items()) require(tensors.contains(name), tensors.path().string(), ": no tensor ", name, ", which checkpoint.json names");
+    for (const std::string& name : tensors.names()) {
+      require(checksums.contains(name), tensors.path().string(), ": tensor ", name, " is not in checkpoint.json");
+      const Tensor tensor = tensors.tensor(name);
+      require(detail::crc_of(tensor) == checksums.at(name).get<std::uint32_t>(), tensors.path().string(), ": tensor ", name, " is damaged: its checksum differs");
+      result.tensors[name] = tensor;
+    }
+  } catch (const nlohmann::json::exception& error) {
+    fail(file.string(), ": ", error.what());
+  }
+  return result;
+}
+
+}  // namespace dapt

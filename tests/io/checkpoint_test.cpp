@@ -1,0 +1,277 @@
+// A run that was stopped and continued from its checkpoint is, to the bit, the run that was never stopped; and no damage on disk goes unnoticed.
+#include <atomic>
+#include <cmath>
+#include <filesystem>
+#include <limits>
+#include <vector>
+
+#include <catch2/catch.hpp>
+
+#include <ATen/ops/equal.h>
+#include <ATen/ops/zeros.h>
+
+#include <dapt/adapters/full_parameter.hpp>
+#include <dapt/adapters/lora.hpp>
+#include <dapt/data/packed_stream.hpp>
+#include <dapt/io/checkpoint.hpp>
+#include <dapt/optim/adafactor.hpp>
+#include <dapt/optim/any_optimizer.hpp>
+#include <dapt/optim/apollo.hpp>
+#include <dapt/optim/fp32_master.hpp>
+#include <dapt/optim/galore.hpp>
+#include <dapt/optim/kahan_summation.hpp>
+#include <dapt/optim/lion.hpp>
+#include <dapt/optim/lr_schedules.hpp>
+#include <dapt/optim/stochastic_rounding.hpp>
+#include <dapt/optim/stored_state.hpp>
+#include <dapt/testing/toy.hpp>
+#include <dapt/train/trainer.hpp>
+
+#include "support/paths.hpp"
+
+using namespace dapt;
+using dapt::testing::ToyLM;
+using dapt::testing_support::read_bytes;
+using dapt::testing_support::TemporaryFolder;
+using dapt::testing_support::write_bytes;
+
+namespace {
+
+constexpr std::int64_t last_window = 11;
+
+/// Seven rows, one of them without a label, in micro-batches of one and windows of two: an epoch ends inside a window.
+PackedStream rows_to_train_on() {
+  std::vector<PackedSequence> rows(7);
+  for (int row = 0; row < 7; ++row) {
+    for (int t = 0; t < 6; ++t) {
+      rows[row].input_ids.push_back((5 * row + 3 * t) % 32);
+      rows[row].labels.push_back(row == 3 ? static_cast<std::int32_t>(ignore_index) : (7 * row + t) % 32);
+      rows[row].position_ids.push_back(t);
+      rows[row].document_starts.push_back(0);
+    }
+  }
+  return PackedStream(rows, {.micro_batch_size = 1, .seed = 5});
+}
+
+struct Watch {
+  std::vector<StepRecord> records = {};
+  std::int64_t stop_after = 0;
+  std::atomic<bool> stop = false;
+  void observe(const StepRecord& record) {
+    records.push_back(record);
+    if (record.step == stop_after) stop = true;
+  }
+};
+
+TrainOptions options_of(Watch& watch, double lr = 1e-2) {
+  return {.lr = lr, .batch_size = 2, .micro_batch_size = 1, .max_steps = last_window, .seed = 3, .stop = &watch.stop};
+}
+
+std::vector<Tensor> weights_of(ToyLM& model) {
+  std::vector<Tensor> copies;
+  for (const auto& parameter : model.parameters()) copies.push_back(parameter.value.detach().clone());
+  return copies;
+}
+
+/// Trains without a stop, and again in two parts for each of several stops; the second part knows nothing but the folder.
+template <class Adapter, class Rule>
+void continues(const Adapter& adapter, const Rule& rule, at::ScalarType dtype = at::kFloat) {
+  const auto trainer_of = [&](ToyLM& model, Watch& watch) { return std::make_unique<Trainer<ToyLM, Adapter, Rule, LinearLr>>(model, adapter, rule, options_of(watch), LinearLr{}); };
+  Watch whole;
+  ToyLM expected({.dtype = dtype});
+  auto uninterrupted = trainer_of(expected, whole);
+  PackedStream stream = rows_to_train_on();
+  const TrainReport report = uninterrupted->train(stream);
+  uninterrupted->merge();
+  for (const std::int64_t stop_after : {1, 4, 8, 10}) {
+    CAPTURE(Rule::name, Adapter::name, stop_after);
+    const TemporaryFolder folder;
+    Watch first, second;
+    first.stop_after = stop_after;
+    {
+      ToyLM model({.dtype = dtype});
+      auto trainer = trainer_of(model, first);
+      PackedStream rows = rows_to_train_on();
+      REQUIRE(trainer->train(rows, first).stopped_because == "stop requested");
+      write_checkpoint(folder.path(), trainer->checkpoint());
+    }
+    ToyLM model({.dtype = dtype});
+    auto trainer = trainer_of(model, second);
+    trainer->restore(read_checkpoint(complete_checkpoints(folder.path()).back()));
+    PackedStream rows = rows_to_train_on();
+    const TrainReport continued = trainer->train(rows, second);
+    REQUIRE(second.records.front().step == stop_after + 1);
+    REQUIRE(second.records.back().step == last_window);
+    REQUIRE(continued.stopped_because == report.stopped_because);
+    REQUIRE(continued.steps == report.steps);
+    REQUIRE(continued.skipped == report.skipped);
+    REQUIRE(continued.tokens == report.tokens);
+    REQUIRE(continued.first_loss == report.first_loss);
+    REQUIRE(continued.last_loss == report.last_loss);
+    REQUIRE(rows.position() == stream.position());
+    trainer->merge();
+    const std::vector<Tensor> found = weights_of(model), wanted = weights_of(expected);
+    for (std::size_t i = 0; i < wanted.size(); ++i) REQUIRE(at::equal(found[i], wanted[i]));
+  }
+}
+
+GaLore<AdamW> galore(ProjType type, Projector projector, RefreshSchedule schedule) {
+  return {.rank = 4, .update_proj_gap = 5, .refresh_schedule = schedule, .proj_type = type, .projector = projector, .inner = {}};
+}
+
+Checkpoint small_checkpoint(std::int64_t windows) {
+  Checkpoint checkpoint;
+  checkpoint.progress.windows = windows;
+  checkpoint.tensors["weights/w"] = at::zeros({64}, at::kBFloat16);
+  checkpoint.numbers["updates"] = windows;
+  checkpoint.header.add("optimizer", "none");
+  return checkpoint;
+}
+
+}  // namespace
+
+TEST_CASE("a run continued from disk is the run that was never stopped: every rule, with all parameters and with LoRA and its dropout") {
+  const auto with = [](const auto& rule) {
+    continues(FullParameter{}, rule);
+    continues(Lora{.rank = 3, .alpha = 6, .dropout = 0.2}, rule);
+  };
+  with(AdamW{.weight_decay = 0.1});
+  with(Lion{});
+  with(Adafactor{.beta1 = 0.9});
+  with(StoredState<AdamW>{.inner = {}, .format = StateFormat::dynamic8, .smallest = 64});
+  with(StoredState<AdamW>{.inner = {}, .format = StateFormat::bf16, .smallest = 64});
+  with(AnyOptimizer(AdamW{}));
+}
+
+TEST_CASE("a run continued from disk: between, at and after refreshes of projecting rules") {
+  for (const auto type : {ProjType::std, ProjType::full})
+    for (const auto schedule : {RefreshSchedule::spread, RefreshSchedule::together})
+      for (const auto projector : {Projector::exact, Projector::randomized}) continues(FullParameter{}, galore(type, projector, schedule));
+  continues(FullParameter{}, Apollo{.rank = 4, .update_proj_gap = 5});
+  continues(FullParameter{}, GaLore<StoredState<AdamW>>{.rank = 4, .update_proj_gap = 5, .inner = {.inner = {}, .smallest = 16}});
+}
+
+TEST_CASE("a run continued from disk: bf16 weights, however they are written") {
+  continues(FullParameter{}, AdamW{}, at::kBFloat16);
+  continues(FullParameter{}, Fp32Master<AdamW>{}, at::kBFloat16);
+  continues(FullParameter{}, KahanSummation<AdamW>{}, at::kBFloat16);
+  continues(FullParameter{}, StochasticRounding<AdamW>{}, at::kBFloat16);
+}
+
+TEST_CASE("a checkpoint that is not this run's is refused by what differs, and changes nothing") {
+  Watch watch;
+  ToyLM model;
+  Trainer trainer(model, FullParameter{}, AdamW{}, options_of(watch));
+  PackedStream stream = rows_to_train_on();
+  trainer.train(stream);
+  const Checkpoint good = trainer.checkpoint();
+
+  ToyLM fresh;
+  const std::vector<Tensor> before = weights_of(fresh);
+  const auto refused = [&](auto adapter, auto rule, const TrainOptions& options, const std::string& message) {
+    Trainer other(fresh, adapter, rule, options);
+    CHECK_THROWS_WITH(other.restore(good), Catch::Contains(message));
+    other.merge();
+  };
+  refused(FullParameter{}, AdamW{}, options_of(watch, 2e-2), "effective lr is \"0.02");
+  refused(FullParameter{}, AdamW{.beta1 = 0.8}, options_of(watch), "optimizer is");
+  refused(Lora{}, AdamW{}, options_of(watch), "adapter is");
+  TrainOptions options = options_of(watch);
+  options.seed = 4;
+  refused(FullParameter{}, AdamW{}, options, "seed is \"4\" here and \"3\" in the checkpoint");
+
+  const auto damaged = [&](auto change, const std::string& message) {
+    Checkpoint checkpoint = good;
+    change(checkpoint);
+    Trainer other(fresh, FullParameter{}, AdamW{}, options_of(watch));
+    CHECK_THROWS_WITH(other.restore(checkpoint), Catch::Contains(message));
+    other.merge();
+  };
+  damaged([](Checkpoint& c) { c.tensors.erase("weights/lm_head.weight"); }, "no tensor weights/lm_head.weight");
+  damaged([](Checkpoint& c) { c.tensors["weights/lm_head.weight"] = at::zeros({2, 2}); }, "weights/lm_head.weight is Float [2, 2]");
+  damaged([](Checkpoint& c) { c.tensors["optimizer/x/y"] = at::zeros({2}); }, "optimizer/x/y, which this setting does not know");
+  damaged([](Checkpoint& c) { c.numbers.erase("updates"); }, "no number updates");
+  const std::vector<Tensor> after = weights_of(fresh);
+  for (std::size_t i = 0; i < before.size(); ++i) REQUIRE(at::equal(before[i], after[i]));
+}
+
+TEST_CASE("under a constant learning rate a finished run goes on when its budget grows") {
+  Watch watch;
+  ToyLM model, expected;
+  Trainer trainer(model, FullParameter{}, AdamW{}, options_of(watch));
+  PackedStream stream = rows_to_train_on(), again = rows_to_train_on(), whole = rows_to_train_on();
+  trainer.train(stream);
+  TrainOptions longer = options_of(watch);
+  longer.max_steps = 2 * last_window;
+  ToyLM second;
+  Trainer more(second, FullParameter{}, AdamW{}, longer), once(expected, FullParameter{}, AdamW{}, longer);
+  more.restore(trainer.checkpoint());
+  REQUIRE(more.train(again).steps == once.train(whole).steps);
+  const std::vector<Tensor> found = weights_of(second), wanted = weights_of(expected);
+  for (std::size_t i = 0; i < wanted.size(); ++i) REQUIRE(at::equal(found[i], wanted[i]));
+}
+
+TEST_CASE("checkpoints on disk: the newest stay, what is incomplete is no checkpoint, what is damaged is named") {
+  const TemporaryFolder folder;
+  for (const std::int64_t windows : {3, 20, 100}) write_checkpoint(folder.path(), small_checkpoint(windows), 2);
+  const auto complete = complete_checkpoints(folder.path());
+  REQUIRE(complete.size() == 2);
+  REQUIRE(complete.back().filename() == "step-000000100");
+  REQUIRE(read_checkpoint(complete.front()).progress.windows == 20);
+  REQUIRE(std::isnan(read_checkpoint(complete.front()).progress.first_loss));
+
+  std::filesystem::create_directory(folder.path() / "step-000000200");  // no checkpoint.json
+  std::filesystem::create_directory(folder.path() / ".step-000000300.tmp");
+  REQUIRE(complete_checkpoints(folder.path()) == complete);
+  REQUIRE(complete_checkpoints(folder.path() / "none").empty());
+
+  const auto tensors = complete.back() / "state.safetensors";
+  std::string bytes = read_bytes(tensors);
+  bytes.back() ^= 1;
+  write_bytes(tensors, bytes);
+  REQUIRE_THROWS_WITH(read_checkpoint(complete.back()), Catch::Contains(tensors.string()) && Catch::Contains("weights/w is damaged"));
+  write_bytes(tensors, bytes.substr(0, bytes.size() - 1));
+  REQUIRE_THROWS_WITH(read_checkpoint(complete.back()), Catch::Contains(tensors.string()));
+  const auto json = complete.front() / "checkpoint.json";
+  const std::string text = read_bytes(json);
+  write_bytes(json, text.substr(0, text.size() / 2));
+  REQUIRE_THROWS_WITH(read_checkpoint(complete.front()), Catch::Contains(json.string()));
+  write_bytes(json, "{}");
+  REQUIRE_THROWS_WITH(read_checkpoint(complete.front()), Catch::Contains(json.string()) && Catch::Contains("version"));
+}
+
+TEST_CASE("a checkpoint that cannot be written says where and why, and the one before it stays") {
+  const TemporaryFolder folder;
+  write_checkpoint(folder.path(), small_checkpoint(1));
+  write_bytes(folder.path() / ".step-000000002.tmp", "a file where the folder should be");
+  std::filesystem::permissions(folder.path(), std::filesystem::perms::owner_write, std::filesystem::perm_options::add);
+  REQUIRE_NOTHROW(write_checkpoint(folder.path(), small_checkpoint(2)));  // what an earlier run left is cleared away
+  REQUIRE_THROWS_WITH(write_checkpoint("/proc/nowhere", small_checkpoint(3)), Catch::Contains("/proc/nowhere") && Catch::Contains("cannot make the folder"));
+  REQUIRE_THROWS_WITH(write_checkpoint(folder.path(), small_checkpoint(4), 0), Catch::Contains("keep is 0"));
+  REQUIRE(read_checkpoint(complete_checkpoints(folder.path()).back()).progress.windows == 2);
+}
+
+TEST_CASE("CheckpointWriter writes every so many steps while training goes on, and on demand") {
+  const TemporaryFolder folder;
+  Watch watch, second;
+  ToyLM model;
+  Trainer trainer(model, FullParameter{}, AdamW{}, options_of(watch));
+  PackedStream stream = rows_to_train_on();
+  RunHeader run;
+  run.add("model", "toy");
+  CheckpointWriter writer(trainer, folder.path(), {.every_steps = 4, .every_minutes = 0, .keep = 3, .run = run});
+  trainer.train(stream, writer);
+  REQUIRE(writer.write().filename() == "step-000000011");
+  const auto complete = complete_checkpoints(folder.path());
+  REQUIRE(complete.size() == 3);
+  const Checkpoint fourth = read_checkpoint(complete.front());
+  REQUIRE(fourth.progress.windows == 4);
+  REQUIRE(*fourth.run.find("model") == "toy");
+  ToyLM again;
+  Trainer continued(again, FullParameter{}, AdamW{}, options_of(second));
+  continued.restore(fourth);  // what the thread wrote is the state after step 4, although training had gone on
+  PackedStream rows = rows_to_train_on();
+  continued.train(rows);
+  const std::vector<Tensor> found = weights_of(again), wanted = weights_of(model);
+  for (std::size_t i = 0; i < wanted.size(); ++i) REQUIRE(at::equal(found[i], wanted[i]));
+}
