@@ -102,6 +102,39 @@ class Program(unittest.TestCase):
         self.assertIn("stop requested", messages)
         self.assertTrue((out / "adapter/adapter_model.safetensors").exists())
 
+    def test_a_run_that_was_stopped_or_killed_goes_on_and_is_the_one_that_was_not(self):
+        options = ["--rank", 4, "--lr", "1e-3", "--max-steps", 12, "--checkpoint-steps", 1]
+        whole = self.folder / "whole"
+        self.assertEqual(self.train(whole, *options).returncode, 0)
+        facts = lambda out: [{key: line[key] for key in ("step", "tokens", "loss", "lr", "grad_norm", "fraction")} for line in map(json.loads, (out / "log.jsonl").read_text().splitlines())]
+        for number in (signal.SIGINT, signal.SIGKILL):
+            out = self.folder / number.name
+            command = ["train", "--model", model, "--pages", self.pages, "--max-length", 64, "--batch-size", 2, "--dtype", "fp32", "--threads", 1, "--out", out, *options]
+            process = subprocess.Popen([program, *map(str, command)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            log = out / "log.jsonl"
+            while process.poll() is None and (not log.exists() or len(log.read_text().splitlines()) < 3):
+                time.sleep(0.05)
+            process.send_signal(number)
+            process.wait()
+            self.assertLess(len(facts(out)), 12, "the run ended before the signal came")
+            self.assertRefused(self.train(out, *options), "holds checkpoints of an earlier run", "--resume")
+            self.assertRefused(self.train(out, *options, "--resume", "--seed", 9), "seed is", "9", "--allow-changes")
+            self.assertRefused(self.train(out, *options, "--resume", "--weight-decay", "0.1"), "the checkpoint is of another setting: optimizer is")
+            result = self.train(out, *options, "--resume")
+            self.assertEqual(result.returncode, 0, result.stderr)
+            self.assertIn("resumed from: ", result.stderr)
+            self.assertEqual(facts(out), facts(whole))
+            weights = "adapter/adapter_model.safetensors"
+            self.assertEqual((out / weights).read_bytes(), (whole / weights).read_bytes())
+            newest = sorted((out / "checkpoints").glob("step-*"))[-1]
+            self.assertEqual(newest.name, "step-000000012")
+            state = newest / "state.safetensors"
+            state.write_bytes(state.read_bytes()[:-1])  # the newest is damaged: the one before it is taken, and that is said
+            result = self.train(out, *options, "--resume")
+            self.assertEqual(result.returncode, 0, result.stderr)
+            self.assertIn("checkpoint left out: ", result.stderr)
+            self.assertEqual((out / weights).read_bytes(), (whole / weights).read_bytes())
+
     def test_filter_keeps_by_score_and_says_what(self):
         kept = self.folder / "kept.jsonl"
         result = run("filter", "--pages", self.pages, "--scorer", "field", "--min-score", 0.5, "--model", model, "--out", kept)

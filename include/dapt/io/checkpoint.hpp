@@ -77,7 +77,12 @@ inline std::filesystem::path write_checkpoint(const std::filesystem::path& folde
   require(keep >= 1, "write_checkpoint: keep is 0, expected at least 1");
   const std::filesystem::path target = folder / detail::checkpoint_name(checkpoint.progress.windows), temporary = folder / ("." + target.filename().string() + ".tmp");
   std::error_code error;
-  std::filesystem::remove_all(temporary, error);  // of an earlier run that was killed
+  for (const auto& entry : std::filesystem::directory_iterator(folder, error)) {  // what a run that was killed left half-written
+    const std::string name = entry.path().filename().string();
+    std::error_code ignored;
+    if (name.starts_with(".step-") && name.ends_with(".tmp")) std::filesystem::remove_all(entry.path(), ignored);
+  }
+  error.clear();
   std::filesystem::create_directories(temporary, error);
   require(!error, temporary.string(), ": cannot make the folder: ", error.message());
   try {
