@@ -60,6 +60,7 @@
 #include <dapt/data/word_ngrams.hpp>
 #include <dapt/io/atomic_file.hpp>
 #include <dapt/io/hf_model.hpp>
+#include <dapt/io/merge_peft_adapter.hpp>
 #include <dapt/io/peft_adapter.hpp>
 #include <dapt/io/pytorch_bin.hpp>
 #include <dapt/io/safetensors.hpp>
