@@ -1,5 +1,6 @@
 #include "training.hpp"
 
+#include <iostream>
 #include <optional>
 #include <sstream>
 #include <variant>
@@ -17,6 +18,7 @@
 #include "interrupt.hpp"
 #include "lora_options.hpp"
 #include "optimizer_rule.hpp"
+#include "run.hpp"
 
 namespace dapt_program {
 namespace {
@@ -82,6 +84,12 @@ class ChosenLora {
   std::optional<dapt::PeftAdapter> folder_;
 };
 
+/// Shows what is particular to a setting before it trains.
+struct ShownHeader {
+  void begin(const dapt::RunHeader& header) { print_header(std::cerr, header); }
+  void observe(const dapt::StepRecord&) {}
+};
+
 std::string description(const SettingOptions& setting) {
   std::ostringstream text;
   text << (uses_lora(setting) ? lora_description(setting) : "all parameters") << ", " << optimizer_description(setting.optimizer);
@@ -138,7 +146,7 @@ const dapt::SettingResult& run_setting(Comparison& comparison, const RunOptions&
       }
     };
     return comparison.run(dapt::Setting{setting.name, description(setting), adapter, optimizer_rule(setting.optimizer, trains_bf16(setting, run.dtype)), train_options(run, setting.budget), chosen_schedule(setting.budget)}, save,
-                          progress, log, events);
+                          ShownHeader(), progress, log, events);
   };
   return uses_lora(setting) ? train(ChosenLora(setting)) : train(dapt::FullParameter{});
 }

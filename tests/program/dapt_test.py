@@ -127,10 +127,24 @@ class Program(unittest.TestCase):
             config_file.write_text(json.dumps(config | change))
             self.assertRefused(self.train(self.folder / "no", "--init-adapter", adapter, "--max-steps", 1), message)
 
+    def test_the_header_says_what_trains_and_at_which_rate_before_it_trains(self):
+        result = self.train(self.folder / "galore", "--adapter", "full", "--optimizer", "galore-adamw", "--galore-rank", 4, "--projector", "randomized", "--scale", 0.5,
+                            "--lr", "1e-4", "--max-steps", 1)
+        self.assertEqual(result.returncode, 0, result.stderr)
+        self.assertIn("effective lr: 5e-05 (210 projected matrices: lr * scale), 0.0001 (62 other parameters)", result.stderr)
+        result = self.train(self.folder / "lora", "--rank", 2, "--targets", "q_proj", "--lr", "1e-4", "--loraplus-lr-ratio", 4, "--max-steps", 1)
+        self.assertEqual(result.returncode, 0, result.stderr)
+        header = result.stderr[:result.stderr.index("train (LoRA")]
+        for line in ("adapter: LoRA rank 2, alpha 2,", "trainable parameters: 69120", "effective lr: 0.0001 (60 parameters)",
+                     "lr factor: 1 (30 parameters, the first model.layers.0.self_attn.q_proj.lora_A.weight)",
+                     "lr factor: 4 (30 parameters, the first model.layers.0.self_attn.q_proj.lora_B.weight)"):
+            self.assertIn(line, header)
+
     def test_the_write_of_bf16_weights_is_for_the_modules_that_train_beside_lora(self):
         options = ("--rank", 2, "--targets", "q_proj", "--max-steps", 1, "--weight-write", "stochastic")
         result = self.train(self.folder / "out", *options, "--modules-to-save", "model.norm", dtype="bf16")
         self.assertEqual(result.returncode, 0, result.stderr)
+        self.assertIn("weight write: stochastic rounding", result.stderr)
         self.assertRefused(self.train(self.folder / "no", *options, dtype="bf16"), "--weight-write has no effect without --dtype bf16 and --adapter full or --modules-to-save")
 
     def test_merge_writes_a_folder_that_scores_as_base_and_adapter(self):

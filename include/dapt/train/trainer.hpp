@@ -188,6 +188,10 @@ TrainReport Trainer<Model, Adapter, Rule, Schedule>::train(Stream&& stream, Obse
   require_attached();
   seed_everything(options_.seed + static_cast<std::uint64_t>(updates_));
   reset_peak_memory();
+  const auto begin = [&](auto& observer) {
+    if constexpr (requires { observer.begin(header_); }) observer.begin(std::as_const(header_));
+  };
+  (begin(observers), ...);
 
   TrainReport report;
   report.trainable_parameters = trainable_parameters();
