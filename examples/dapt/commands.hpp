@@ -10,6 +10,7 @@ namespace dapt_program {
 void add_compare(CLI::App& app);
 void add_train(CLI::App& app);
 void add_eval(CLI::App& app);
+void add_merge(CLI::App& app);
 void add_filter(CLI::App& app);
 void add_tokenize(CLI::App& app);
 

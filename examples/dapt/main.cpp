@@ -22,6 +22,7 @@ int main(int argc, char** argv) {
   dapt_program::add_compare(app);
   dapt_program::add_train(app);
   dapt_program::add_eval(app);
+  dapt_program::add_merge(app);
   dapt_program::add_filter(app);
   dapt_program::add_tokenize(app);
   dapt::keep_freed_memory();  // of the C library's allocator; tcmalloc keeps it anyway

@@ -72,7 +72,7 @@ void check_optimizer(const OptimizerOptions& options, bool bf16_weights, const s
   only_with(chosen != "adafactor", {"--beta2"}, "--optimizer adamw, galore-adamw, lion, apollo or apollo-mini");
   only_with(!is_one_of(chosen, {"adafactor", "lion"}), {"--eps"}, "--optimizer adamw, galore-adamw, apollo or apollo-mini");
   only_with(is_one_of(chosen, {"adamw", "galore-adamw", "lion"}), {"--state-dtype"}, "--optimizer adamw, galore-adamw or lion");
-  only_with(bf16_weights, {"--weight-write"}, "--adapter full and --dtype bf16 (LoRA's factors are fp32)");
+  only_with(bf16_weights, {"--weight-write"}, "--dtype bf16 and --adapter full or --modules-to-save (LoRA's factors are fp32)");
 }
 
 dapt::AnyOptimizer optimizer_rule(const OptimizerOptions& options, bool bf16_weights) {

@@ -1,5 +1,7 @@
 #include "options.hpp"
 
+#include <tuple>
+
 namespace dapt_program {
 
 void add_setting_options(CLI::App& app, SettingOptions& setting) {
@@ -8,6 +10,20 @@ void add_setting_options(CLI::App& app, SettingOptions& setting) {
   app.add_option("--rank", adapter.rank, "LoRA rank")->check(CLI::PositiveNumber)->capture_default_str();
   app.add_option("--alpha", adapter.alpha, "LoRA alpha; the scaling is alpha / rank (default: equal to rank)");
   app.add_option("--targets", adapter.targets, "linear layers that LoRA adapts, by the end of their names (default: all but the head)")->delimiter(',');
+  app.add_option("--targets-regex", adapter.targets_regex, "linear layers that LoRA adapts, by a regular expression for the whole name; instead of --targets");
+  app.add_option("--exclude-modules", adapter.exclude_modules, "linear layers that LoRA leaves out, by the end of their names")->delimiter(',');
+  app.add_option("--layers-to-transform", adapter.layers_to_transform, "numbers of the layers that LoRA adapts (default: all)")->delimiter(',');
+  for (auto [name, pattern, what] : {std::tuple("--rank-pattern", &adapter.rank_pattern, "REGEX=RANK"), std::tuple("--alpha-pattern", &adapter.alpha_pattern, "REGEX=ALPHA")})
+    app.add_option(name, *pattern, std::string(what) + ": another value for the layers whose names end with a match; may be given several times")->allow_extra_args(false)->take_all();
+  app.add_flag("--use-rslora", adapter.use_rslora, "scale LoRA by alpha / sqrt(rank)");
+  app.add_flag("--use-dora", adapter.use_dora, "DoRA: also train the length of each row of the adapted weights");
+  app.add_option("--init-lora-weights", adapter.init_lora_weights, "default, gaussian, pissa (the weights' principal part), pissa_niter_N (the same by a randomized SVD, fast)")
+      ->capture_default_str();
+  app.add_option("--lora-dropout", adapter.lora_dropout, "dropout on LoRA's input (default: 0)");
+  app.add_option("--loraplus-lr-ratio", adapter.loraplus_lr_ratio, "LoRA+: learning rate of B over that of A")->capture_default_str();
+  app.add_option("--modules-to-save", adapter.modules_to_save, "modules that train whole beside LoRA, e.g. embed_tokens,lm_head")->delimiter(',');
+  app.add_option("--modules-to-save-lr", adapter.modules_to_save_lr, "their learning rate (default: that of the rest)");
+  app.add_option("--init-adapter", adapter.init_adapter, "folder in PEFT's layout: go on from this LoRA, with its options");
 
   OptimizerOptions& optimizer = setting.optimizer;
   app.add_option("--optimizer", optimizer.optimizer, "adamw, galore-adamw, lion, adafactor, apollo, apollo-mini")

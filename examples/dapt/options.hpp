@@ -39,6 +39,17 @@ struct AdapterOptions {
   std::int64_t rank = 8;
   std::optional<double> alpha;   // absent: equal to rank
   std::vector<std::string> targets;  // empty: all linear layers except the head
+  std::string targets_regex;         // instead of targets
+  std::vector<std::string> exclude_modules;
+  std::vector<std::int64_t> layers_to_transform;
+  std::vector<std::string> rank_pattern, alpha_pattern;  // REGEX=NUMBER
+  bool use_rslora = false, use_dora = false;
+  std::string init_lora_weights = "default";  // default | gaussian | pissa | pissa_niter_N
+  std::optional<double> lora_dropout;  // absent: 0, or that of init_adapter
+  double loraplus_lr_ratio = 1;
+  std::vector<std::string> modules_to_save;
+  std::optional<double> modules_to_save_lr;   // absent: the lr
+  fs::path init_adapter;                      // a PEFT folder to go on from; it says all but the dropout and the learning rates
 };
 
 /// What is absent is the optimizer's own default.

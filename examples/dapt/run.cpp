@@ -87,6 +87,8 @@ double product_gigaflops(at::ScalarType dtype) {
   return 2e-9 * rows * in * out * products / seconds();
 }
 
+}  // namespace
+
 void make_folder(const fs::path& folder) {
   dapt::require(!folder.empty(), "--out is missing: the folder to write to");
   std::error_code error;
@@ -94,8 +96,6 @@ void make_folder(const fs::path& folder) {
   dapt::require(!error, folder.string(), ": cannot make the folder: ", error.message());
   dapt::require(access(folder.c_str(), W_OK) == 0, folder.string(), ": cannot be written to");
 }
-
-}  // namespace
 
 void prepare_process(RunOptions& run) {
   at::set_num_threads(run.threads > 0 ? run.threads : static_cast<int>(std::max(1u, std::thread::hardware_concurrency())));

@@ -26,6 +26,9 @@ struct Run {
   dapt::RunHeader identity = {};        // of it what decides the bits of the result, beside the setting; and the data's checksum
 };
 
+/// Makes the folder to write to. Throws where it cannot be written to, so that this shows before the work.
+void make_folder(const fs::path& folder);
+
 /// Sets the number of threads and settles `--dtype auto`. Called once, before the first tensor.
 void prepare_process(RunOptions& run);
 

@@ -6,7 +6,6 @@
 #include <variant>
 
 #include <dapt/adapters/full_parameter.hpp>
-#include <dapt/adapters/lora.hpp>
 #include <dapt/core/error.hpp>
 #include <dapt/data/packed_stream.hpp>
 #include <dapt/io/checkpoint.hpp>
@@ -18,7 +17,9 @@
 #include <dapt/report/tensorboard.hpp>
 
 #include "interrupt.hpp"
+#include "lora_options.hpp"
 #include "optimizer_rule.hpp"
+#include "run.hpp"
 
 namespace dapt_program {
 namespace {
@@ -43,10 +44,8 @@ ChosenSchedule chosen_schedule(const BudgetOptions& budget) {
   return {dapt::ConstantLr{}};
 }
 
-bool uses_lora(const SettingOptions& setting) { return setting.adapter.adapter == "lora"; }
-
-/// Whether the weights that train are bf16: LoRA's factors are fp32.
-bool trains_bf16(const SettingOptions& setting, const std::string& dtype) { return !uses_lora(setting) && dtype != "fp32"; }
+/// Whether weights that train are bf16: LoRA's factors are fp32, modules that train whole beside them have the base's type.
+bool trains_bf16(const SettingOptions& setting, const std::string& dtype) { return dtype != "fp32" && (!uses_lora(setting) || saves_modules(setting.adapter)); }
 
 dapt::TrainOptions train_options(const RunOptions& run, const BudgetOptions& budget) {
   return {.lr = budget.lr,
@@ -60,11 +59,41 @@ dapt::TrainOptions train_options(const RunOptions& run, const BudgetOptions& bud
           .stop = &stop_requested};
 }
 
+/// LoRA with fresh values, or with those of a folder.
+class ChosenLora {
+ public:
+  static constexpr std::string_view name = dapt::Lora::name;
+  using State = dapt::Lora::State;
+
+  explicit ChosenLora(const SettingOptions& setting) {
+    if (!setting.adapter.init_adapter.empty()) folder_.emplace(setting.adapter.init_adapter);
+    options() = lora_options(setting, folder_ ? folder_->lora : dapt::Lora{});
+  }
+
+  const dapt::Lora& options() const { return folder_ ? folder_->lora : lora_; }
+  template <dapt::CausalLM M>
+  State attach(M& model) const { return folder_ ? folder_->attach(model) : lora_.attach(model); }
+  dapt::NamedParameters trainable_parameters(State& state) const { return options().trainable_parameters(state); }
+  template <dapt::CausalLM M>
+  void merge(State& state, M& model) const { options().merge(state, model); }
+  dapt::RunHeader describe() const { return folder_ ? folder_->describe() : lora_.describe(); }
+
+ private:
+  dapt::Lora& options() { return folder_ ? folder_->lora : lora_; }
+
+  dapt::Lora lora_;
+  std::optional<dapt::PeftAdapter> folder_;
+};
+
+/// Shows what is particular to a setting before it trains.
+struct ShownHeader {
+  void begin(const dapt::RunHeader& header) { print_header(std::cerr, header); }
+  void observe(const dapt::StepRecord&) {}
+};
+
 std::string description(const SettingOptions& setting) {
   std::ostringstream text;
-  if (uses_lora(setting)) text << "LoRA rank " << setting.adapter.rank << ", ";
-  else text << "all parameters, ";
-  text << optimizer_description(setting.optimizer);
+  text << (uses_lora(setting) ? lora_description(setting) : "all parameters") << ", " << optimizer_description(setting.optimizer);
   text << ", lr " << setting.budget.lr;
   return text.str();
 }
@@ -134,7 +163,7 @@ void check_setting(const SettingOptions& setting, const std::string& dtype, cons
   dapt::require(setting.adapter.adapter != "none", where, "--adapter none trains nothing; give lora or full");
   dapt::require(!(uses_lora(setting) && projects_gradients(setting.optimizer)), where, "--optimizer ", setting.optimizer.optimizer,
                 " projects the gradients of full weights, LoRA's factors are low-rank already; give --adapter full");
-  only_with(uses_lora(setting), {"--rank", "--alpha", "--targets"}, "--adapter lora");
+  check_lora_options(setting, where, given);
   check_optimizer(setting.optimizer, trains_bf16(setting, dtype), where, given);
   only_with(setting.budget.schedule != "constant", {"--warmup"}, "--schedule linear or cosine");
   dapt::require(setting.budget.max_steps > 0 || setting.budget.max_tokens > 0 || setting.budget.max_minutes > 0, where,
@@ -179,20 +208,16 @@ const dapt::SettingResult& run_setting(Comparison& comparison, const RunOptions&
     const auto save = [&](Trained& trainer) {
       progress.finish();
       if (checkpoints) std::cerr << "checkpoint: " << checkpoints->write().string() << '\n';
-      if constexpr (std::is_same_v<decltype(adapter), dapt::Lora>) {
-        dapt::save_peft_adapter(trainer.adapter(), trainer.adapter_state(), folder / "adapter", run.models.front().string());
+      if constexpr (std::is_same_v<decltype(adapter), ChosenLora>) {
+        dapt::save_peft_adapter(trainer.adapter().options(), trainer.adapter_state(), folder / "adapter", run.models.front().string());
       } else {
         dapt::save_llama(trainer.model(), run.models.front(), folder / "model");
       }
     };
     return comparison.run(dapt::Setting{setting.name, description(setting), adapter, optimizer_rule(setting.optimizer, trains_bf16(setting, run.dtype)), train_options(run, setting.budget), chosen_schedule(setting.budget)},
-                          Stages{start, save}, progress, log, events, ForwardTo{checkpoints});
+                          Stages{start, save}, ShownHeader(), progress, log, events, ForwardTo{checkpoints});
   };
-  if (uses_lora(setting)) {
-    const AdapterOptions& lora = setting.adapter;
-    return train(dapt::Lora{.rank = lora.rank, .alpha = lora.alpha.value_or(static_cast<double>(lora.rank)), .targets = lora.targets});
-  }
-  return train(dapt::FullParameter{});
+  return uses_lora(setting) ? train(ChosenLora(setting)) : train(dapt::FullParameter{});
 }
 
 }  // namespace dapt_program

@@ -64,6 +64,7 @@
 #include <dapt/io/checkpoint.hpp>
 #include <dapt/io/hf_classifier.hpp>
 #include <dapt/io/hf_model.hpp>
+#include <dapt/io/merge_peft_adapter.hpp>
 #include <dapt/io/peft_adapter.hpp>
 #include <dapt/io/pytorch_bin.hpp>
 #include <dapt/io/safetensors.hpp>

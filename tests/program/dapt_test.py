@@ -34,8 +34,8 @@ class Program(unittest.TestCase):
     def write_pages(self, pages):
         self.pages.write_text("".join(json.dumps(page) + "\n" for page in pages), encoding="utf-8")
 
-    def train(self, out, *options):
-        return run("train", "--model", model, "--pages", self.pages, "--max-length", 64, "--batch-size", 2, "--dtype", "fp32", "--threads", 1, "--out", out, *options)
+    def train(self, out, *options, base=model, dtype="fp32"):
+        return run("train", "--model", base, "--pages", self.pages, "--max-length", 64, "--batch-size", 2, "--dtype", dtype, "--threads", 1, "--out", out, *options)
 
     def assertRefused(self, result, *parts):
         self.assertNotEqual(result.returncode, 0, result.stderr)
@@ -61,6 +61,116 @@ class Program(unittest.TestCase):
         record = json.loads((a / "log.jsonl").read_text().splitlines()[0])
         for key in ("step", "tokens", "loss", "lr", "grad_norm", "tokens_per_second", "peak_memory_bytes", "phase_seconds"):
             self.assertIn(key, record)
+
+    def test_variants_of_lora_reach_the_adapter(self):
+        out = self.folder / "variants"
+        options = ("--rank", 4, "--max-steps", 2, "--lr", "1e-3", "--targets-regex", r".*\.[01]\..*(q_proj|down_proj)", "--exclude-modules", "1.self_attn.q_proj",
+                   "--rank-pattern", "down_proj=2", "--alpha-pattern", r"layers\.0\..*=8", "--alpha-pattern", "down_proj=6", "--use-rslora", "--use-dora",
+                   "--init-lora-weights", "gaussian", "--lora-dropout", 0.25, "--modules-to-save", "model.norm")
+        result = self.train(out, *options)
+        self.assertEqual(result.returncode, 0, result.stderr)
+        config = json.loads((out / "adapter/adapter_config.json").read_text())
+        for key, value in {"r": 4, "lora_alpha": 4, "rank_pattern": {"down_proj": 2}, "alpha_pattern": {r"layers\.0\..*": 8, "down_proj": 6}, "use_rslora": True, "use_dora": True,
+                           "init_lora_weights": "gaussian", "lora_dropout": 0.25, "modules_to_save": ["model.norm"], "target_modules": r".*\.[01]\..*(q_proj|down_proj)",
+                           "exclude_modules": ["1.self_attn.q_proj"]}.items():
+            self.assertEqual(config[key], value, key)
+        tensors = self.tensors(out / "adapter/adapter_model.safetensors")
+        prefix = "base_model.model.model."
+        self.assertEqual(sorted({name.removeprefix(prefix).rsplit(".lora_", 1)[0] for name in tensors}),
+                         ["layers.0.mlp.down_proj", "layers.0.self_attn.q_proj", "layers.1.mlp.down_proj", "norm.weight"])
+        self.assertEqual([tensors[prefix + name]["shape"][0] for name in ("layers.0.mlp.down_proj.lora_A.weight", "layers.0.self_attn.q_proj.lora_A.weight")], [2, 4])
+        self.assertIn(prefix + "layers.0.mlp.down_proj.lora_magnitude_vector", tensors)
+
+    def tensors(self, file):
+        data = file.read_bytes()
+        header = json.loads(data[8:8 + int.from_bytes(data[:8], "little")])
+        header.pop("__metadata__", None)
+        return header
+
+    def test_the_learning_rates_of_b_and_of_saved_modules_are_their_own(self):
+        common = ("--rank", 2, "--targets", "q_proj", "--max-steps", 3, "--lr", "1e-3", "--modules-to-save", "model.norm")
+        losses = []
+        for i, options in enumerate([(), ("--loraplus-lr-ratio", 16), ("--modules-to-save-lr", "1e-1"), ("--init-lora-weights", "pissa_niter_2")]):
+            result = self.train(self.folder / str(i), *common, *options)
+            self.assertEqual(result.returncode, 0, result.stderr)
+            losses.append(self.losses(self.folder / str(i)))
+        self.assertEqual(len({loss[2] for loss in losses}), 4)  # each has an effect
+        for loss in losses:
+            self.assertAlmostEqual(loss[0], losses[0][0], places=4)  # and none before the first step
+
+    def test_training_goes_on_from_an_adapter(self):
+        first, second, merged = self.folder / "first", self.folder / "second", self.folder / "merged"
+        result = self.train(first, "--rank", 4, "--alpha", 6, "--targets", "q_proj,v_proj", "--max-steps", 6, "--lr", "1e-2")
+        self.assertEqual(result.returncode, 0, result.stderr)
+        adapter = first / "adapter"
+        result = self.train(second, "--init-adapter", adapter, "--max-steps", 3, "--lr", "1e-2")
+        self.assertEqual(result.returncode, 0, result.stderr)
+        result = run("merge", "--model", model, "--peft", adapter, "--out", self.folder / "base", "--dtype", "fp32")
+        self.assertEqual(result.returncode, 0, result.stderr)
+        result = self.train(merged, "--rank", 4, "--max-steps", 1, base=self.folder / "base")
+        self.assertEqual(result.returncode, 0, result.stderr)
+        losses = self.losses(second)
+        self.assertAlmostEqual(losses[0], self.losses(merged)[0], delta=1e-5)  # the first batch, before anything moved
+        self.assertLess(losses[0], 0.9 * self.losses(first)[0])
+        self.assertLess(losses[2], losses[0])
+
+        result = self.train(self.folder / "third", "--init-adapter", adapter, "--max-steps", 1, "--lora-dropout", 0.1)
+        self.assertEqual(result.returncode, 0, result.stderr)
+        config = json.loads((self.folder / "third/adapter/adapter_config.json").read_text())
+        self.assertEqual((config["r"], config["lora_alpha"], config["lora_dropout"], config["target_modules"]), (4, 6, 0.1, ["q_proj", "v_proj"]))
+
+        config_file = adapter / "adapter_config.json"
+        config = json.loads(config_file.read_text())
+        for change, message in (({"r": 8}, "has shape [4, 576], expected [8, 576]"),
+                                ({"target_modules": ["q_proj"]}, "60 keys are unexpected"),
+                                ({"target_modules": ["q_proj", "c_attn"]}, 'target "c_attn" ends the name of none')):
+            config_file.write_text(json.dumps(config | change))
+            self.assertRefused(self.train(self.folder / "no", "--init-adapter", adapter, "--max-steps", 1), message)
+
+    def test_the_header_says_what_trains_and_at_which_rate_before_it_trains(self):
+        result = self.train(self.folder / "galore", "--adapter", "full", "--optimizer", "galore-adamw", "--galore-rank", 4, "--projector", "randomized", "--scale", 0.5,
+                            "--lr", "1e-4", "--max-steps", 1)
+        self.assertEqual(result.returncode, 0, result.stderr)
+        self.assertIn("effective lr: 5e-05 (210 projected matrices: lr * scale), 0.0001 (62 other parameters)", result.stderr)
+        result = self.train(self.folder / "lora", "--rank", 2, "--targets", "q_proj", "--lr", "1e-4", "--loraplus-lr-ratio", 4, "--max-steps", 1)
+        self.assertEqual(result.returncode, 0, result.stderr)
+        header = result.stderr[:result.stderr.index("train (LoRA")]
+        for line in ("adapter: LoRA rank 2, alpha 2,", "trainable parameters: 69120", "effective lr: 0.0001 (60 parameters)",
+                     "lr factor: 1 (30 parameters, the first model.layers.0.self_attn.q_proj.lora_A.weight)",
+                     "lr factor: 4 (30 parameters, the first model.layers.0.self_attn.q_proj.lora_B.weight)"):
+            self.assertIn(line, header)
+
+    def test_the_write_of_bf16_weights_is_for_the_modules_that_train_beside_lora(self):
+        options = ("--rank", 2, "--targets", "q_proj", "--max-steps", 1, "--weight-write", "stochastic")
+        result = self.train(self.folder / "out", *options, "--modules-to-save", "model.norm", dtype="bf16")
+        self.assertEqual(result.returncode, 0, result.stderr)
+        self.assertIn("weight write: stochastic rounding", result.stderr)
+        self.assertRefused(self.train(self.folder / "no", *options, dtype="bf16"), "--weight-write has no effect without --dtype bf16 and --adapter full or --modules-to-save")
+
+    def test_merge_writes_a_folder_that_scores_as_base_and_adapter(self):
+        out = self.folder / "trained"
+        result = self.train(out, "--rank", 4, "--max-steps", 6, "--lr", "1e-2")
+        self.assertEqual(result.returncode, 0, result.stderr)
+        for dtype in ("fp32", "base"):
+            result = run("merge", "--model", model, "--peft", out / "adapter", "--out", self.folder / dtype, "--dtype", dtype)
+            self.assertEqual(result.returncode, 0, result.stderr)
+            self.assertIn("largest rounding error", result.stderr)
+            self.assertIn("float32" if dtype == "fp32" else "bfloat16", result.stderr)
+        results = self.folder / "results.json"
+        result = run("eval", "--dtype", "fp32", "--pages", self.pages, "--max-length", 64, "--model", model, "--peft", out / "adapter", "--out", results)
+        self.assertEqual(result.returncode, 0, result.stderr)
+        base, adapted = self.perplexities(results)
+        result = run("eval", "--dtype", "fp32", "--pages", self.pages, "--max-length", 64, "--model", self.folder / "fp32", "--model", self.folder / "base", "--out", results)
+        self.assertEqual(result.returncode, 0, result.stderr)
+        merged, rounded = self.perplexities(results)
+        self.assertLess(adapted, 0.8 * base)
+        self.assertAlmostEqual(merged / adapted, 1, delta=1e-5)
+        self.assertAlmostEqual(rounded / adapted, 1, delta=0.02)
+        self.assertRefused(run("merge", "--model", model, "--peft", out / "adapter", "--out", model), "is the folder the model was loaded from")
+        self.assertRefused(run("merge", "--model", model, "--peft", out, "--out", self.folder / "no"), "adapter_config.json")
+
+    def perplexities(self, results):
+        return [entry["perplexity"] for entry in json.loads(results.read_text())]
 
     def test_full_parameter_training_writes_a_folder_that_eval_opens(self):
         out = self.folder / "full"
@@ -222,6 +332,27 @@ class Program(unittest.TestCase):
         ]:
             with self.subTest(message):
                 self.assertRefused(self.train(self.folder / "out", *options), message)
+
+    def test_lora_options_without_effect_or_that_cannot_be_read_are_refused(self):
+        said_by_folder = [("--rank", 4), ("--alpha", 4), ("--targets", "q_proj"), ("--targets-regex", ".*q_proj"), ("--exclude-modules", "q_proj"), ("--layers-to-transform", 1),
+                          ("--rank-pattern", "q_proj=2"), ("--alpha-pattern", "q_proj=2"), ("--use-rslora",), ("--use-dora",), ("--init-lora-weights", "pissa"),
+                          ("--modules-to-save", "norm")]
+        of_the_run = [("--lora-dropout", 0.1), ("--loraplus-lr-ratio", 4), ("--modules-to-save-lr", 1e-5), ("--init-adapter", "folder")]
+        cases = [(("--adapter", "full", *option), option[0] + " has no effect without --adapter lora") for option in said_by_folder + of_the_run]
+        cases += [(("--init-adapter", "folder", *option), option[0] + " has no effect with --init-adapter") for option in said_by_folder]
+        cases += [
+            (("--modules-to-save-lr", 1e-5), "--modules-to-save-lr has no effect without --modules-to-save"),
+            (("--targets", "q_proj", "--targets-regex", ".*q_proj"), "give one of the two"),
+            (("--rank-pattern", "q_proj"), '--rank-pattern: found "q_proj", expected REGEX=NUMBER'),
+            (("--rank-pattern", "q_proj=2.5"), '--rank-pattern: found "q_proj=2.5"'),
+            (("--alpha-pattern", "=2"), '--alpha-pattern: found "=2"'),
+            (("--init-lora-weights", "olora"), '--init-lora-weights: found "olora"'),
+            (("--init-lora-weights", "pissa_niter_0"), '--init-lora-weights: found "pissa_niter_0"'),
+            (("--init-adapter", self.folder / "nowhere"), "nowhere/adapter_config.json: cannot open"),
+        ]
+        for options, message in cases:
+            with self.subTest(message):
+                self.assertRefused(self.train(self.folder / "out", *options, "--max-steps", 1), message)
 
     def test_a_truncated_model_is_refused_by_name(self):
         folder = self.folder / "model"

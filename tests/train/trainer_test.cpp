@@ -33,7 +33,9 @@ using dapt::testing::ToyLM;
 namespace {
 
 struct Records {
+  dapt::RunHeader header;
   std::vector<StepRecord> steps;
+  void begin(const dapt::RunHeader& run) { header = run; }
   void observe(const StepRecord& record) { steps.push_back(record); }
 };
 
@@ -194,8 +196,8 @@ TEST_CASE("records say what happened") {
   REQUIRE(report.trainable_parameters == 2 * 32 * 24 + 24 * 24);
   REQUIRE(report.state_bytes == report.trainable_parameters * 8);
   REQUIRE(report.stopped_because == "max_steps");
-  REQUIRE(*trainer.header().find("lr schedule") == "linear to 0 of lr");
-  REQUIRE(*trainer.header().find("effective lr") == "0.01 (3 parameters)");
+  REQUIRE(*records.header.find("lr schedule") == "linear to 0 of lr");
+  REQUIRE(*records.header.find("effective lr") == "0.01 (3 parameters)");
   for (const auto& parameter : model.parameters()) REQUIRE_FALSE(parameter.value.grad().defined());
 }
 

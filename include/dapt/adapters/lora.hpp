@@ -1,6 +1,6 @@
 // LoRA: Hu et al. 2021 (arXiv:2106.09685), eq. 3: W x + scaling * B A x with W frozen. Options, names, initial values and types are PEFT's; rsLoRA (Kalajdzievski
 // 2023, arXiv:2312.03732), DoRA (dora_linear.hpp), PiSSA (principal_factors.hpp) and LoRA+ (Hayou et al. 2024, arXiv:2402.12354) are options, as there, because
-// they combine. Unlike PEFT: merging adds in fp32 and rounds once, modules_to_save train in place, and an option without effect is an error.
+// they combine. Merging adds in fp32 and rounds once. Unlike PEFT: modules_to_save train in place, and an option without effect is an error.
 #pragma once
 
 #include <algorithm>

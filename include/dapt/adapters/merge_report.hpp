@@ -22,15 +22,15 @@ struct MergeReport {
   /// One line for a person.
   std::string text() const {
     std::ostringstream line;
-    line << "merged " << entries << " weights, " << unchanged << " of them too small an update to change; largest rounding error " << largest_error;
+    line << "merged " << entries << " weights, of which " << unchanged << " keep their value because the update is too small; largest rounding error " << largest_error;
     if (!largest_error_in.empty()) line << " in " << largest_error_in;
     return line.str();
   }
 
-  /// weight <- exact (fp32, its shape), rounded once. Throws where a value is not finite.
+  /// weight <- exact (fp32, its shape), rounded once. Throws where a value is not finite, also where only the narrower type cannot hold it.
   void write(Tensor weight, const Tensor& exact, const std::string& module) {
-    require(exact.isfinite().all().item<bool>(), "merge: ", module, " has values that are not finite");
     const Tensor rounded = exact.to(weight.scalar_type());
+    require(rounded.isfinite().all().item<bool>(), "merge: ", module, " has values that are not finite in ", weight.scalar_type());
     entries += weight.numel();
     unchanged += rounded.eq(weight).logical_and_(exact.ne(weight)).sum().item<std::int64_t>();
     const double error = rounded.to(at::kFloat).sub(exact).abs_().max().item<double>();

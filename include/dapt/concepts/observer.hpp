@@ -8,6 +8,7 @@
 namespace dapt {
 
 /// Observer. `observer.observe(record)` -> void, after each step, in order, from the training thread. It changes nothing of the run.
+/// Optional: `observer.begin(header)` -> void, before the first step, with the RunHeader that `trainer.header()` has: adapter, optimizer, effective lr of each group, ...
 template <class T>
 concept Observer = requires(T& observer, const StepRecord& record) {
   { observer.observe(record) } -> std::same_as<void>;

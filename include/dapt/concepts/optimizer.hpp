@@ -55,7 +55,7 @@ template <class T> concept OptimizerVisitsState = requires(const T& rule, typena
 /// | `rule.step(weight, state, info)`  | void       | applies the accumulated gradient to `weight` in place and clears it                     |
 /// | `rule.visit(state, f)`            |            | `f(name, Tensor&)` or `f(name, std::int64_t&)` for everything in `state`, always in the same order |
 ///
-/// `weight` comes detached and without gradient recording. `info.step` counts from 1; `info.lr` is after the schedule.
+/// `weight` comes detached and without gradient recording. `info.step` counts from 1; `info.lr` is after the schedule. What is summed up within a window is no part of `visit`.
 /// Laws (run them on your own rule with `dapt::testing::optimizer_failures(rule)`; empty means none is broken):
 ///   L1 with `info.lr == 0`, `step` leaves the weight as it was;
 ///   L2 the same weight, state and gradients give the same bits;
@@ -65,8 +65,8 @@ template <class T> concept OptimizerVisitsState = requires(const T& rule, typena
 ///   L6 after `step`, `accumulated` is undefined;
 ///   L7 after `accumulated(state).reset()` it is as if nothing had been accumulated.
 ///
-/// Optional: `rule.describe(parameters, lr)` -> RunHeader, what a run's header says of the rule, the effective lr of each group of parameters
-/// included; throws dapt::Error where an option matches no parameter. What is summed up within a window is no part of `visit`.
+/// Optional: `rule.describe(parameters, lr)` -> RunHeader: what a run's header says, the effective lr of each group included; throws where an option matches no parameter;
+/// `rule.elementwise(state)` -> bool: the step of an entry needs the weight, gradient and state of that entry alone, so a wrapper may take it on pieces of the flat tensors.
 template <class T>
 concept Optimizer = std::movable<T> && detail::OptimizerHasName<T> && detail::OptimizerHasState<T> && detail::OptimizerInits<T> &&
                     detail::OptimizerAccumulates<T> && detail::OptimizerShowsAccumulated<T> && detail::OptimizerSteps<T> &&

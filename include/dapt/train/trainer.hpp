@@ -209,6 +209,11 @@ TrainReport Trainer<Model, Adapter, Rule, Schedule>::train(Stream&& stream, Obse
     progress_ = {};
     progress_.position = stream.position();
   }
+  const auto begin = [&](auto& observer) {
+    if constexpr (requires { observer.begin(header_); }) observer.begin(std::as_const(header_));
+  };
+  (begin(observers), ...);
+
   TrainReport report;
   report.trainable_parameters = trainable_parameters();
   const auto start = Clock::now();

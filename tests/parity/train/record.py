@@ -41,6 +41,10 @@ def formula(name, shape, scale=1.0, shift=0.0):
     return torch.from_numpy(((unit * 2 - 1) * scale + shift).astype(np.float32).reshape(shape))
 
 
+# options of GaLoreAdamW and the steps that are recorded, by the end of a tensor's name: the defaults, and others that each show in the weights
+GALORE_OPTIONS = {"": (dict(weight_decay=0.1), (1, 8, 30)), ".other": (dict(betas=(0.7, 0.9), eps=1e-2, weight_decay=0.5), (30,))}
+
+
 def galore(path):
     from galore_torch import GaLoreAdamW
     from safetensors.torch import save_file
@@ -49,14 +53,15 @@ def galore(path):
     for proj_type in ["std", "reverse_std", "left", "right", "full"]:
         for m, n in [(12, 20), (20, 12), (16, 16)]:
             name = f"{proj_type}.{m}x{n}"
-            weight = torch.nn.Parameter(formula(name + ".weight", (m, n), 0.1))
-            group = {"params": [weight], "rank": 4, "update_proj_gap": 7, "scale": 0.25, "proj_type": proj_type}
-            optimizer = GaLoreAdamW([group], lr=1e-2, weight_decay=0.1, no_deprecation_warning=True)
-            for step in range(1, 31):
-                weight.grad = formula(f"{name}.gradient.{step}", (m, n))
-                optimizer.step()
-                if step in (1, 8, 30):
-                    recorded[f"{name}.step{step}"] = weight.detach().clone()
+            for ending, (options, steps) in GALORE_OPTIONS.items():
+                weight = torch.nn.Parameter(formula(name + ".weight", (m, n), 0.1))
+                group = {"params": [weight], "rank": 4, "update_proj_gap": 7, "scale": 0.25, "proj_type": proj_type}
+                optimizer = GaLoreAdamW([group], lr=1e-2, no_deprecation_warning=True, **options)
+                for step in range(1, 31):
+                    weight.grad = formula(f"{name}.gradient.{step}", (m, n))
+                    optimizer.step()
+                    if step in steps:
+                        recorded[f"{name}.step{step}{ending}"] = weight.detach().clone()
     save_file(recorded, path)
 
 

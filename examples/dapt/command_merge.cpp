@@ -1,0 +1,42 @@
+// dapt merge: a base model and an adapter become one model folder.
+#include <iostream>
+#include <memory>
+#include <optional>
+
+#include <dapt/core/precision.hpp>
+#include <dapt/io/merge_peft_adapter.hpp>
+
+#include "commands.hpp"
+#include "options.hpp"
+#include "run.hpp"
+
+namespace dapt_program {
+namespace {
+
+struct MergeOptions {
+  fs::path model, peft, out;
+  std::string dtype = "base";
+};
+
+void merge(const MergeOptions& options) {
+  make_folder(options.out);
+  const auto dtype = options.dtype == "base" ? std::nullopt : std::optional(dapt::dtype_from_name(options.dtype));
+  const dapt::MergedFolder merged = dapt::merge_peft_adapter(options.model, options.peft, options.out, dtype);
+  std::cerr << merged.report.text() << "\nwritten: " << fs::absolute(options.out).string() << ", weights in " << dapt::dtype_name(merged.dtype) << '\n';
+}
+
+}  // namespace
+
+void add_merge(CLI::App& app) {
+  auto options = std::make_shared<MergeOptions>();
+  CLI::App* command = app.add_subcommand("merge", "Add a LoRA adapter to its base model: a Hugging Face folder that needs no adapter.");
+  command->add_option("--model", options->model, "Hugging Face folder of the base")->required();
+  command->add_option("--peft", options->peft, "adapter folder in PEFT's layout")->required();
+  command->add_option("--out", options->out, "folder to write to")->required();
+  command->add_option("--dtype", options->dtype, "of the written weights: base (as they are), bf16, fp32, fp16")
+      ->check(CLI::IsMember({"base", "bf16", "fp32", "fp16"}))
+      ->capture_default_str();
+  command->callback([options] { merge(*options); });
+}
+
+}  // namespace dapt_program

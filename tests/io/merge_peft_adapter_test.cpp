@@ -1,0 +1,132 @@
+#include <algorithm>
+#include <string>
+#include <vector>
+
+#include <catch2/catch.hpp>
+
+#include <dapt/io/merge_peft_adapter.hpp>
+
+#include "models/tiny_models.hpp"
+#include "support/paths.hpp"
+
+using namespace dapt;
+using namespace dapt::testing_support;
+
+namespace {
+
+/// Adapters that PEFT saved, with the logits that PEFT computes: tests/parity/adapters/record.py.
+const std::filesystem::path peft_adapters = recorded("adapters");
+const std::vector<std::pair<std::string, std::string>> adapters_and_models = {{"patterns", "mistral_window"}, {"dora", "llama_bias"},     {"modules", "mistral_window"},
+                                                                   {"modules_tied", "llama_grouped"}, {"pissa_converted", "llama_bias"}, {"pissa", "llama_bias"}};
+
+/// base + adapter in fp32, each parameter rounded to `dtype`, and how far the largest step of that was.
+struct ExpectedMerge {
+  NamedParameters parameters;
+  double largest_error = 0;
+  std::int64_t entries = 0;  ///< of the parameters that the adapter changes
+
+  ExpectedMerge(const std::filesystem::path& base, const std::string& adapter, at::ScalarType dtype) {
+    Llama model = load_llama(base, at::kFloat), unchanged = load_llama(base, at::kFloat);
+    auto [lora, state] = load_peft_adapter(peft_adapters / adapter, model);
+    lora.merge(state, model);
+    const NamedParameters before = unchanged.parameters();
+    for (const auto& parameter : model.parameters()) {
+      const Tensor exact = parameter.value.detach(), rounded = exact.to(dtype);
+      if (!exact.equal(before[parameters.size()].value)) {
+        largest_error = std::max(largest_error, largest_difference(rounded, exact));
+        entries += exact.numel();
+      }
+      parameters.push_back({parameter.name, rounded});
+    }
+  }
+
+  void require_equal(const std::filesystem::path& folder, at::ScalarType dtype) const {
+    Llama model = load_llama(folder, dtype);
+    const NamedParameters found = model.parameters();
+    REQUIRE(found.size() == parameters.size());
+    for (std::size_t i = 0; i < found.size(); ++i) {
+      INFO(found[i].name);
+      REQUIRE(found[i].value.equal(parameters[i].value));
+    }
+  }
+};
+
+}  // namespace
+
+TEST_CASE("A merged folder has the logits of base and adapter, as PEFT computes them") {
+  const SafetensorsFile expected(peft_adapters / "saved.safetensors");
+  for (const auto& [adapter, variant] : adapters_and_models) {
+    INFO(adapter);
+    const TemporaryFolder out;
+    const MergedFolder merged = merge_peft_adapter(tiny_folder(variant), peft_adapters / adapter, out.path());
+    REQUIRE(merged.dtype == at::kFloat);
+    REQUIRE(merged.report.entries > 0);
+    REQUIRE(merged.report.largest_error == 0);
+    const c10::NoGradGuard no_grad;
+    const Tensor logits = expected.tensor(adapter + ".logits");
+    REQUIRE(largest_difference(load_llama(out.path(), at::kFloat).logits(TinyReference(variant).batch()), logits) < 1e-5 * logits.abs().max().item<double>());
+    REQUIRE(std::filesystem::exists(out.path() / "config.json"));
+  }
+}
+
+TEST_CASE("Merging rounds once, whatever the types of base and result, and reports the largest error") {
+  for (const auto& [adapter, variant] : adapters_and_models) {
+    const TemporaryFolder folder;
+    Llama model = load_llama(tiny_folder(variant), at::kBFloat16);
+    const auto narrow_base = folder.path() / "base", wide_base = tiny_folder(variant), wide_that_says_narrow = folder.path() / "says_narrow";
+    save_llama(model, wide_base, narrow_base);
+    std::filesystem::copy(wide_base, wide_that_says_narrow);
+    std::filesystem::copy(narrow_base / "config.json", wide_that_says_narrow / "config.json", std::filesystem::copy_options::overwrite_existing);
+    const std::vector<std::tuple<std::filesystem::path, std::optional<at::ScalarType>, at::ScalarType>> cases = {
+        {narrow_base, {}, at::kBFloat16}, {wide_that_says_narrow, {}, at::kBFloat16}, {narrow_base, at::kFloat, at::kFloat}, {wide_base, at::kHalf, at::kHalf}};
+    for (const auto& [base, asked, dtype] : cases) {
+      CAPTURE(adapter, base, dtype);
+      const ExpectedMerge expected(base, adapter, dtype);
+      const MergedFolder merged = merge_peft_adapter(base, peft_adapters / adapter, folder.path() / "out", asked);
+      REQUIRE(merged.dtype == dtype);
+      REQUIRE(merged.report.entries == expected.entries);
+      REQUIRE(merged.report.largest_error == Approx(expected.largest_error).epsilon(1e-6));
+      REQUIRE((merged.report.largest_error > 0) == (dtype != at::kFloat));
+      expected.require_equal(folder.path() / "out", dtype);
+    }
+  }
+}
+
+TEST_CASE("A tied head stays tied, and an adapter that would part it from the embedding is refused") {
+  const TemporaryFolder folder;
+  merge_peft_adapter(tiny_folder("llama_grouped"), peft_adapters / "modules_tied", folder.path() / "out");
+  const SafetensorsFile written(folder.path() / "out" / "model.safetensors");
+  REQUIRE(written.contains("model.embed_tokens.weight"));
+  REQUIRE_FALSE(written.contains("lm_head.weight"));
+  REQUIRE(dapt::detail::read_json_file(folder.path() / "out" / "config.json")["tie_word_embeddings"] == true);
+
+  const auto changed = folder.path() / "changed";
+  std::filesystem::copy(peft_adapters / "modules_tied", changed);
+  NamedParameters tensors;
+  {
+    const SafetensorsFile file(changed / "adapter_model.safetensors");
+    for (const auto& name : file.names()) tensors.push_back({name, file.tensor(name).clone()});
+  }
+  for (const auto& tensor : tensors)
+    if (tensor.name.ends_with("lm_head.weight")) tensor.value[0][0] += 1;
+  write_safetensors(changed / "adapter_model.safetensors", tensors);
+  REQUIRE_THROWS_WITH(merge_peft_adapter(tiny_folder("llama_grouped"), changed, folder.path() / "refused"),
+                      Catch::Contains("lm_head.weight differs from model.embed_tokens.weight, but the model ties them"));
+  REQUIRE_FALSE(std::filesystem::exists(folder.path() / "refused"));
+}
+
+TEST_CASE("A sum that the type cannot hold is refused by name, and nothing is written") {
+  const TemporaryFolder folder;
+  const auto changed = folder.path() / "changed";
+  std::filesystem::copy(peft_adapters / "patterns", changed);
+  NamedParameters tensors;
+  {
+    const SafetensorsFile file(changed / "adapter_model.safetensors");
+    for (const auto& name : file.names()) tensors.push_back({name, file.tensor(name).clone()});
+  }
+  tensors.front().value.mul_(1e6);
+  write_safetensors(changed / "adapter_model.safetensors", tensors);
+  REQUIRE_NOTHROW(merge_peft_adapter(tiny_folder("mistral_window"), changed, folder.path() / "wide"));
+  REQUIRE_THROWS_WITH(merge_peft_adapter(tiny_folder("mistral_window"), changed, folder.path() / "narrow", at::kHalf), Catch::Contains("not finite in Half"));
+  REQUIRE_FALSE(std::filesystem::exists(folder.path() / "narrow"));
+}
