@@ -1,0 +1,87 @@
+"""A training process is killed at random moments, also while it saves, and goes on each time: no complete checkpoint is lost, no wrong one is taken, and the weights at the
+end are those of a run that was never killed.
+
+usage: kill_test.py SOURCE_DIR BUILD_DIR [KILLS]        KILLS: 6 by default
+"""
+import json
+import pathlib
+import random
+import struct
+import subprocess
+import sys
+import tempfile
+import time
+
+source, build = map(pathlib.Path, sys.argv[1:3])
+wanted = int(sys.argv[3]) if len(sys.argv) > 3 else 6
+program = build / "bin" / "dapt"
+STEPS = 40
+
+
+def write_model(folder):
+    """A Llama of two layers with random fp32 weights and GPT-NeoX's small tokenizer."""
+    hidden, inner, layers, vocabulary = 64, 128, 2, 1024
+    config = {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "vocab_size": vocabulary, "hidden_size": hidden, "intermediate_size": inner, "num_hidden_layers": layers,
+              "num_attention_heads": 4, "num_key_value_heads": 2, "tie_word_embeddings": True, "torch_dtype": "float32"}
+    shapes = {"model.embed_tokens.weight": [vocabulary, hidden], "model.norm.weight": [hidden]}
+    for i in range(layers):
+        at = f"model.layers.{i}."
+        shapes |= {at + "self_attn.q_proj.weight": [hidden, hidden], at + "self_attn.k_proj.weight": [hidden // 2, hidden], at + "self_attn.v_proj.weight": [hidden // 2, hidden],
+                   at + "self_attn.o_proj.weight": [hidden, hidden], at + "mlp.gate_proj.weight": [inner, hidden], at + "mlp.up_proj.weight": [inner, hidden],
+                   at + "mlp.down_proj.weight": [hidden, inner], at + "input_layernorm.weight": [hidden], at + "post_attention_layernorm.weight": [hidden]}
+    draw, header, data = random.Random(1), {}, b""
+    for name, shape in shapes.items():
+        count = shape[0] * (shape[1] if len(shape) > 1 else 1)
+        values = [1.0] * count if "norm" in name else [draw.gauss(0, 0.1) for _ in range(count)]
+        header[name] = {"dtype": "F32", "shape": shape, "data_offsets": [len(data), len(data) + 4 * count]}
+        data += struct.pack(f"<{count}f", *values)
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    (folder / "model.safetensors").write_bytes(struct.pack("<Q", len(text)) + text + data)
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "tokenizer.json").write_bytes((source / "tests/parity/text/gpt_neox.tokenizer.json").read_bytes())
+    (folder / "tokenizer_config.json").write_text('{"eos_token": "<|endoftext|>"}')
+
+
+def complete(out):
+    return sorted(folder.name for folder in (out / "checkpoints").glob("step-*") if (folder / "checkpoint.json").exists())
+
+
+with tempfile.TemporaryDirectory() as name:
+    work = pathlib.Path(name)
+    (work / "model").mkdir()
+    write_model(work / "model")
+    (work / "pages.jsonl").write_text("".join(json.dumps({"work": "w", "page": i, "text": f"Page {i} tells how dpkg unpacks package {i * i}. " * 20}) + "\n" for i in range(40)))
+
+    def train(out, *options):
+        command = [program, "train", "--model", work / "model", "--pages", work / "pages.jsonl", "--max-length", 64, "--batch-size", 2, "--dtype", "fp32", "--threads", 1, "--adapter", "full",
+                   "--optimizer", "galore-adamw", "--galore-rank", 8, "--update-proj-gap", 7, "--lr", "1e-3", "--max-steps", STEPS, "--checkpoint-steps", 1, "--out", work / out, *options]
+        return subprocess.Popen(list(map(str, command)), stdout=subprocess.DEVNULL, stderr=open(work / "messages", "w"))
+
+    def weights(out):
+        return (work / out / "model" / "model.safetensors").read_bytes()
+
+    started = time.monotonic()
+    assert train("whole").wait() == 0, (work / "messages").read_text()
+    whole = time.monotonic() - started
+    draw, kills, while_saving, runs = random.Random(2), 0, 0, 0
+    while kills < wanted:
+        runs += 1
+        out, before = f"run{runs}", []
+        while True:
+            process = train(out, "--resume")
+            try:
+                code = process.wait(timeout=draw.uniform(0.2, 1.2) * whole)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+                kills += 1
+                while_saving += any((work / out / "checkpoints").glob(".step-*.tmp"))
+                now = complete(work / out)
+                assert not before or (now and now[-1] >= before[-1]), f"a complete checkpoint was lost: {before} became {now}"
+                before = now
+                continue
+            assert code == 0, (work / "messages").read_text()
+            break
+        assert weights(out) == weights("whole"), f"{out} does not end with the weights of the run that was not killed"
+    print(f"{kills} kills in {runs} runs of {STEPS} steps, {while_saving} of them while a checkpoint was being written; weights equal each time")
