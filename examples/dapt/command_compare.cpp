@@ -41,7 +41,7 @@ dapt::ReportTable filter_table(const dapt::FilterSummary& filter) {
 
 dapt::ReportOptions report_options(const Run& prepared, const Evaluation& evaluation) {
   dapt::ReportOptions options{.group = evaluation.groups(), .item_text = evaluation.item_texts()};
-  if (prepared.kept.filter) options.tables.push_back(filter_table(*prepared.kept.filter));
+  if (prepared.corpus.filter) options.tables.push_back(filter_table(*prepared.corpus.filter));
   return options;
 }
 

@@ -1,5 +1,5 @@
-// dapt filter: scores pages, drops the low ones, and says what was kept.
-#include <fstream>
+// dapt filter: finds copies and contaminated pages, scores pages, drops the low ones, and says what was found and kept. It does not hold the pages.
+#include <cmath>
 #include <iostream>
 #include <memory>
 #include <optional>
@@ -9,6 +9,7 @@
 
 #include "commands.hpp"
 #include "corpus.hpp"
+#include "interrupt.hpp"
 #include "options.hpp"
 
 namespace dapt_program {
@@ -17,22 +18,34 @@ namespace {
 void filter(const RunOptions& run) {
   std::optional<dapt::AnyTokenizer> tokenizer;
   if (!run.models.empty()) tokenizer = dapt::load_tokenizer(run.models.front());
-  const KeptPages kept = read_and_filter(run.pages, tokenizer ? &*tokenizer : nullptr, run.threads);
-  print_summary(std::cerr, kept);
-  if (!run.out.empty()) write_pages(run.out, kept.pages);
+  std::optional<PageWriter> out;
+  if (!run.out.empty()) out.emplace(run.out, run.threads);
+  const CorpusReport report = filter_corpus(run.pages, evaluation_items(run.tasks), tokenizer ? &*tokenizer : nullptr, run.threads, [&](const dapt::Page& page) {
+    dapt::require(!stop_requested, "filter: stopped; nothing was written");
+    if (out) out->add(page);
+  });
+  if (out) out->commit();
+  print_summary(std::cerr, report);
+  if (!report.filter) return;
+  print_histogram(std::cerr, report.filter->scores, report.filter->min_score);
+  if (std::isfinite(report.filter->min_score)) std::cerr << report.filter->threshold_pages;
+  else std::cerr << "no threshold is set: give --min-score and --out\n";
 }
 
 }  // namespace
 
 void add_filter(CLI::App& app) {
   auto run = std::make_shared<RunOptions>();
-  CLI::App* command = app.add_subcommand("filter", "Score pages, drop the low ones, and say how many pages, characters and tokens were kept and dropped.");
+  CLI::App* command = app.add_subcommand("filter", "Find copies and contaminated pages, score pages, drop the low ones, and say what was found, kept and dropped.");
   command->add_option("--model", run->models, "Hugging Face folder whose tokenizer counts the tokens exactly")->expected(1);
   command->add_option("--threads", run->threads, "CPU threads (0: all cores)")->check(CLI::NonNegativeNumber);
   add_page_options(*command, run->pages);
-  command->add_option("--out", run->out, "the kept pages with their scores, as JSON lines");
+  add_item_options(*command, run->tasks);
+  command->add_option("--write-scores", run->pages.write_scores, "file for the scores of all pages, for --scores");
+  command->add_option("--show", run->pages.shown, "pages just above and just below the threshold that are printed, each")->check(CLI::NonNegativeNumber)->capture_default_str();
+  command->add_option("--out", run->out, "the kept pages with their scores, as JSON lines; without it nothing is written, and no threshold is needed");
   command->callback([run] {
-    dapt::require(run->pages.scorer != "none", "filter: nothing to filter by; give --scorer field, terms, ngram or lm");
+    run->pages.look_only = run->out.empty();
     filter(*run);
   });
 }

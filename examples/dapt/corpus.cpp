@@ -1,19 +1,101 @@
 #include "corpus.hpp"
 
-#include <fstream>
+#include <cmath>
+#include <limits>
+#include <memory>
 #include <ostream>
+#include <sstream>
 
 #include <nlohmann/json.hpp>
 #include <range/v3/range/conversion.hpp>
 
 #include <dapt/core/error.hpp>
 #include <dapt/core/hash.hpp>
+#include <dapt/data/find_duplicates.hpp>
 #include <dapt/data/page_labels.hpp>
+#include <dapt/data/parallel_for.hpp>
+#include <dapt/data/score_file.hpp>
+#include <dapt/data/score_pages.hpp>
 #include <dapt/data/tokenize.hpp>
+#include <dapt/metrics/question_set.hpp>
 
 #include "page_scorers.hpp"
 
 namespace dapt_program {
+namespace {
+
+/// "pages.jsonl:12 (policy, page 3)"
+std::string place(const dapt::Page& page) { return page.source + " (" + page.work + ", page " + std::to_string(page.page) + ")"; }
+
+nlohmann::ordered_json place_json(const dapt::Page& page) { return {{"work", page.work}, {"page", page.page}, {"source", page.source}}; }
+
+/// Copies and overlaps: each as a JSON line of a file, where one is wanted, and the first of each kind for the screen.
+class Findings {
+ public:
+  explicit Findings(const fs::path& file) {
+    if (!file.empty()) file_.emplace(file);
+  }
+
+  void add(const dapt::Page& copy, const dapt::Page& original, const dapt::Duplicate& duplicate) {
+    std::ostringstream text;
+    text << place(copy) << " is a copy of " << place(original);
+    if (!duplicate.exact) text << ", " << duplicate.jaccard << " alike";
+    add(copies_, text.str());
+    nlohmann::ordered_json line = place_json(copy);
+    line.update({{"found", "copy"}, {"of", place_json(original)}, {"jaccard", duplicate.jaccard}, {"exact", duplicate.exact}});
+    write(line);
+  }
+  void add(const dapt::Page& page, const dapt::EvaluationItem& item, double share) {
+    std::ostringstream text;
+    text << item.id << " stands in " << place(page) << ": " << 100 * share << " % of it";
+    add(overlaps_, text.str());
+    nlohmann::ordered_json line = place_json(page);
+    line.update({{"found", "evaluation item"}, {"item", item.id}, {"share", share}});
+    write(line);
+  }
+
+  std::vector<std::string> finish() {
+    if (file_) file_->commit();
+    std::vector<std::string> texts = copies_;
+    texts.insert(texts.end(), overlaps_.begin(), overlaps_.end());
+    return texts;
+  }
+
+ private:
+  static void add(std::vector<std::string>& texts, std::string text) {
+    constexpr std::size_t shown = 5;
+    if (texts.size() < shown) texts.push_back(std::move(text));
+  }
+  void write(const nlohmann::ordered_json& line) {
+    if (file_) file_->write(line.dump() + '\n');
+  }
+
+  std::optional<dapt::AtomicFile> file_;
+  std::vector<std::string> copies_, overlaps_;
+};
+
+/// Options that exclude each other, or that nothing would come of.
+void check_options(const PageOptions& options, const std::vector<dapt::EvaluationItem>& items) {
+  dapt::require(options.contamination != "drop" || !items.empty(), "--contamination drop has no effect without --qa or --cloze");
+  dapt::require(options.findings.empty() || options.duplicates != "off" || (options.contamination != "off" && !items.empty()),
+                "--findings has no effect: neither copies nor evaluation items are searched for");
+  dapt::require(options.scores.empty() || options.scorer == "none", "--scores and --scorer are two sources of a page's score; give one");
+  dapt::require(options.scores.empty() || options.write_scores.empty(), "--write-scores has no effect with --scores");
+  const std::pair<bool, const char*> need_scores[] = {{options.min_score.has_value(), "--min-score"}, {!options.labels.empty(), "--labels"}, {!options.write_scores.empty(), "--write-scores"}};
+  for (const auto& [given, name] : need_scores) dapt::require(!given || options.scorer != "none" || !options.scores.empty(), name, " has no effect with --scorer none");
+}
+
+dapt::FilterOptions filter_options(const PageOptions& options, std::optional<double> rule, const dapt::AnyTokenizer* tokenizer, int threads) {
+  const auto min_score = options.min_score ? options.min_score : rule;
+  dapt::require(min_score || options.look_only, options.scorer == "none" ? "--scores" : "--scorer " + options.scorer, " needs --min-score");
+  dapt::FilterOptions filter{.min_score = min_score.value_or(-std::numeric_limits<double>::infinity()), .shown = options.shown, .scorer = options.scorer, .threads = threads};
+  if (tokenizer != nullptr) {
+    filter.count_tokens = [tokenizer](std::string_view text) { return std::ssize(tokenizer->encode(text, dapt::SpecialText::as_text)); };
+  }
+  return filter;
+}
+
+}  // namespace
 
 dapt::BadInput bad_input(const PageOptions& options) {
   if (options.on_bad_input == "skip") return dapt::BadInput::skip;
@@ -26,66 +108,129 @@ std::vector<dapt::Page> read_all_pages(const PageOptions& options) {
   return pages;
 }
 
-void write_pages(const fs::path& file, const std::vector<dapt::Page>& pages) {
-  std::ofstream stream(file, std::ios::binary);
-  dapt::require(stream.is_open(), file.string(), ": cannot be written");
-  for (const dapt::Page& page : pages) {
-    nlohmann::ordered_json line{{"work", page.work}, {"page", page.page}, {"text", page.text}};
-    if (page.score) line["score"] = *page.score;
-    stream << line.dump() << '\n';
-  }
-  stream.flush();
-  dapt::require(stream.good(), file.string(), ": could not be written to its end");
+std::vector<dapt::EvaluationItem> evaluation_items(const TaskOptions& tasks) {
+  std::vector<dapt::EvaluationItem> items;
+  if (!tasks.qa.empty())
+    for (const dapt::Question& question : dapt::read_questions(tasks.qa)) items.push_back({tasks.qa.filename().string() + " " + question.id, question.question});
+  if (!tasks.cloze.empty())
+    for (const dapt::ClozeItem& item : dapt::read_cloze(tasks.cloze)) items.push_back({tasks.cloze.filename().string() + " " + item.id, item.sentence_with(item.answer)});
+  return items;
 }
 
-KeptPages read_and_filter(const PageOptions& options, const dapt::AnyTokenizer* tokenizer, int threads) {
-  KeptPages kept;
-  auto reader = dapt::read_pages(options.pages, {.policy = bad_input(options), .threads = threads});
-  kept.pages = reader | ranges::to<std::vector>();
-  kept.read = reader.source().summary();
-  dapt::require(!kept.pages.empty(), options.pages.string(), ": no page with text in it");
-  if (options.scorer == "none") {
-    dapt::require(!options.min_score, "--min-score has no effect with --scorer none");
-    dapt::require(options.labels.empty(), "--labels has no effect with --scorer none");
-    return kept;
+CorpusReport filter_corpus(const PageOptions& options, const std::vector<dapt::EvaluationItem>& items, const dapt::AnyTokenizer* tokenizer, int threads,
+                           const std::function<void(const dapt::Page&)>& take) {
+  check_options(options, items);
+  Findings findings(options.findings);  // files that cannot be written are told before the work
+  std::optional<dapt::AtomicFile> score_file;
+  if (!options.write_scores.empty()) score_file.emplace(options.write_scores);
+
+  const auto read = [&] { return dapt::read_pages(options.pages, {.policy = bad_input(options), .threads = threads}); };
+  std::optional<dapt::Duplicates> duplicates;
+  if (options.duplicates != "off") duplicates = dapt::find_duplicates(read, {.threads = threads});
+  std::optional<dapt::OverlapFinder> overlap;
+  if (options.contamination != "off" && !items.empty()) overlap.emplace(items);
+  const auto fate = [](const std::string& option) { return option == "drop" ? dapt::Found::drop : dapt::Found::report; };
+  dapt::ScreenOptions screen{.duplicates = duplicates ? &*duplicates : nullptr,
+                             .on_duplicate = fate(options.duplicates),
+                             .overlap = overlap ? &*overlap : nullptr,
+                             .on_overlap = fate(options.contamination),
+                             .threads = threads};
+
+  ChosenScorer scorer = choose_scorer(options, [&](std::size_t max_bytes) { return dapt::sample_pages(read() | dapt::screen_pages(screen), max_bytes); }, threads);
+  std::shared_ptr<dapt::ScoreReader> stored;
+  if (!options.scores.empty()) {
+    stored = std::make_shared<dapt::ScoreReader>(options.scores);
+    scorer.min_score = stored->header().min_score;
   }
 
-  const ScoredPages scored = score_pages(options, std::move(kept.pages), threads);
-  kept.notes = scored.notes;
+  CorpusReport report;
+  if (!scorer.note.empty()) report.notes.push_back(scorer.note);
+  screen.tell_duplicate = [&](const auto& copy, const auto& original, const auto& duplicate) { findings.add(copy, original, duplicate); };
+  screen.tell_overlap = [&](const auto& page, const auto& item, double share) { findings.add(page, item, share); };
+  const auto reader = read();
+  const auto pages = reader | dapt::screen_pages(screen, &report.screen);
+
   dapt::PageLabels labels;
   if (!options.labels.empty()) labels = dapt::read_page_labels(options.labels);
-  dapt::FilterOptions filter{.min_score = options.min_score.value_or(scored.min_score), .scorer = options.scorer, .labels = labels.empty() ? nullptr : &labels, .threads = threads};
-  if (tokenizer != nullptr) {
-    filter.count_tokens = [tokenizer](std::string_view text) { return std::ssize(tokenizer->encode(text, dapt::SpecialText::as_text)); };
+  const auto take_filtered = [&](auto&& scored) {
+    dapt::FilterOptions filter = filter_options(options, scorer.min_score, tokenizer, threads);
+    if (stored) filter.scorer = stored->header().scorer + " of " + options.scores.string();
+    if (!labels.empty()) filter.labels = &labels;
+    for (const dapt::Page& page : scored | dapt::filter_pages(filter, &report.filter.emplace())) take(page);
+  };
+  if (stored) {
+    take_filtered(pages | dapt::stored_scores(stored));
+  } else if (score_file) {
+    const auto write = [&](std::string_view text) { score_file->write(text); };
+    take_filtered(pages | dapt::score_pages(scorer) | dapt::record_scores({options.scorer, scorer.min_score}, write, [&] { score_file->commit(); }));
+  } else if (scorer.scores) {
+    take_filtered(pages | dapt::score_pages(scorer));
+  } else {
+    for (const dapt::Page& page : pages) take(page);
   }
-  kept.filter.emplace();
-  kept.pages = scored.pages | dapt::filter_pages(filter, &*kept.filter) | ranges::to<std::vector>();
+  report.read = reader.source().summary();
+  dapt::require(report.read.pages > 0, options.pages.string(), ": no page with text in it");
+  report.findings = findings.finish();
+  return report;
+}
+
+KeptPages read_and_filter(const PageOptions& options, const std::vector<dapt::EvaluationItem>& items, const dapt::AnyTokenizer* tokenizer, int threads) {
+  KeptPages kept;
+  kept.report = filter_corpus(options, items, tokenizer, threads, [&](const dapt::Page& page) { kept.pages.push_back(page); });
   return kept;
 }
 
-void print_summary(std::ostream& out, const KeptPages& kept) {
-  out << "read: " << kept.read.pages << " pages, " << kept.read.bytes << " bytes";
-  const std::pair<const char*, std::int64_t> skipped[] = {{"empty", kept.read.empty_pages},
-                                                          {"skipped for their encoding", kept.read.skipped_encoding},
-                                                          {"skipped for their JSON", kept.read.skipped_json},
-                                                          {"skipped for their fields", kept.read.skipped_fields},
-                                                          {"skipped for their length", kept.read.skipped_length},
-                                                          {"mended with U+FFFD", kept.read.replaced_pages}};
+void PageWriter::add(const dapt::Page& page) {
+  constexpr std::size_t pages_at_once = 256;
+  pages_.push_back(page);
+  if (pages_.size() == pages_at_once) write();
+}
+
+void PageWriter::write() {
+  std::vector<std::string> lines(pages_.size());
+  dapt::parallel_for(std::ssize(pages_), threads_, [&](std::int64_t i) {
+    const dapt::Page& page = pages_[i];
+    nlohmann::ordered_json line{{"work", page.work}, {"page", page.page}, {"text", page.text}};
+    if (page.score) line["score"] = *page.score;
+    lines[i] = line.dump() + '\n';
+  });
+  for (const std::string& line : lines) file_.write(line);
+  pages_.clear();
+}
+
+void PageWriter::commit() {
+  write();
+  file_.commit();
+}
+
+void print_summary(std::ostream& out, const CorpusReport& report) {
+  out << "read: " << report.read.pages << " pages, " << report.read.bytes << " bytes";
+  const std::pair<const char*, std::int64_t> skipped[] = {{"empty", report.read.empty_pages},
+                                                          {"skipped for their encoding", report.read.skipped_encoding},
+                                                          {"skipped for their JSON", report.read.skipped_json},
+                                                          {"skipped for their fields", report.read.skipped_fields},
+                                                          {"skipped for their length", report.read.skipped_length},
+                                                          {"mended with U+FFFD", report.read.replaced_pages}};
   for (const auto& [what, count] : skipped)
     if (count > 0) out << ", " << count << ' ' << what;
   out << '\n';
-  for (const std::string& note : kept.notes) out << "  " << note << '\n';
-  if (kept.filter) out << *kept.filter;
+  out << report.screen;
+  for (const std::string& finding : report.findings) out << "  " << finding << '\n';
+  for (const std::string& note : report.notes) out << "  " << note << '\n';
+  if (report.filter && std::isfinite(report.filter->min_score)) out << *report.filter;
   out.flush();
 }
 
-void describe(dapt::RunHeader& header, const KeptPages& kept) {
-  header.add("pages read", std::to_string(kept.read.pages));
-  if (!kept.filter) {
+void describe(dapt::RunHeader& header, const CorpusReport& report) {
+  header.add("pages read", std::to_string(report.read.pages));
+  std::stringstream screen;
+  screen << report.screen;
+  for (std::string line; std::getline(screen, line);) header.add(line.substr(0, line.find(':')), line.substr(line.find(':') + 2));
+  if (!report.filter) {
     header.add("page filter", "none");
     return;
   }
-  const dapt::FilterSummary& filter = *kept.filter;
+  const dapt::FilterSummary& filter = *report.filter;
   const auto count = [&](const char* name, const dapt::PageCount& part) {
     header.add(name, std::to_string(part.pages) + " pages, " + std::to_string(part.characters) + " characters, " + std::to_string(part.tokens) + " tokens (" +
                          std::to_string(part.estimated_tokens()) + " at two characters each)");

@@ -1,14 +1,20 @@
-// The pages of one run: read, scored, filtered, split into training and held-out ones.
+// The pages of one run: read, searched for copies and for evaluation items, scored, filtered, split into training and held-out ones.
 #pragma once
 
+#include <functional>
 #include <iosfwd>
 #include <optional>
+#include <string>
+#include <utility>
 #include <vector>
 
 #include <dapt/core/run_result.hpp>
 #include <dapt/data/filter_pages.hpp>
+#include <dapt/data/find_overlap.hpp>
 #include <dapt/data/pack.hpp>
 #include <dapt/data/read_pages.hpp>
+#include <dapt/data/screen_pages.hpp>
+#include <dapt/io/atomic_file.hpp>
 #include <dapt/text/tokenizer.hpp>
 
 #include "options.hpp"
@@ -20,23 +26,49 @@ dapt::BadInput bad_input(const PageOptions& options);
 /// All pages of a file or folder, unfiltered.
 std::vector<dapt::Page> read_all_pages(const PageOptions& options);
 
-/// Writes pages as JSON lines that read_pages reads.
-void write_pages(const fs::path& file, const std::vector<dapt::Page>& pages);
+/// The questions and cloze sentences of a task, the sentences with their answers.
+std::vector<dapt::EvaluationItem> evaluation_items(const TaskOptions& tasks);
 
-/// What the filter kept, and what it says of itself. Without a scorer all pages are kept and there is no filter summary.
-struct KeptPages {
-  std::vector<dapt::Page> pages;
+/// What became of the pages of a corpus.
+struct CorpusReport {
   dapt::ReadSummary read;
-  std::optional<dapt::FilterSummary> filter;
-  std::vector<std::string> notes;  // how the scorer came to its scores, for a person to read
+  dapt::ScreenSummary screen;
+  std::optional<dapt::FilterSummary> filter;  // where there is a scorer
+  std::vector<std::string> notes;             // how the scorer came to its scores, for a person to read
+  std::vector<std::string> findings;          // the first copies and overlaps, for a person to read
 };
 
-/// Reads, scores and filters. `tokenizer` may be null; with it the summary counts tokens exactly.
-KeptPages read_and_filter(const PageOptions& options, const dapt::AnyTokenizer* tokenizer, int threads);
+/// Reads the pages, as often as copies and scorer need, and hands each that is kept to `take`. Does not hold the pages. `tokenizer` may be null; with it the
+/// report counts tokens exactly.
+CorpusReport filter_corpus(const PageOptions& options, const std::vector<dapt::EvaluationItem>& items, const dapt::AnyTokenizer* tokenizer, int threads,
+                           const std::function<void(const dapt::Page&)>& take);
+
+struct KeptPages {
+  std::vector<dapt::Page> pages;
+  CorpusReport report;
+};
+
+/// The same, for a run that holds its pages.
+KeptPages read_and_filter(const PageOptions& options, const std::vector<dapt::EvaluationItem>& items, const dapt::AnyTokenizer* tokenizer, int threads);
 
 /// Tells what was read and kept, also in the header of a run.
-void print_summary(std::ostream& out, const KeptPages& kept);
-void describe(dapt::RunHeader& header, const KeptPages& kept);
+void print_summary(std::ostream& out, const CorpusReport& report);
+void describe(dapt::RunHeader& header, const CorpusReport& report);
+
+/// Writes pages as JSON lines that read_pages reads. The file appears when all of it is written.
+class PageWriter {
+ public:
+  PageWriter(const fs::path& file, int threads) : file_(file), threads_(threads) {}
+  void add(const dapt::Page& page);
+  void commit();
+
+ private:
+  void write();
+
+  dapt::AtomicFile file_;
+  int threads_;
+  std::vector<dapt::Page> pages_;
+};
 
 /// Pages whose hash of work and number falls below `share` are held out: the same ones whatever else is in the corpus.
 std::pair<std::vector<dapt::Page>, std::vector<dapt::Page>> split_held_out(std::vector<dapt::Page> pages, double share);

@@ -77,17 +77,30 @@ void add_page_options(CLI::App& app, PageOptions& pages) {
   app.add_option("--domain-model", pages.domain_model, "HF folder, scorer lm");
   app.add_option("--general-model", pages.general_model, "HF folder, scorer lm");
   app.add_option("--labels", pages.labels, "JSON lines with work, page, domain: prints the filter's precision and recall, changes nothing");
+  app.add_option("--fit-mib", pages.fit_mib, "MiB of text, at the most, that scorer ngram is fitted to: of a larger corpus a sample (default: 64)")->check(CLI::PositiveNumber);
+  app.add_option("--scores", pages.scores, "scores that filter --write-scores wrote of these pages, in place of --scorer")->check(CLI::ExistingFile);
+  app.add_option("--duplicates", pages.duplicates, "pages that are copies of earlier ones, exact or near: report, drop, off")
+      ->check(CLI::IsMember({"report", "drop", "off"}))
+      ->capture_default_str();
+  app.add_option("--contamination", pages.contamination, "pages that hold a question of --qa or a sentence of --cloze: report, drop, off")
+      ->check(CLI::IsMember({"report", "drop", "off"}))
+      ->capture_default_str();
+  app.add_option("--findings", pages.findings, "file for the copies and contaminated pages that were found, as JSON lines");
+}
+
+void add_item_options(CLI::App& app, TaskOptions& tasks) {
+  app.add_option("--qa", tasks.qa, "JSON lines with id, question, answers");
+  app.add_option("--cloze", tasks.cloze, "JSON lines with id, sentence with {word}, answer, candidates");
 }
 
 void add_task_options(CLI::App& app, TaskOptions& tasks) {
-  app.add_option("--qa", tasks.qa, "JSON lines with id, question, answers");
+  add_item_options(app, tasks);
   app.add_option("--fewshot", tasks.fewshot, "exemplars of the questions, same format");
   app.add_option("--stop", tasks.stops, "an answer ends before the first of these texts; repeatable (default: \\n)");
   app.add_option("--exemplar-layout", tasks.exemplar_layout, "of an exemplar (default: Question: {question}\\nAnswer: {answer}\\n\\n)");
   app.add_option("--question-layout", tasks.question_layout, "of the question (default: Question: {question}\\nAnswer:)");
   app.add_option("--normalisation", tasks.normalisation, "of answers before they are compared: none, or a list of strip, collapse_spaces, casefold, nfkc, remove_japanese_punctuation (default: strip,casefold)");
   app.add_flag("--one-by-one", tasks.one_by_one, "score each prompt and sentence alone instead of in batches: for numbers that no other item touches");
-  app.add_option("--cloze", tasks.cloze, "JSON lines with id, sentence with {word}, answer, candidates");
   app.add_option("--start-token", tasks.start_token, "token before each cloze sentence (default: BOS where the tokenizer adds it, else end of document)");
 }
 

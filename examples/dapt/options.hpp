@@ -22,6 +22,13 @@ struct PageOptions {
   std::vector<fs::path> terms;           // files of domain terms, one a line; also qa.jsonl or cloze.jsonl, whose answers they are
   fs::path domain_model, general_model;  // of scorer lm
   fs::path labels;                       // for scoring the filter only
+  std::optional<std::int64_t> fit_mib;   // text that scorer ngram is fitted to, at the most; absent: 64
+  fs::path scores, write_scores;         // files of scores: used in place of a scorer, and written by one
+  std::string duplicates = "report";     // report | drop | off
+  std::string contamination = "report";  // report | drop | off: pages that hold evaluation items, where these are named
+  fs::path findings;                     // the file that copies and overlaps are written to
+  std::int64_t shown = 2;                // pages on each side of the threshold that `filter` prints
+  bool look_only = false;                // `filter` without --out: no threshold is needed to look at the scores
 };
 
 /// The three files that judge a model.
@@ -116,6 +123,7 @@ struct RunOptions {
 void add_setting_options(CLI::App& app, SettingOptions& setting);
 void add_reading_options(CLI::App& app, PageOptions& pages);  // --pages, --on-bad-input
 void add_page_options(CLI::App& app, PageOptions& pages);     // and the filter's
+void add_item_options(CLI::App& app, TaskOptions& tasks);      // --qa, --cloze
 void add_task_options(CLI::App& app, TaskOptions& tasks);
 std::vector<CLI::Option*> add_packing_options(CLI::App& app, PackingOptions& packing);
 /// `several_models`: --model may be given more than once.

@@ -1,12 +1,13 @@
 #include "page_scorers.hpp"
 
 #include <algorithm>
-
-#include <range/v3/range/conversion.hpp>
+#include <initializer_list>
+#include <memory>
+#include <string_view>
+#include <utility>
 
 #include <dapt/core/error.hpp>
 #include <dapt/data/default_filter.hpp>
-#include <dapt/data/score_pages.hpp>
 #include <dapt/data/scorers/field_scorer.hpp>
 #include <dapt/data/scorers/lm_cross_entropy_scorer.hpp>
 #include <dapt/data/scorers/term_density_scorer.hpp>
@@ -17,42 +18,65 @@
 namespace dapt_program {
 namespace {
 
+/// Options that only some scorers read are refused with the others.
+void check_scorer_options(const PageOptions& options) {
+  const auto only_with = [&](std::initializer_list<std::string_view> scorers, bool given, const char* option) {
+    dapt::require(!given || std::find(scorers.begin(), scorers.end(), options.scorer) != scorers.end(), option, " has no effect with --scorer ", options.scorer);
+  };
+  only_with({"terms", "ngram"}, !options.terms.empty(), "--terms");
+  only_with({"ngram"}, options.fit_mib.has_value(), "--fit-mib");
+  only_with({"lm"}, !options.domain_model.empty(), "--domain-model");
+  only_with({"lm"}, !options.general_model.empty(), "--general-model");
+}
+
 template <dapt::PageScorer Scorer>
-std::vector<dapt::Page> scored(const std::vector<dapt::Page>& pages, const Scorer& scorer) {
-  return pages | dapt::score_pages(scorer) | ranges::to<std::vector>();
+ChosenScorer chosen(Scorer scorer) {
+  return {.scores = [scorer = std::move(scorer)](std::span<const dapt::Page> pages) { return scorer.score(pages); }};
 }
 
-/// Scores that have no natural zero: the user names the threshold.
-double named_threshold(const PageOptions& options) {
-  dapt::require(options.min_score.has_value(), "--scorer ", options.scorer, " needs --min-score");
-  return *options.min_score;
-}
-
-std::vector<dapt::Page> scored_by_models(const PageOptions& options, const std::vector<dapt::Page>& pages) {
+ChosenScorer scorer_of_models(const PageOptions& options) {
   dapt::require(!options.domain_model.empty() && !options.general_model.empty(), "--scorer lm needs --domain-model and --general-model");
-  const dapt::AnyTokenizer tokenizer = dapt::load_tokenizer(options.domain_model);
-  dapt::Llama domain = dapt::load_llama(options.domain_model, at::kBFloat16), general = dapt::load_llama(options.general_model, at::kBFloat16);
-  const dapt::SpecialTokens& special = tokenizer.special_tokens();
-  return scored(pages, dapt::LmCrossEntropyScorer(domain, general, tokenizer, {.start = special.adds_bos ? special.bos : special.end_of_document}));
+  struct Models {
+    explicit Models(const PageOptions& options)
+        : tokenizer(dapt::load_tokenizer(options.domain_model)),
+          domain(dapt::load_llama(options.domain_model, at::kBFloat16)),
+          general(dapt::load_llama(options.general_model, at::kBFloat16)),
+          scorer(domain, general, tokenizer, {.start = tokenizer.special_tokens().adds_bos ? tokenizer.special_tokens().bos : tokenizer.special_tokens().end_of_document}) {}
+    dapt::AnyTokenizer tokenizer;
+    dapt::Llama domain, general;
+    dapt::LmCrossEntropyScorer<dapt::Llama, dapt::Llama, dapt::AnyTokenizer> scorer;  // refers to the others
+  };
+  const auto models = std::make_shared<Models>(options);
+  return {.scores = [models](std::span<const dapt::Page> pages) { return models->scorer.score(pages); }, .min_score = 0};
+}
+
+dapt::Terms terms_of(const PageOptions& options) {
+  dapt::require(!options.terms.empty(), "--scorer ", options.scorer, " needs --terms");
+  return dapt::read_terms(options.terms);
+}
+
+ChosenScorer scorer_from_terms(const PageOptions& options, const std::function<dapt::PageSample(std::size_t)>& sample_pages, int threads) {
+  const dapt::Terms terms = terms_of(options);
+  const dapt::PageSample sample = sample_pages(static_cast<std::size_t>(options.fit_mib.value_or(64)) << 20);
+  const dapt::DefaultFilter filter = dapt::default_filter(sample.pages, terms, {.ngram = {.threads = threads}});
+  ChosenScorer scorer = chosen(filter.scorer);
+  scorer.min_score = filter.min_score;
+  scorer.note = "n-gram cross-entropy difference from " + std::to_string(filter.seed_pages) + " seed pages with one of " + std::to_string(terms.list().size()) +
+                " terms, settled after " + std::to_string(filter.scorer.refits()) + " refits";
+  if (!sample.whole()) scorer.note += "; fitted to " + std::to_string(sample.pages.size()) + " of " + std::to_string(sample.read) + " pages (--fit-mib)";
+  return scorer;
 }
 
 }  // namespace
 
-ScoredPages score_pages(const PageOptions& options, std::vector<dapt::Page> pages, int threads) {
-  const bool uses_terms = options.scorer == "terms" || options.scorer == "ngram";
-  dapt::require(uses_terms || options.terms.empty(), "--terms has no effect with --scorer ", options.scorer);
-  dapt::require(!uses_terms || !options.terms.empty(), "--scorer ", options.scorer, " needs --terms");
-  dapt::require(options.scorer == "lm" || (options.domain_model.empty() && options.general_model.empty()), "--domain-model and --general-model have no effect with --scorer ",
-                options.scorer);
-  if (options.scorer == "field") return {scored(pages, dapt::FieldScorer()), named_threshold(options), {}};
-  if (options.scorer == "terms") return {scored(pages, dapt::TermDensityScorer(dapt::read_terms(options.terms), threads)), named_threshold(options), {}};
-  if (options.scorer == "lm") return {scored_by_models(options, pages), options.min_score.value_or(0), {}};
-
-  const dapt::Terms terms = dapt::read_terms(options.terms);
-  const dapt::DefaultFilter filter = dapt::default_filter(pages, terms, {.ngram = {.threads = threads}});
-  const std::string note = "n-gram cross-entropy difference from " + std::to_string(filter.seed_pages) + " seed pages with one of " + std::to_string(terms.list().size()) +
-                           " terms, settled after " + std::to_string(filter.scorer.refits()) + " refits";
-  return {scored(pages, filter.scorer), filter.min_score, {note}};
+ChosenScorer choose_scorer(const PageOptions& options, const std::function<dapt::PageSample(std::size_t)>& sample, int threads) {
+  check_scorer_options(options);
+  if (options.scorer == "none") return {};
+  if (options.scorer == "field") return chosen(dapt::FieldScorer());
+  if (options.scorer == "terms") return chosen(dapt::TermDensityScorer(terms_of(options), threads));
+  if (options.scorer == "ngram") return scorer_from_terms(options, sample, threads);
+  if (options.scorer == "lm") return scorer_of_models(options);
+  dapt::fail("--scorer ", options.scorer, " is not known");
 }
 
 }  // namespace dapt_program

@@ -1,21 +1,34 @@
 // The page scorers that the command line can name.
 #pragma once
 
+#include <functional>
+#include <optional>
+#include <span>
 #include <string>
+#include <string_view>
 #include <vector>
 
+#include <dapt/concepts/page_scorer.hpp>
 #include <dapt/core/page.hpp>
+#include <dapt/data/default_filter.hpp>
 
 #include "options.hpp"
 
 namespace dapt_program {
 
-struct ScoredPages {
-  std::vector<dapt::Page> pages;
-  double min_score = 0;            // the scorer's own rule, or what the user named
-  std::vector<std::string> notes;  // how the scores came about, for a person to read
-};
+/// Any scorer: which one it is, is known when the program runs.
+struct ChosenScorer {
+  static constexpr std::string_view name = "of --scorer";
 
-ScoredPages score_pages(const PageOptions& options, std::vector<dapt::Page> pages, int threads);
+  std::function<std::vector<double>(std::span<const dapt::Page>)> scores;
+  std::optional<double> min_score = {};  // the scorer's own rule, where it has one
+  std::string note = {};                 // how it was made, for a person to read
+
+  std::vector<double> score(std::span<const dapt::Page> pages) const { return scores(pages); }
+};
+static_assert(dapt::check_page_scorer<ChosenScorer>());
+
+/// The scorer that the options name; one without `scores` where they name none. `sample(max_bytes)` gives pages of the corpus to one that is fitted to it.
+ChosenScorer choose_scorer(const PageOptions& options, const std::function<dapt::PageSample(std::size_t max_bytes)>& sample, int threads);
 
 }  // namespace dapt_program

@@ -110,9 +110,10 @@ void prepare_process(RunOptions& run) {
 Run prepare_run(const RunOptions& run) {
   make_folder(run.out);
   Run prepared{.tokenizer = dapt::load_tokenizer(run.models.front())};
-  prepared.kept = read_and_filter(run.pages, &prepared.tokenizer, run.threads);
-  print_summary(std::cerr, prepared.kept);
-  auto [train, held_out] = split_held_out(std::move(prepared.kept.pages), run.held_out);
+  KeptPages kept = read_and_filter(run.pages, evaluation_items(run.tasks), &prepared.tokenizer, run.threads);
+  prepared.corpus = std::move(kept.report);
+  print_summary(std::cerr, prepared.corpus);
+  auto [train, held_out] = split_held_out(std::move(kept.pages), run.held_out);
   prepared.held_out = std::move(held_out);
   prepared.sequences = pack_pages(train, prepared.tokenizer, run.packing, run.threads, prepared.packed);
 
@@ -121,7 +122,7 @@ Run prepare_run(const RunOptions& run) {
   header.add("model", run.models.front().string());
   header.add("dtype of weights and compute", std::string(dapt::dtype_name(dapt::dtype_from_name(run.dtype))) + run.dtype_choice);
   header.add("pages", run.pages.pages.string());
-  describe(header, prepared.kept);
+  describe(header, prepared.corpus);
   header.add("training data", std::to_string(train.size()) + " pages, " + std::to_string(packed.source_tokens) + " tokens in " + std::to_string(packed.sequences) +
                                   " sequences of " + std::to_string(run.packing.max_length) + ", documents " +
                                   (run.packing.isolate_documents ? "isolated from each other" : "joined") + ", between them: " + separator(run, prepared.tokenizer));

@@ -18,7 +18,7 @@ namespace dapt_program {
 
 struct Run {
   dapt::AnyTokenizer tokenizer;
-  KeptPages kept = {};                  // without the pages themselves, which are in the two parts below
+  CorpusReport corpus = {};             // of the pages that are in the two parts below
   std::vector<dapt::Page> held_out = {};
   std::vector<dapt::PackedSequence> sequences = {};
   dapt::PackSummary packed = {};

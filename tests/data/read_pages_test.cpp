@@ -378,7 +378,7 @@ TEST_CASE("read_pages gives the same pages in the same order, and stops at the s
   }
 }
 
-TEST_CASE("a corpus of 100 MB is read, searched for copies and evaluation items, scored and filtered in a memory of 25 MB") {
+TEST_CASE("a corpus of 100 MB is read, searched for copies and evaluation items, scored and filtered in a memory of 30 MB") {
   const dapt::testing_support::TemporaryFolder folder;
   std::string pages;  // 1 MB in 100 pages; as gzip members they make a small file
   for (int i = 0; i < 100; ++i) pages += "{\"score\":" + std::to_string(i % 4) + ",\"text\":\"" + std::string(10000, static_cast<char>('a' + i % 26)) + "\"}\n";
@@ -401,7 +401,7 @@ TEST_CASE("a corpus of 100 MB is read, searched for copies and evaluation items,
   REQUIRE(duplicates.exact() == 10000 - 26);
   REQUIRE(written > 10000 * 60);
   REQUIRE(view.source().summary().bytes > 100'000'000);
-  REQUIRE(dapt::peak_memory_bytes() - before < 25'000'000);
+  REQUIRE(dapt::peak_memory_bytes() - before < 30'000'000);
 }
 
 TEST_CASE("an empty file has no pages") { REQUIRE(read("").pages.empty()); }

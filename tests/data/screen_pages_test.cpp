@@ -261,3 +261,30 @@ TEST_CASE("overlap: two items that share n-grams are both found, and pages tell,
 TEST_CASE("overlap: an item without words is refused by its name") {
   REQUIRE_THROWS_WITH(OverlapFinder(std::vector<EvaluationItem>{{"qa 7", "?!"}}), Catch::Contains("item qa 7 has no word"));
 }
+
+TEST_CASE("overlap: no evaluation item stands in the Debian corpora; what they share is what sets of n-grams made in Python share") {
+  std::vector<EvaluationItem> items;
+  for (const char* name : {"qa.jsonl", "cloze.jsonl"}) {
+    std::ifstream file(DAPT_TEST_DATA "/../examples/debian/" + std::string(name));
+    for (std::string line; std::getline(file, line);) {
+      const auto item = nlohmann::json::parse(line);
+      std::string text = item.contains("question") ? item.at("question").get<std::string>() : item.at("sentence").get<std::string>();
+      if (const auto blank = text.find("{word}"); blank != std::string::npos) text.replace(blank, 6, item.at("answer").get<std::string>());
+      items.push_back({item.at("id").get<std::string>(), text});
+    }
+  }
+  REQUIRE(items.size() == 100);
+  std::ifstream file(dapt::testing_support::recorded("duplicates") / "duplicates.json");
+  const auto record = nlohmann::json::parse(file);
+  const OverlapFinder all(items, {.min_share = 1e-9}), finder(items);
+  for (const char* name : {"pages.jsonl", "pages.ja.jsonl"}) {
+    nlohmann::json found = nlohmann::json::array();
+    std::int64_t number = 0;
+    for (const Page& page : dapt::read_pages(dapt::testing_support::debian() / name)) {
+      for (const dapt::Overlap& overlap : all.find(page.text)) found.push_back({overlap.item, number, overlap.share});
+      REQUIRE(finder.find(page.text).empty());
+      ++number;
+    }
+    REQUIRE(found == record.at(name).at("overlaps"));
+  }
+}

@@ -5,6 +5,7 @@ usage: dapt_test.py SOURCE_DIR BUILD_DIR        the model folder is in DAPT_SMOL
 import json
 import os
 import pathlib
+import re
 import signal
 import subprocess
 import sys
@@ -252,6 +253,75 @@ class Program(unittest.TestCase):
         self.assertEqual([json.loads(line)["page"] for line in kept.read_text().splitlines()], [6, 7, 8, 9, 10, 11])
         self.assertIn("kept    6 pages", result.stderr)
 
+    def test_filter_reports_and_drops_copies_and_pages_that_hold_evaluation_items(self):
+        text = " ".join(f"word{i}" for i in range(60))
+        texts = [text, "Another page.", text.upper() + "\n", text.replace("word30", "other"), "An exercise: WHAT is the name of the low-level package tool of Debian?"]
+        (self.folder / "corpus").mkdir()
+        self.pages = self.folder / "corpus" / "1.jsonl"
+        self.write_pages([{"work": "w", "page": i, "text": text} for i, text in enumerate(texts[:2])])
+        self.pages = self.folder / "corpus" / "2.jsonl"
+        self.write_pages([{"work": "w", "page": i, "text": text} for i, text in enumerate(texts) if i >= 2])
+        qa = self.folder / "qa.jsonl"
+        qa.write_text('{"id": "q7", "question": "What is the name of the low-level package tool of Debian?", "answers": ["dpkg"]}\n')
+        findings, out = self.folder / "findings.jsonl", self.folder / "out.jsonl"
+
+        def filtered(*options):
+            result = run("filter", "--pages", self.folder / "corpus", "--qa", qa, "--out", out, *options)
+            self.assertEqual(result.returncode, 0, result.stderr)
+            return [json.loads(line)["page"] for line in out.read_text().splitlines()], result.stderr
+
+        kept, messages = filtered("--findings", findings)
+        self.assertEqual(kept, [0, 1, 2, 3, 4])
+        self.assertIn("duplicates: 2 of 5 pages are copies of earlier ones (1 exact, 1 near), kept", messages)
+        self.assertIn("contamination: 1 of 1 evaluation items stand in 1 pages, kept", messages)
+        self.assertIn("2.jsonl:1 (w, page 2) is a copy of", messages)
+        found = [json.loads(line) for line in findings.read_text().splitlines()]
+        self.assertEqual([(line["found"], line["page"], line["source"].rsplit("/", 1)[1]) for line in found],
+                         [("copy", 2, "2.jsonl:1"), ("copy", 3, "2.jsonl:2"), ("evaluation item", 4, "2.jsonl:3")])
+        self.assertEqual([line["of"]["source"].rsplit("/", 1)[1] for line in found[:2]], ["1.jsonl:1", "1.jsonl:1"])
+        self.assertAlmostEqual(found[1]["jaccard"], 51 / 61)
+        self.assertEqual((found[2]["item"], found[2]["share"]), ("qa.jsonl q7", 1))
+        self.assertEqual(filtered("--duplicates", "drop")[0], [0, 1, 4])
+        self.assertEqual(filtered("--contamination", "drop")[0], [0, 1, 2, 3])
+        messages = filtered("--duplicates", "off", "--contamination", "off")[1]
+        self.assertNotIn("duplicates:", messages)
+        self.assertNotIn("contamination:", messages)
+
+    def test_filter_is_fitted_to_a_part_of_a_large_corpus_and_scores_all_of_it(self):
+        words = ["dpkg unpacks the archive and apt asks for what it depends on".split(), "the cook peels an onion and lets it fry in a pan of butter".split()]
+        texts = [" ".join(words[i % 2][i * k % 12] for k in range(1, 200)) + f" {i}" for i in range(2400)]
+        self.write_pages([{"work": "w", "page": i, "text": text} for i, text in enumerate(texts)])
+        terms, kept = self.folder / "terms.txt", self.folder / "kept.jsonl"
+        terms.write_text("dpkg\n")
+        result = run("filter", "--pages", self.pages, "--scorer", "ngram", "--terms", terms, "--fit-mib", 1, "--duplicates", "off", "--out", kept)
+        self.assertEqual(result.returncode, 0, result.stderr)
+        fitted = int(re.search(r"fitted to (\d+) of 2400 pages", result.stderr)[1])
+        self.assertLessEqual(fitted * min(map(len, texts)), 2**20)
+        self.assertGreater((fitted + 1) * max(map(len, texts)), 2**20)
+        self.assertEqual({json.loads(line)["page"] % 2 for line in kept.read_text().splitlines()}, {0})
+
+    def test_scores_are_looked_at_written_once_and_used_again(self):
+        scores, kept = self.folder / "scores.jsonl", self.folder / "kept.jsonl"
+        result = run("filter", "--pages", self.pages, "--scorer", "field", "--write-scores", scores)
+        self.assertEqual(result.returncode, 0, result.stderr)
+        self.assertIn("scores of 12 pages, from 0 to 0.916667", result.stderr)
+        self.assertIn("duplicates: none of 12 pages is a copy of an earlier one", result.stderr)
+        self.assertIn("no threshold is set", result.stderr)
+        scores.unlink()
+        self.assertRefused(run("filter", "--pages", self.pages, "--scorer", "field", "--min-score", 2, "--write-scores", scores), "none of 12 pages")  # and writes them
+        self.write_pages([{key: value for key, value in json.loads(line).items() if key != "score"} for line in self.pages.read_text().splitlines()])
+        result = run("filter", "--pages", self.pages, "--scores", scores, "--min-score", 0.5, "--show", 1, "--out", kept)
+        self.assertEqual(result.returncode, 0, result.stderr)
+        self.assertEqual([json.loads(line)["score"] for line in kept.read_text().splitlines()], [i / 12 for i in range(6, 12)])
+        lowest, highest = result.stderr.index("the lowest pages that are kept\n  0.5  w page 6"), result.stderr.index("the highest pages that are dropped\n  0.416667  w page 5")
+        self.assertLess(lowest, highest)
+        self.assertRefused(run("filter", "--pages", self.pages, "--scores", scores, "--out", kept), "--scores needs --min-score")
+        self.assertRefused(run("filter", "--pages", self.pages, "--scores", scores, "--scorer", "field"), "two sources")
+        self.write_pages([{"work": "w", "page": 1, "text": "another"}])
+        kept.unlink()
+        self.assertRefused(run("filter", "--pages", self.pages, "--scores", scores, "--min-score", 0.5, "--out", kept), "no score of work \"w\", page 1", "pages.jsonl:1")
+        self.assertEqual(sorted(file.name for file in self.folder.iterdir()), ["pages.jsonl", "scores.jsonl"])
+
     def test_tokenize_gives_the_ids_of_each_page(self):
         self.write_pages([{"work": "w", "page": 1, "text": "Hello world"}])
         result = run("tokenize", "--model", model, "--pages", self.pages)
@@ -308,6 +378,18 @@ class Program(unittest.TestCase):
         self.pages.unlink()
         self.assertRefused(self.train(self.folder / "out", "--max-steps", 1), str(self.pages))
 
+    def test_bad_input_is_skipped_or_mended_with_counts(self):
+        out = self.folder / "out.jsonl"
+        self.pages.write_bytes(b'\xef\xbb\xbf{"text": "good"}\r\n{"text": 5}\nno json\n{"text": "\xff"}\n{"text": " "}\n{"text": "a", "text": "b"}\n')
+        result = run("filter", "--pages", self.pages, "--on-bad-input", "skip", "--out", out)
+        self.assertEqual(result.returncode, 0, result.stderr)
+        self.assertIn("read: 1 pages, 96 bytes, 1 empty, 1 skipped for their encoding, 2 skipped for their JSON, 1 skipped for their fields\n", result.stderr)
+        self.assertEqual([json.loads(line)["text"] for line in out.read_text().splitlines()], ["good"])
+        self.pages.write_bytes(b'{"text": "good"}\n{"text": "caf\xe9"}\n')
+        result = run("filter", "--pages", self.pages, "--on-bad-input", "replace", "--out", out)
+        self.assertIn("read: 2 pages, 34 bytes, 1 mended with U+FFFD\n", result.stderr)
+        self.assertEqual(json.loads(out.read_text().splitlines()[1])["text"], "caf\ufffd")
+
     def test_no_page_after_the_filter_is_an_error(self):
         self.assertRefused(run("filter", "--pages", self.pages, "--scorer", "field", "--min-score", 2), "none of 12 pages")
 
@@ -329,6 +411,9 @@ class Program(unittest.TestCase):
             (("--warmup", 0.1, "--max-steps", 1), "--warmup has no effect"),
             ((), "no budget"),
             (("--min-score", 0.5, "--max-steps", 1), "--min-score has no effect"),
+            (("--terms", self.pages, "--max-steps", 1), "--terms has no effect"),
+            (("--contamination", "drop", "--max-steps", 1), "--contamination drop has no effect"),
+            (("--duplicates", "off", "--findings", self.folder / "f", "--max-steps", 1), "--findings has no effect"),
         ]:
             with self.subTest(message):
                 self.assertRefused(self.train(self.folder / "out", *options), message)

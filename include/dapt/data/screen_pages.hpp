@@ -132,11 +132,14 @@ inline auto screen_pages(ScreenOptions options, ScreenSummary* summary = nullptr
 /// The summary as a line for each search.
 inline std::ostream& operator<<(std::ostream& out, const ScreenSummary& summary) {
   const auto fate = [](Found found) { return found == Found::drop ? ", dropped\n" : ", kept\n"; };
-  if (summary.searched_duplicates) {
-    out << "duplicates: " << summary.exact_copies + summary.near_copies << " of " << summary.pages << " pages are copies of earlier ones (" << summary.exact_copies
-        << " exact, " << summary.near_copies << " near)" << fate(summary.on_duplicate);
+  const std::int64_t copies = summary.exact_copies + summary.near_copies;
+  if (summary.searched_duplicates && copies == 0) out << "duplicates: none of " << summary.pages << " pages is a copy of an earlier one\n";
+  if (copies > 0) {
+    out << "duplicates: " << copies << " of " << summary.pages << " pages are copies of earlier ones (" << summary.exact_copies << " exact, " << summary.near_copies << " near)"
+        << fate(summary.on_duplicate);
   }
-  if (summary.evaluation_items > 0) {
+  if (summary.evaluation_items > 0 && summary.overlapping_items == 0) out << "contamination: none of " << summary.evaluation_items << " evaluation items stands in a page\n";
+  if (summary.overlapping_items > 0) {
     out << "contamination: " << summary.overlapping_items << " of " << summary.evaluation_items << " evaluation items stand in " << summary.overlapping_pages << " pages"
         << fate(summary.on_overlap);
   }

@@ -1,10 +1,10 @@
-"""Records which pages of a corpus are copies, found by datasketch and checked by comparing all pairs.
+"""Records which pages of a corpus are copies, found by datasketch and checked by comparing all pairs, and which evaluation items stand in it.
 
-usage: record_duplicates.py PAGES.jsonl... > duplicates.json        needs datasketch (2.0.0 made the recorded file) and numpy
+usage: record_duplicates.py QA.jsonl CLOZE.jsonl PAGES.jsonl... > duplicates.json        needs datasketch (2.0.0 made the recorded file) and numpy
 
 The words are made here from the stated rule, in Python: NFKC and case folding without default-ignorable characters; a run of letters and digits is a
 word, from U+2E80 on each character, any other character but white space too. The n-grams are 5 words; a page is a copy of the most similar earlier page
-that is none itself, at a Jaccard similarity of at least 0.8.
+that is none itself, at a Jaccard similarity of at least 0.8. Items are compared without punctuation, by n-grams of 8 words or of all their words.
 """
 import json
 import pathlib
@@ -36,9 +36,12 @@ def words(text):
         yield run
 
 
-def shingles(text, n=5):
-    w = list(words(text))
+def shingles_of(w, n):
     return {tuple(w[i:i + n]) for i in range(max(1, len(w) - n + 1))}
+
+
+def shingles(text, n=5):
+    return shingles_of(list(words(text)), n)
 
 
 def jaccard(a, b):
@@ -56,10 +59,32 @@ def copies(sets, candidates):
     return found
 
 
-record = {}
-for name in sys.argv[1:]:
+def plain_words(text):
+    return [word for word in words(text) if unicodedata.category(word[0])[0] in "LM" or unicodedata.category(word[0]) == "Nd"]
+
+
+def overlaps(items, texts):
+    """[item, page, share] wherever an item and a page have an n-gram in common."""
+    grams = []
+    for item in items:
+        w = plain_words(item["question"] if "question" in item else item["sentence"].replace("{word}", item["answer"]))
+        grams.append((min(len(w), 8), shingles_of(w, min(len(w), 8))))
+    found = []
+    for page, text in enumerate(texts):
+        w = plain_words(text)
+        of_page = {n: shingles_of(w, n) for n in {n for n, _ in grams}}
+        found += [[item, page, len(wanted & of_page[n]) / len(wanted)] for item, (n, wanted) in enumerate(grams) if wanted & of_page[n]]
+    return found
+
+
+record, items = {}, []
+for name in sys.argv[1:3]:
     with open(name, encoding="utf-8") as lines:
-        sets = [shingles(json.loads(line)["text"]) for line in lines]
+        items += map(json.loads, lines)
+for name in sys.argv[3:]:
+    with open(name, encoding="utf-8") as lines:
+        texts = [json.loads(line)["text"] for line in lines]
+    sets = [shingles(text) for text in texts]
 
     lsh = MinHashLSH(threshold=0.8, num_perm=128, params=(25, 5))
     near = []
@@ -76,6 +101,6 @@ for name in sys.argv[1:]:
 
     by_all_pairs = copies(sets, similar_size)
     assert by_datasketch == by_all_pairs, (by_datasketch, by_all_pairs)
-    record[pathlib.Path(name).name] = {"pages": len(sets), "copies": by_all_pairs}
+    record[pathlib.Path(name).name] = {"pages": len(sets), "copies": by_all_pairs, "overlaps": overlaps(items, texts)}
 json.dump(record, sys.stdout, indent=1)
 print()
