@@ -209,7 +209,7 @@ TrainReport Trainer<Model, Adapter, Rule, Schedule>::train(Stream&& stream, Obse
     progress_ = {};
     progress_.position = stream.position();
   }
-  const auto begin = [&](auto& observer) {
+  [[maybe_unused]] const auto begin = [&](auto& observer) {  // unused without observers
     if constexpr (requires { observer.begin(header_); }) observer.begin(std::as_const(header_));
   };
   (begin(observers), ...);
