@@ -181,14 +181,14 @@ class Program(unittest.TestCase):
             self.assertTrue((out / "model" / name).exists(), name)
         results = self.folder / "results.json"
         cloze = self.folder / "cloze.jsonl"
-        cloze.write_text("".join(open(domain / "cloze.jsonl", encoding="utf-8").readlines()[:2]), encoding="utf-8")
+        cloze.write_text("".join((domain / "cloze.jsonl").read_text(encoding="utf-8").splitlines(True)[:2]), encoding="utf-8")
         result = run("eval", "--model", model, "--model", out / "model", "--cloze", cloze, "--out", results)
         self.assertEqual(result.returncode, 0, result.stderr)
         self.assertEqual([len(entry["cloze"]) for entry in json.loads(results.read_text())], [2, 2])
 
     def test_eval_asks_in_the_layout_that_is_given_and_says_so(self):
         qa, results = self.folder / "qa.jsonl", self.folder / "results.json"
-        qa.write_text(open(domain / "qa.jsonl", encoding="utf-8").readline(), encoding="utf-8")
+        qa.write_text((domain / "qa.jsonl").read_text(encoding="utf-8").splitlines(True)[0], encoding="utf-8")
         asked = ("eval", "--model", model, "--qa", qa, "--fewshot", domain / "fewshot.jsonl")
         result = run(*asked, "--exemplar-layout", r"Q: {question}\nA:{answer}\n", "--question-layout", r"Q: {question}\nA:", "--stop", r"\n", "--stop", "。", "--normalisation",
                      "nfkc,strip,remove_japanese_punctuation", "--one-by-one", "--out", results)
@@ -352,7 +352,7 @@ class Program(unittest.TestCase):
 
     def test_compare_writes_the_report_also_for_a_setting_that_names_its_own_options(self):
         cloze = self.folder / "cloze.jsonl"
-        cloze.write_text("".join(open(domain / "cloze.jsonl", encoding="utf-8").readlines()[:2]), encoding="utf-8")
+        cloze.write_text("".join((domain / "cloze.jsonl").read_text(encoding="utf-8").splitlines(True)[:2]), encoding="utf-8")
         out = self.folder / "compared"
         result = run("compare", "--model", model, "--pages", self.pages, "--cloze", cloze, "--max-length", 64, "--batch-size", 1, "--max-steps", 1, "--out", out,
                      "--setting", "small = --rank 2 --lr 1e-3", "--setting", "GaLore = --adapter full --optimizer galore-adamw --galore-rank 4 --projector randomized",
