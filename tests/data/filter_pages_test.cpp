@@ -202,14 +202,14 @@ TEST_CASE("the histogram is shown with the row that the threshold falls into") {
   std::ostringstream text;
   print_histogram(text, histogram_of({0, 0.5, 0.5, 1}), 0.7, 3);
   REQUIRE(text.str() ==
-          "scores of 4 pages, from 0 to 1; a threshold at the begin of a row keeps what the row says\n"
+          "scores of 4 pages, from 0 to 1; a threshold at the start of a row keeps what the row says\n"
           "  score from      pages  would keep pages   characters\n"
           "           0          1                 4           40  ####################\n"
           "         0.5          2                 3           30  ########################################  <- threshold\n"
           "           1          1                 1           10  ####################\n");
 }
 
-TEST_CASE("the pages nearest to the threshold are held, in the order of their scores, begin of the text in one line") {
+TEST_CASE("the pages nearest to the threshold are held, in the order of their scores, the start of the text in one line") {
   dapt::ThresholdPages pages(0.5, 2, 5);
   for (const double score : {0.9, 0.1, 0.5, 0.6, 0.4, 0.49, 0.7}) pages.add({"w", static_cast<std::int64_t>(100 * score + 0.5), "a\n\n語 cd ef", score, "p:1"});
   std::ostringstream text;

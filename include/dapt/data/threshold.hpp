@@ -126,7 +126,7 @@ inline std::ostream& print_histogram(std::ostream& out, const ScoreHistogram& hi
   std::int64_t longest = 1;
   for (const auto& row : rows) longest = std::max(longest, row.pages);
   std::ostringstream text;
-  text << "scores of " << histogram.pages() << " pages, from " << histogram.lowest() << " to " << histogram.highest() << "; a threshold at the begin of a row keeps what the row says\n"
+  text << "scores of " << histogram.pages() << " pages, from " << histogram.lowest() << " to " << histogram.highest() << "; a threshold at the start of a row keeps what the row says\n"
        << "  score from      pages  would keep pages   characters\n";
   for (std::size_t i = 0; i < rows.size(); ++i) {
     const auto& [from, pages, kept_pages, kept_characters] = rows[i];
@@ -184,7 +184,7 @@ class ThresholdPages {
   std::vector<Page> above_, below_;
 };
 
-/// Each page's score, place and begin, from the highest score to the lowest.
+/// Each page's score, place and first words, from the highest score to the lowest.
 inline std::ostream& operator<<(std::ostream& out, const ThresholdPages& pages) {
   const auto print = [&](const Page& page) {
     out << "  " << *page.score << "  " << page.work << " page " << page.page << (page.source.empty() ? "" : " (" + page.source + ")") << "\n    " << page.text << '\n';
