@@ -46,7 +46,7 @@ struct Lora {
   ModulePattern<std::int64_t> rank_pattern = {};       ///< {{"down_proj", 32}}: another rank for some modules
   ModulePattern<double> alpha_pattern = {};            ///< another alpha for some modules
   bool use_rslora = false;                      ///< scale by alpha / sqrt(rank): a high rank keeps learning as fast as a low one
-  bool use_dora = false;                        ///< also train the length of each row; about a third slower, [out] more numbers a layer
+  bool use_dora = false;                        ///< also train the length of each row; 15 % slower at 256 tokens a micro-batch, less at more; [out] more numbers, one more activation a layer
   LoraInit init = LoraInit::kaiming;
   std::int64_t pissa_iterations = 0;            ///< 0: exact SVD; else power iterations of a randomized one, a few are enough: much faster on large layers
   double dropout = 0;                           ///< [0, 1): on the input of A, while training
