@@ -4,6 +4,8 @@
 #include <memory>
 #include <optional>
 
+#include <ATen/Parallel.h>
+
 #include <dapt/core/error.hpp>
 #include <dapt/text/tokenizer.hpp>
 
@@ -16,6 +18,7 @@ namespace dapt_program {
 namespace {
 
 void filter(const RunOptions& run) {
+  if (run.threads > 0) at::set_num_threads(run.threads);  // a scorer may be a model
   std::optional<dapt::AnyTokenizer> tokenizer;
   if (!run.models.empty()) tokenizer = dapt::load_tokenizer(run.models.front());
   std::optional<PageWriter> out;

@@ -144,7 +144,6 @@ CorpusReport filter_corpus(const PageOptions& options, const std::vector<dapt::E
   }
 
   CorpusReport report;
-  if (!scorer.note.empty()) report.notes.push_back(scorer.note);
   screen.tell_duplicate = [&](const auto& copy, const auto& original, const auto& duplicate) { findings.add(copy, original, duplicate); };
   screen.tell_overlap = [&](const auto& page, const auto& item, double share) { findings.add(page, item, share); };
   const auto reader = read();
@@ -168,6 +167,7 @@ CorpusReport filter_corpus(const PageOptions& options, const std::vector<dapt::E
   } else {
     for (const dapt::Page& page : pages) take(page);
   }
+  if (scorer.note) report.notes.push_back(scorer.note());
   report.read = reader.source().summary();
   dapt::require(report.read.pages > 0, options.pages.string(), ": no page with text in it");
   report.findings = findings.finish();

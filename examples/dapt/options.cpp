@@ -69,13 +69,18 @@ void add_reading_options(CLI::App& app, PageOptions& pages) {
 
 void add_page_options(CLI::App& app, PageOptions& pages) {
   add_reading_options(app, pages);
-  app.add_option("--scorer", pages.scorer, "none, field (the pages' own score), terms (density of --terms), ngram and lm (cross-entropy difference)")
-      ->check(CLI::IsMember({"none", "field", "terms", "ngram", "lm"}))
+  app.add_option("--scorer", pages.scorer, "none, field (the pages' own score), terms (density of --terms), ngram and lm (cross-entropy difference), classifier")
+      ->check(CLI::IsMember({"none", "field", "terms", "ngram", "lm", "classifier"}))
       ->capture_default_str();
   app.add_option("--min-score", pages.min_score, "drop pages with a lower score (default: the scorer's own rule)");
   app.add_option("--terms", pages.terms, "files of domain terms, one a line, or .jsonl files whose answers they are: what scorers terms and ngram start from")->delimiter(',');
   app.add_option("--domain-model", pages.domain_model, "HF folder, scorer lm");
   app.add_option("--general-model", pages.general_model, "HF folder, scorer lm");
+  app.add_option("--classifier", pages.classifier, "HF folder of a BERT, RoBERTa, XLM-RoBERTa or LUKE sequence classifier, scorer classifier");
+  app.add_option("--classifier-label", pages.classifier_label, "name or number of the label whose raw score is taken (default: the only one)");
+  app.add_option("--line-rule", pages.line_rule, "from the classifier's scores of lines to the page's: mean (default), max, length (mean weighted by characters)")
+      ->check(CLI::IsMember({"mean", "max", "length"}));
+  app.add_option("--line-tokens", pages.line_tokens, "tokens of a line that the classifier sees at the most (default: as many as it takes)")->check(CLI::PositiveNumber);
   app.add_option("--labels", pages.labels, "JSON lines with work, page, domain: prints the filter's precision and recall, changes nothing");
   app.add_option("--fit-mib", pages.fit_mib, "MiB of text, at the most, that scorer ngram is fitted to: of a larger corpus a sample (default: 64)")->check(CLI::PositiveNumber);
   app.add_option("--scores", pages.scores, "scores that filter --write-scores wrote of these pages, in place of --scorer")->check(CLI::ExistingFile);

@@ -17,10 +17,14 @@ namespace fs = std::filesystem;
 struct PageOptions {
   fs::path pages;                        // JSON lines, or a folder of text files
   std::string on_bad_input = "stop";     // stop | skip | replace
-  std::string scorer = "none";           // none | field | terms | ngram | lm
+  std::string scorer = "none";           // none | field | terms | ngram | lm | classifier
   std::optional<double> min_score;       // absent: the scorer's own rule, where it has one
   std::vector<fs::path> terms;           // files of domain terms, one a line; also qa.jsonl or cloze.jsonl, whose answers they are
   fs::path domain_model, general_model;  // of scorer lm
+  fs::path classifier;                   // folder of scorer classifier
+  std::string classifier_label;          // its name or number; empty where the classifier has one only
+  std::optional<std::string> line_rule;  // mean | max | length; absent: mean
+  std::int64_t line_tokens = 0;          // of a line at the most; 0: as many as the classifier takes
   fs::path labels;                       // for scoring the filter only
   std::optional<std::int64_t> fit_mib;   // text that scorer ngram is fitted to, at the most; absent: 64
   fs::path scores, write_scores;         // files of scores: used in place of a scorer, and written by one

@@ -8,10 +8,12 @@
 
 #include <dapt/core/error.hpp>
 #include <dapt/data/default_filter.hpp>
+#include <dapt/data/scorers/classifier_scorer.hpp>
 #include <dapt/data/scorers/field_scorer.hpp>
 #include <dapt/data/scorers/lm_cross_entropy_scorer.hpp>
 #include <dapt/data/scorers/term_density_scorer.hpp>
 #include <dapt/data/terms.hpp>
+#include <dapt/io/hf_classifier.hpp>
 #include <dapt/io/hf_model.hpp>
 #include <dapt/text/tokenizer.hpp>
 
@@ -27,6 +29,10 @@ void check_scorer_options(const PageOptions& options) {
   only_with({"ngram"}, options.fit_mib.has_value(), "--fit-mib");
   only_with({"lm"}, !options.domain_model.empty(), "--domain-model");
   only_with({"lm"}, !options.general_model.empty(), "--general-model");
+  only_with({"classifier"}, !options.classifier.empty(), "--classifier");
+  only_with({"classifier"}, !options.classifier_label.empty(), "--classifier-label");
+  only_with({"classifier"}, options.line_rule.has_value(), "--line-rule");
+  only_with({"classifier"}, options.line_tokens > 0, "--line-tokens");
 }
 
 template <dapt::PageScorer Scorer>
@@ -61,10 +67,48 @@ ChosenScorer scorer_from_terms(const PageOptions& options, const std::function<d
   const dapt::DefaultFilter filter = dapt::default_filter(sample.pages, terms, {.ngram = {.threads = threads}});
   ChosenScorer scorer = chosen(filter.scorer);
   scorer.min_score = filter.min_score;
-  scorer.note = "n-gram cross-entropy difference from " + std::to_string(filter.seed_pages) + " seed pages with one of " + std::to_string(terms.list().size()) +
+  std::string note = "n-gram cross-entropy difference from " + std::to_string(filter.seed_pages) + " seed pages with one of " + std::to_string(terms.list().size()) +
                 " terms, settled after " + std::to_string(filter.scorer.refits()) + " refits";
-  if (!sample.whole()) scorer.note += "; fitted to " + std::to_string(sample.pages.size()) + " of " + std::to_string(sample.read) + " pages (--fit-mib)";
+  if (!sample.whole()) note += "; fitted to " + std::to_string(sample.pages.size()) + " of " + std::to_string(sample.read) + " pages (--fit-mib)";
+  scorer.note = [note] { return note; };
   return scorer;
+}
+
+std::int64_t chosen_label(const PageOptions& options, const dapt::EncoderConfig& config) {
+  if (!options.classifier_label.empty()) return config.label_index(options.classifier_label);
+  std::string labels;
+  for (const std::string& label : config.labels) labels += (labels.empty() ? "" : ", ") + label;
+  dapt::require(config.labels.size() == 1, options.classifier.string(), " has ", config.labels.size(), " labels: ", labels, "; choose by --classifier-label");
+  return 0;
+}
+
+dapt::LineRule named_rule(const std::string& name) {
+  if (name == "max") return dapt::LineRule::max;
+  return name == "length" ? dapt::LineRule::length_weighted_mean : dapt::LineRule::mean;
+}
+
+ChosenScorer scorer_of_classifier(const PageOptions& options, int threads) {
+  dapt::require(!options.classifier.empty(), "--scorer classifier needs --classifier");
+  struct Classifier {
+    Classifier(const PageOptions& options, int threads)
+        : tokenizer(dapt::load_tokenizer(options.classifier)),
+          model(dapt::load_encoder_classifier(options.classifier, at::kFloat)),
+          rule(options.line_rule.value_or("mean")),
+          label(chosen_label(options, model.config())),
+          scorer(model, tokenizer, {.label = label, .line_rule = named_rule(rule), .max_length = options.line_tokens, .threads = threads}, &lines) {}
+    dapt::AnyTokenizer tokenizer;
+    dapt::EncoderClassifier model;
+    std::string rule;
+    std::int64_t label;
+    dapt::LineSummary lines;
+    dapt::ClassifierScorer<dapt::EncoderClassifier, dapt::AnyTokenizer> scorer;  // refers to the others
+    std::string note() const {
+      return "label " + model.config().labels[static_cast<std::size_t>(label)] + ", " + rule + " of the lines: " + std::to_string(lines.cut) + " of " + std::to_string(lines.lines) +
+             " lines were longer than " + std::to_string(scorer.max_length()) + " tokens and cut";
+    }
+  };
+  const auto classifier = std::make_shared<Classifier>(options, threads);
+  return {.scores = [classifier](std::span<const dapt::Page> pages) { return classifier->scorer.score(pages); }, .note = [classifier] { return classifier->note(); }};
 }
 
 }  // namespace
@@ -76,6 +120,7 @@ ChosenScorer choose_scorer(const PageOptions& options, const std::function<dapt:
   if (options.scorer == "terms") return chosen(dapt::TermDensityScorer(terms_of(options), threads));
   if (options.scorer == "ngram") return scorer_from_terms(options, sample, threads);
   if (options.scorer == "lm") return scorer_of_models(options);
+  if (options.scorer == "classifier") return scorer_of_classifier(options, threads);
   dapt::fail("--scorer ", options.scorer, " is not known");
 }
 

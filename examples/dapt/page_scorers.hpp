@@ -21,8 +21,8 @@ struct ChosenScorer {
   static constexpr std::string_view name = "of --scorer";
 
   std::function<std::vector<double>(std::span<const dapt::Page>)> scores;
-  std::optional<double> min_score = {};  // the scorer's own rule, where it has one
-  std::string note = {};                 // how it was made, for a person to read
+  std::optional<double> min_score = {};    // the scorer's own rule, where it has one
+  std::function<std::string()> note = {};  // how the scores came about, for a person to read: to be called behind the last page
 
   std::vector<double> score(std::span<const dapt::Page> pages) const { return scores(pages); }
 };

@@ -322,6 +322,29 @@ class Program(unittest.TestCase):
         self.assertRefused(run("filter", "--pages", self.pages, "--scores", scores, "--min-score", 0.5, "--out", kept), "no score of work \"w\", page 1", "pages.jsonl:1")
         self.assertEqual(sorted(file.name for file in self.folder.iterdir()), ["pages.jsonl", "scores.jsonl"])
 
+    def test_filter_scores_the_lines_of_a_page_by_a_classifier(self):
+        recorded, classifier, kept = source / "tests/parity", self.folder / "classifier", self.folder / "kept.jsonl"
+        classifier.mkdir()
+        for name, file in [("config.json", "encoders/bert/config.json"), ("model.safetensors", "encoders/bert/model.safetensors"), ("tokenizer.json", "text/bert.tokenizer.json")]:
+            (classifier / name).symlink_to(recorded / file)
+        expected = json.loads((recorded / "encoders/bert/expected.json").read_text())
+        good = [logits[2] for logits in expected["logits"]]
+        lines = [[3], [4, 5], list(range(1, len(good)))]  # of each page
+        self.write_pages([{"work": "w", "page": i, "text": "\n".join(expected["lines"][line] for line in page)} for i, page in enumerate(lines)])
+        filtered = ("filter", "--pages", self.pages, "--scorer", "classifier", "--min-score", -100, "--out", kept)
+        for rule, of_page in [("mean", lambda scores: sum(scores) / len(scores)), ("max", max)]:
+            result = run(*filtered, "--classifier", classifier, "--classifier-label", "good", "--line-rule", rule)
+            self.assertEqual(result.returncode, 0, result.stderr)
+            self.assertIn(f"label good, {rule} of the lines", result.stderr)
+            found = [json.loads(line)["score"] for line in kept.read_text().splitlines()]
+            self.assertEqual(len(found), len(lines))
+            for score, page in zip(found, lines):
+                self.assertAlmostEqual(score, of_page([good[line] for line in page]), delta=1e-5)
+        self.assertRefused(run(*filtered), "needs --classifier")
+        self.assertRefused(run(*filtered, "--classifier", classifier), "has 3 labels: poor, fair, good")
+        self.assertRefused(run(*filtered, "--classifier", classifier, "--classifier-label", "bad"), "no label")
+        self.assertRefused(run("filter", "--pages", self.pages, "--scorer", "field", "--min-score", 0, "--line-rule", "max"), "--line-rule has no effect with --scorer field")
+
     def test_tokenize_gives_the_ids_of_each_page(self):
         self.write_pages([{"work": "w", "page": 1, "text": "Hello world"}])
         result = run("tokenize", "--model", model, "--pages", self.pages)

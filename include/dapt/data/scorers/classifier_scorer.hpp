@@ -86,6 +86,9 @@ class ClassifierScorer {
     return scores;
   }
 
+  /// Tokens of a line at the most, special ones included.
+  std::int64_t max_length() const { return options_.max_length; }
+
  private:
   struct Line {
     std::vector<std::int32_t> ids;
