@@ -103,6 +103,7 @@ set(DAPT_HEADERS
   include/dapt/models/llama.hpp
   include/dapt/models/llama_config.hpp
   include/dapt/models/llama_generation.hpp
+  include/dapt/models/llama_memory.hpp
   include/dapt/models/recompute.hpp
   include/dapt/models/rope_frequencies.hpp
   include/dapt/models/rope_scaling.hpp
@@ -162,6 +163,7 @@ set(DAPT_HEADERS
   include/dapt/train/accumulation_window.hpp
   include/dapt/train/comparison.hpp
   include/dapt/train/evaluator.hpp
+  include/dapt/train/memory_plan.hpp
   include/dapt/train/train_options.hpp
   include/dapt/train/trainer.hpp
   include/dapt/version.hpp

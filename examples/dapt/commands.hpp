@@ -7,6 +7,7 @@
 
 namespace dapt_program {
 
+void add_check(CLI::App& app);
 void add_compare(CLI::App& app);
 void add_train(CLI::App& app);
 void add_eval(CLI::App& app);

@@ -19,6 +19,7 @@ int main(int argc, char** argv) {
   app.fallthrough();
   app.config_formatter(std::make_shared<dapt_program::TomlConfig>());
   app.set_config("--config", "", "TOML file with the options of a command under [COMMAND]; the command line wins");
+  dapt_program::add_check(app);
   dapt_program::add_compare(app);
   dapt_program::add_train(app);
   dapt_program::add_eval(app);

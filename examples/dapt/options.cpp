@@ -58,6 +58,7 @@ void add_setting_options(CLI::App& app, SettingOptions& setting) {
   app.add_option("--max-tokens", budget.max_tokens, "stop after so many supervised tokens")->check(CLI::NonNegativeNumber);
   app.add_option("--max-minutes", budget.max_minutes, "stop after so many minutes of training")->check(CLI::NonNegativeNumber);
   app.add_option("--max-grad-norm", budget.max_grad_norm, "clip the gradient's norm (0: never)")->check(CLI::NonNegativeNumber)->capture_default_str();
+  app.add_flag("--layer-wise", budget.layer_wise, "step each weight as soon as its gradient is complete: with one micro-batch a step the gradients never exist together");
 }
 
 void add_reading_options(CLI::App& app, PageOptions& pages) {

@@ -84,6 +84,7 @@ struct BudgetOptions {
   std::int64_t max_steps = 0, max_tokens = 0;
   double max_minutes = 0;
   double max_grad_norm = 0;
+  bool layer_wise = false;
 };
 
 struct PackingOptions {

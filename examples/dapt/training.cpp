@@ -1,12 +1,16 @@
 #include "training.hpp"
 
 #include <iostream>
+#include <map>
 #include <optional>
 #include <sstream>
 #include <variant>
 
+#include <ATen/ops/randn.h>
+
 #include <dapt/adapters/full_parameter.hpp>
 #include <dapt/core/error.hpp>
+#include <dapt/core/precision.hpp>
 #include <dapt/data/packed_stream.hpp>
 #include <dapt/io/checkpoint.hpp>
 #include <dapt/io/hf_model.hpp>
@@ -56,6 +60,7 @@ dapt::TrainOptions train_options(const RunOptions& run, const BudgetOptions& bud
           .max_minutes = budget.max_minutes,
           .seed = run.seed,
           .max_grad_norm = budget.max_grad_norm,
+          .layer_wise = budget.layer_wise,
           .stop = &stop_requested};
 }
 
@@ -76,6 +81,7 @@ class ChosenLora {
   dapt::NamedParameters trainable_parameters(State& state) const { return options().trainable_parameters(state); }
   template <dapt::CausalLM M>
   void merge(State& state, M& model) const { options().merge(state, model); }
+  std::int64_t saved_bytes(const State& state, const dapt::Linear& linear, std::int64_t tokens) const { return options().saved_bytes(state, linear, tokens); }
   dapt::RunHeader describe() const { return folder_ ? folder_->describe() : lora_.describe(); }
 
  private:
@@ -153,7 +159,45 @@ std::optional<dapt::Checkpoint> newest_checkpoint(const fs::path& folder, const 
   return std::nullopt;
 }
 
+/// use(adapter), with the adapter that the setting names.
+template <class Use>
+decltype(auto) with_adapter(const SettingOptions& setting, Use use) {
+  return uses_lora(setting) ? use(ChosenLora(setting)) : use(dapt::FullParameter{});
+}
+
+/// A model of a few weights, with random values.
+dapt::Llama tiny_model(const RunOptions& run) {
+  const dapt::LlamaConfig config{.vocab_size = 512, .hidden_size = 128, .intermediate_size = 256, .num_hidden_layers = 1, .num_attention_heads = 2, .num_key_value_heads = 2, .head_dim = 64};
+  const auto dtype = dapt::dtype_from_name(run.dtype);
+  std::map<std::string, at::Tensor> weights;
+  for (const auto& parameter : dapt::Llama::without_storage(config, dtype).parameters()) weights[parameter.name] = at::randn(parameter.value.sizes(), dtype).mul_(0.05);
+  return dapt::Llama(config, [&](const std::string& name) { return weights.at(name); }, {.gradient_checkpointing = run.gradient_checkpointing});
+}
+
 }  // namespace
+
+dapt::MemoryPlan plan_setting(const dapt::LlamaConfig& config, const RunOptions& run, const SettingOptions& setting) {
+  dapt::Llama shapes = dapt::Llama::without_storage(config, dapt::dtype_from_name(run.dtype), {.gradient_checkpointing = run.gradient_checkpointing});
+  return with_adapter(setting, [&](const auto& adapter) {
+    return dapt::plan_memory(shapes, adapter, optimizer_rule(setting.optimizer, trains_bf16(setting, run.dtype)), train_options(run, setting.budget), run.packing.max_length);
+  });
+}
+
+void train_tiny_model(const RunOptions& run, const SettingOptions& setting) {
+  dapt::Llama model = tiny_model(run);
+  dapt::PackedSequence row;
+  for (std::int32_t t = 0; t < 128; ++t) {
+    row.input_ids.push_back(t);
+    row.labels.push_back(t + 1);
+    row.position_ids.push_back(t);
+    row.document_starts.push_back(0);
+  }
+  dapt::PackedStream stream({row}, {.micro_batch_size = 1});
+  with_adapter(setting, [&](const auto& adapter) {
+    const dapt::TrainOptions options{.batch_size = 2, .max_steps = 1};
+    dapt::Trainer(model, adapter, optimizer_rule(setting.optimizer, trains_bf16(setting, run.dtype)), options, chosen_schedule(setting.budget)).train(stream);
+  });
+}
 
 void check_setting(const SettingOptions& setting, const std::string& dtype, const std::function<bool(const std::string& option)>& given) {
   const std::string where = setting.name.empty() ? "" : "setting \"" + setting.name + "\": ";
@@ -217,7 +261,7 @@ const dapt::SettingResult& run_setting(Comparison& comparison, const RunOptions&
     return comparison.run(dapt::Setting{setting.name, description(setting), adapter, optimizer_rule(setting.optimizer, trains_bf16(setting, run.dtype)), train_options(run, setting.budget), chosen_schedule(setting.budget)},
                           Stages{start, save}, ShownHeader(), progress, log, events, ForwardTo{checkpoints});
   };
-  return uses_lora(setting) ? train(ChosenLora(setting)) : train(dapt::FullParameter{});
+  return with_adapter(setting, train);
 }
 
 }  // namespace dapt_program

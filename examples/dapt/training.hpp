@@ -9,6 +9,7 @@
 #include <dapt/data/packed_stream.hpp>
 #include <dapt/models/llama.hpp>
 #include <dapt/train/comparison.hpp>
+#include <dapt/train/memory_plan.hpp>
 
 #include "options.hpp"
 
@@ -21,6 +22,12 @@ void check_setting(const SettingOptions& setting, const std::string& dtype, cons
 
 /// "LoRA 8 = --adapter lora --rank 8" parsed over a copy of `common`, and checked.
 SettingOptions parse_setting(const std::string& text, const SettingOptions& common, const std::string& dtype);
+
+/// What training `config` with a setting will need.
+dapt::MemoryPlan plan_setting(const dapt::LlamaConfig& config, const RunOptions& run, const SettingOptions& setting);
+
+/// A step with a model of a few weights: afterwards the process holds what it needs for the setting whatever the model.
+void train_tiny_model(const RunOptions& run, const SettingOptions& setting);
 
 /// Trains one more setting of `comparison`, with log.jsonl and TensorBoard events in `folder`. What was reached is saved there, also after
 /// Ctrl-C: the adapter in PEFT's layout under adapter/, or the model in Hugging Face's under model/. With `continuation` there are checkpoints under

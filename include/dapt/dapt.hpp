@@ -102,6 +102,7 @@
 #include <dapt/models/llama.hpp>
 #include <dapt/models/llama_config.hpp>
 #include <dapt/models/llama_generation.hpp>
+#include <dapt/models/llama_memory.hpp>
 #include <dapt/models/recompute.hpp>
 #include <dapt/models/rope_frequencies.hpp>
 #include <dapt/models/rope_scaling.hpp>
@@ -158,6 +159,7 @@
 #include <dapt/train/accumulation_window.hpp>
 #include <dapt/train/comparison.hpp>
 #include <dapt/train/evaluator.hpp>
+#include <dapt/train/memory_plan.hpp>
 #include <dapt/train/train_options.hpp>
 #include <dapt/train/trainer.hpp>
 #include <dapt/version.hpp>

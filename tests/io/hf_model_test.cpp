@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <fstream>
 #include <functional>
 #include <string>
@@ -120,6 +121,23 @@ TEST_CASE("Missing, unexpected and misshapen tensors are errors with their names
   SECTION("rotary tables of old folders are no surprise") {
     copy.set("model.layers.0.self_attn.rotary_emb.inv_freq", at::zeros({4}));
     REQUIRE_NOTHROW(load_llama(copy.path(), at::kFloat));
+  }
+}
+
+TEST_CASE("All that is wrong with the weights is told at once, and nothing of weights that load") {
+  Copy copy("llama_grouped");
+  const auto problems = [&] { return weight_problems(WeightFolder(copy.path()), LlamaConfig::from_file(copy.path() / "config.json")); };
+  REQUIRE(problems().empty());
+  copy.drop("model.norm.weight");
+  copy.set("model.layers.0.self_attn.q_proj.weight", at::zeros({2, 3}));
+  copy.set("model.layers.1.mlp.up_proj.weight", at::zeros(copy.get("model.layers.1.mlp.up_proj.weight").sizes(), at::kInt));
+  copy.set("model.extra", at::zeros({1}));
+  copy.set("model.layers.0.self_attn.rotary_emb.inv_freq", at::zeros({1}));  // of old versions of transformers: harmless
+  const auto found = problems();
+  REQUIRE(found.size() == 4);
+  for (const auto* message : {"no tensor \"model.norm.weight\"", "q_proj.weight\" has shape [2, 3], expected", "up_proj.weight\" is Int", "unexpected tensor \"model.extra\""}) {
+    INFO(message);
+    REQUIRE(std::count_if(found.begin(), found.end(), [&](const auto& line) { return line.find(message) != std::string::npos; }) == 1);
   }
 }
 

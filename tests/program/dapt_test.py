@@ -473,6 +473,38 @@ class Program(unittest.TestCase):
         result = run("train", "--model", folder, "--pages", self.pages, "--max-length", 64, "--batch-size", 2, "--max-steps", 1, "--out", self.folder / "out")
         self.assertRefused(result, "model.safetensors")
 
+    def test_check_says_what_is_there_and_plans_from_a_configuration_alone(self):
+        result = run("check", model, "--sample", "Hello world", "--setting", "small = --rank 2", "--max-length", 64)
+        self.assertEqual(result.returncode, 0, result.stderr)
+        for part in ("134515008 parameters in 30 layers", "tied to the embedding", "tokenizer.json (BPE)", "272 tensors", "all of the model's tensors", '2 tokens: 19556 "Hello" 905 " world"'):
+            self.assertIn(part, result.stdout)
+        self.assertLess(float(result.stdout.split("perplexity ")[1].split()[0]), 49152)
+        self.assertIn("small", result.stdout)
+
+        folder = self.folder / "llama-2-7b"
+        folder.mkdir()
+        config = {"model_type": "llama", "vocab_size": 32000, "hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32, "num_attention_heads": 32, "rms_norm_eps": 1e-5}
+        (folder / "config.json").write_text(json.dumps(config))
+        result = run("check", folder)
+        self.assertEqual(result.returncode, 0, result.stderr)
+        for part in ("6738415616 parameters", "tokenizer: absent", "weights: absent", "GaLore 512"):
+            self.assertIn(part, result.stdout)
+        full = next(line for line in result.stdout.splitlines() if line.startswith("full AdamW")).split()
+        self.assertEqual(full[2:7], ["6738.4", "12.55", "0.00", "75.31", "25.10"])  # 6,738,415,616 weights: in bf16, of 12 bytes of state, in fp32
+
+    def test_check_names_all_that_it_refuses(self):
+        folder = self.folder / "broken"
+        folder.mkdir()
+        for file in pathlib.Path(model).iterdir():
+            if file.name != "config.json":
+                (folder / file.name).symlink_to(file.resolve())
+        config = json.loads((pathlib.Path(model) / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps(config | {"hidden_act": "gelu", "quantization_config": {"bits": 4}, "intermediate_size": 1024, "num_hidden_layers": 29}))
+        result = run("check", folder)
+        self.assertRefused(result, "problems, named above")
+        for part in ('hidden_act is "gelu"', "quantization_config", "model.layers.0.mlp.down_proj.weight", "and 28 like it", 'unexpected tensor "model.layers.29.', "perplexity: not measured", "full AdamW"):
+            self.assertIn(part, result.stdout)
+
 
 if __name__ == "__main__":
     unittest.main(argv=sys.argv[:1])

@@ -100,6 +100,9 @@ struct Lora {
 
   RunHeader describe() const;
 
+  /// x A^T of the layer's input x, in x's type; with dropout also the dropped fp32 input and its mask, with DoRA the output before it is scaled.
+  std::int64_t saved_bytes(const State& state, const Linear& linear, std::int64_t tokens) const;
+
  private:
   void check_ranges() const;
   template <CausalLM M>
@@ -315,6 +318,16 @@ void Lora::detach(State& state, M& model) const {
     if (module.initial_a.defined()) linear.weight.copy_(low_rank_sum(linear.weight, module.initial_a, module.initial_b, module.scaling));
     linear.adapted = nullptr;
   }
+}
+
+inline std::int64_t Lora::saved_bytes(const State& state, const Linear& linear, std::int64_t tokens) const {
+  const auto module = std::find_if(state.modules.begin(), state.modules.end(), [&](const Module& m) { return m.name == linear.name; });
+  if (module == state.modules.end()) return 0;
+  const std::int64_t r = module->a.size(0), in = linear.weight.size(1), out = linear.weight.size(0), element = linear.weight.element_size();
+  const bool drops = dropout > 0;
+  std::int64_t bytes = drops ? module->a.element_size() * (in + r) + in : element * r;
+  if (use_dora) bytes += drops ? element * (in + out) + 4 * out : element * out;
+  return tokens * bytes;
 }
 
 inline RunHeader Lora::describe() const {

@@ -20,7 +20,8 @@ namespace dapt {
 /// | `adapter.trainable_parameters(state)` | `NamedParameters` | what trains, by name, in a fixed order, each with the factor on its learning rate (`lr_factor`, usually 1); reading and writing their values is the adapter's whole saved state |
 /// | `adapter.merge(state, model)`         | void              | folds the adapter into the base weights and leaves the forward pass      |
 ///
-/// Optional: `adapter.describe()` -> RunHeader, what a run's header says of it.
+/// Optional: `adapter.describe()` -> RunHeader, what a run's header says of it. Optional: `adapter.saved_bytes(state, linear, tokens)` -> std::int64_t, what
+/// it keeps in `linear` for the backward pass beside the layer's input: for memory plans (train/memory_plan.hpp).
 ///
 /// Laws (run them with `dapt::testing::adapter_failures(adapter)`):
 ///   A1 attaching leaves the model's loss as it was (for a fresh adapter);

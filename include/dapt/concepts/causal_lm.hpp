@@ -13,6 +13,16 @@
 
 namespace dapt {
 
+/// Bytes of one micro-batch beside the parameters and their gradients.
+struct ActivationMemory {
+  std::int64_t saved = 0;  ///< what the layers have kept for the backward pass when it begins
+  std::int64_t loss = 0;   ///< the most that the head and the loss need beside that
+  std::int64_t layer = 0;  ///< the most that the backward pass of one layer needs beside that
+};
+
+/// Bytes that an adapter keeps in one linear layer for the backward pass of `tokens` tokens, beside the layer's input.
+using AdapterBytes = std::function<std::int64_t(const Linear& linear, std::int64_t tokens)>;
+
 /// CausalLM. Given `M model`, `Batch batch`:
 ///
 /// | expression                     | returns               | meaning                                                                            |
@@ -24,6 +34,7 @@ namespace dapt {
 ///
 /// A batch may have any B and T >= 1. `loss` and `token_log_probs` give the same numbers for the same row whatever else is in the
 /// batch, within the rounding of the compute dtype.
+/// Optional: `model.activation_memory(batch_size, length, adapter_bytes)` -> ActivationMemory, for memory plans (train/memory_plan.hpp).
 template <class M>
 concept CausalLM = requires(M& model, const Batch& batch) {
   { model.loss(batch) } -> std::same_as<LossSum>;

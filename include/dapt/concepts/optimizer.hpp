@@ -4,6 +4,7 @@
 
 #include <concepts>
 #include <cstdint>
+#include <optional>
 #include <sstream>
 #include <string>
 #include <string_view>
@@ -42,6 +43,17 @@ template <class T> concept OptimizerVisitsState = requires(const T& rule, typena
 
 }  // namespace detail
 
+/// Bytes that a rule needs for one parameter and that neither `init` nor `accumulate` shows.
+struct StepMemory {
+  std::int64_t late_state = 0;  ///< of what `init` leaves undefined and a step makes, and keeps
+  std::int64_t working = 0;     ///< the most that a step holds for itself
+  /// Where the first window, which `accumulate` shows, is not like most others (GaLore's refresh): the others' sum of gradients, and their steps.
+  struct Usual {
+    std::int64_t gradient = 0, working = 0;
+  };
+  std::optional<Usual> usual = {};
+};
+
 /// Optimizer: the update rule of one parameter. Hyper-parameters are the fields of `T`; what a run changes is in `T::State`.
 ///
 /// Given `const T rule`, `T::State state`, `Tensor weight`:
@@ -66,7 +78,9 @@ template <class T> concept OptimizerVisitsState = requires(const T& rule, typena
 ///   L7 after `accumulated(state).reset()` it is as if nothing had been accumulated.
 ///
 /// Optional: `rule.describe(parameters, lr)` -> RunHeader: what a run's header says, the effective lr of each group included; throws where an option matches no parameter;
-/// `rule.elementwise(state)` -> bool: the step of an entry needs the weight, gradient and state of that entry alone, so a wrapper may take it on pieces of the flat tensors.
+/// `rule.elementwise(state)` -> bool: the step of an entry needs the weight, gradient and state of that entry alone, so a wrapper may take it on pieces of the flat tensors;
+/// `rule.step_memory(parameter, gradient_dtype)` -> StepMemory: what a step needs beside the state, for memory plans (train/memory_plan.hpp), which find the rest by
+/// calling `init` and `accumulate` with tensors without storage.
 template <class T>
 concept Optimizer = std::movable<T> && detail::OptimizerHasName<T> && detail::OptimizerHasState<T> && detail::OptimizerInits<T> &&
                     detail::OptimizerAccumulates<T> && detail::OptimizerShowsAccumulated<T> && detail::OptimizerSteps<T> &&
@@ -85,6 +99,13 @@ RunHeader describe_optimizer(const T& rule, const NamedParameters& parameters, d
     header.add("effective lr", rate.str());
     return header;
   }
+}
+
+/// What `rule` says of its steps; absent where it says nothing. `gradient_dtype`: of the gradient of one micro-batch.
+template <Optimizer T>
+std::optional<StepMemory> step_memory(const T& rule, const NamedParameter& parameter, at::ScalarType gradient_dtype) {
+  if constexpr (requires { rule.step_memory(parameter, gradient_dtype); }) return rule.step_memory(parameter, gradient_dtype);
+  else return std::nullopt;
 }
 
 /// An optimizer that can also say where it would go, without going there: what a projecting wrapper such as GaLore needs.

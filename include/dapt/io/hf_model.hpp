@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <filesystem>
+#include <sstream>
 #include <string>
 #include <vector>
 
@@ -22,6 +23,10 @@ namespace dapt {
 /// on wrong shapes, and on a missing lm_head.weight unless the config ties it to the embedding.
 inline Llama load_llama(const std::filesystem::path& folder, at::ScalarType dtype, LlamaOptions options = {});
 
+/// What keeps `weights` from being those of `config`: one line for each tensor that is missing, misshapen, of a type that is not read, or unexpected. Their
+/// values are not looked at, but for a copy of a tied head.
+inline std::vector<std::string> weight_problems(const WeightFolder& weights, const LlamaConfig& config);
+
 /// Writes `model` to `out_folder` with the configuration and tokenizer files of `source_folder` (where it was loaded from). The folder may exist; its files of
 /// these names are replaced, each at once. Adapters must have been merged: what Linear::adapted adds is not in the weights.
 inline void save_llama(Llama& model, const std::filesystem::path& source_folder, const std::filesystem::path& out_folder);
@@ -32,17 +37,19 @@ namespace detail {
 inline constexpr const char* tokenizer_files[] = {"tokenizer.json", "tokenizer.model", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json",
                                                   "merges.txt",     "chat_template.jinja", "generation_config.json"};
 
-/// Tensors that a Llama folder may hold beyond the parameters: rotary tables that old versions of transformers saved, and a copy of a tied head.
-inline void refuse_unexpected(const WeightFolder& weights, const LlamaConfig& config, const NamedParameters& parameters) {
-  std::vector<std::string> expected;
+/// One line for each tensor beyond the parameters. A Llama folder may hold rotary tables that old versions of transformers saved, and a copy of a tied head.
+inline std::vector<std::string> unexpected_tensors(const WeightFolder& weights, const LlamaConfig& config, const NamedParameters& parameters) {
+  std::vector<std::string> expected, problems;
   for (const auto& parameter : parameters) expected.push_back(parameter.name);
+  std::sort(expected.begin(), expected.end());
   for (const auto& name : weights.names()) {
-    if (std::find(expected.begin(), expected.end(), name) != expected.end() || name.ends_with(".rotary_emb.inv_freq")) continue;
-    const auto& file = weights.path(name);
-    require(config.tie_word_embeddings && name == "lm_head.weight", file.string(), ": unexpected tensor \"", name, "\"");
-    require(weights.tensor(name).equal(weights.tensor("model.embed_tokens.weight")), file.string(),
-            ": lm_head.weight differs from model.embed_tokens.weight, but config.json says tie_word_embeddings true");
+    if (std::binary_search(expected.begin(), expected.end(), name) || name.ends_with(".rotary_emb.inv_freq")) continue;
+    const auto file = weights.path(name).string();
+    if (!config.tie_word_embeddings || name != "lm_head.weight") problems.push_back(file + ": unexpected tensor \"" + name + "\"");
+    else if (weights.contains("model.embed_tokens.weight") && !weights.tensor(name).equal(weights.tensor("model.embed_tokens.weight")))
+      problems.push_back(file + ": lm_head.weight differs from model.embed_tokens.weight, but config.json says tie_word_embeddings true");
   }
+  return problems;
 }
 
 }  // namespace detail
@@ -58,9 +65,33 @@ inline Llama load_llama(const std::filesystem::path& folder, at::ScalarType dtyp
   };
   return detail::with_folder_in_errors(folder, [&] {
     Llama model(config, lookup, options);
-    detail::refuse_unexpected(weights, config, model.parameters());
+    const auto unexpected = detail::unexpected_tensors(weights, config, model.parameters());
+    require(unexpected.empty(), unexpected.empty() ? "" : unexpected.front());
     return model;
   });
+}
+
+inline std::vector<std::string> weight_problems(const WeightFolder& weights, const LlamaConfig& config) {
+  std::vector<std::string> problems;
+  const auto problem = [&](const auto&... parts) {
+    std::ostringstream line;
+    (line << ... << parts);
+    problems.push_back(line.str());
+  };
+  const NamedParameters parameters = Llama::without_storage(config, at::kFloat).parameters();
+  for (const auto& [name, expected, factor] : parameters) {
+    if (!weights.contains(name)) {
+      problem("no tensor \"", name, "\"", name == "lm_head.weight" ? "; expected it because config.json says tie_word_embeddings false" : "");
+      continue;
+    }
+    const TensorInfo info = weights.info(name);
+    if (!at::isFloatingType(info.dtype)) problem(weights.path(name).string(), ": tensor \"", name, "\" is ", info.dtype, ", expected F32, BF16 or F16");
+    if (expected.sizes() != at::IntArrayRef(info.shape))
+      problem(weights.path(name).string(), ": tensor \"", name, "\" has shape ", at::IntArrayRef(info.shape), ", expected ", expected.sizes());
+  }
+  const auto unexpected = detail::unexpected_tensors(weights, config, parameters);
+  problems.insert(problems.end(), unexpected.begin(), unexpected.end());
+  return problems;
 }
 
 inline void save_llama(Llama& model, const std::filesystem::path& source_folder, const std::filesystem::path& out_folder) {

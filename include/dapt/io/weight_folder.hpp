@@ -1,6 +1,7 @@
 // The weights of a model folder, in whichever of the hub's formats they lie there: safetensors or PyTorch's .bin, one file or the shards of an index.
 #pragma once
 
+#include <algorithm>
 #include <filesystem>
 #include <map>
 #include <string>
@@ -61,6 +62,8 @@ class WeightFolder {
     for (const auto& file : files_) result.push_back(std::visit([](const auto& opened) { return opened.path(); }, file));
     return result;
   }
+  /// Names of files of `folder` that hold weights, in formats that are read and others.
+  static std::vector<std::string> weight_files(const std::filesystem::path& folder);
   /// "safetensors" or "PyTorch .bin".
   const char* format() const { return std::holds_alternative<SafetensorsFile>(files_[0]) ? "safetensors" : "PyTorch .bin"; }
 
@@ -131,15 +134,22 @@ auto with_folder_in_errors(const std::filesystem::path& folder, const Load& load
 
 }  // namespace detail
 
+inline std::vector<std::string> WeightFolder::weight_files(const std::filesystem::path& folder) {
+  std::vector<std::string> found;
+  for (const auto& entry : std::filesystem::directory_iterator(folder)) {
+    const auto extension = entry.path().extension().string();
+    const bool weights = extension == ".bin" || extension == ".pt" || extension == ".pth" || extension == ".gguf" || extension == ".safetensors" || extension == ".h5" ||
+                         extension == ".msgpack";
+    if (weights) found.push_back(entry.path().filename().string());
+  }
+  std::sort(found.begin(), found.end());
+  return found;
+}
+
 /// What lies there of weights in other formats or under other names.
 inline std::string WeightFolder::other_weights() const {
   std::string found;
-  for (const auto& entry : std::filesystem::directory_iterator(folder_)) {
-    const auto name = entry.path().filename().string(), extension = entry.path().extension().string();
-    const bool weights = extension == ".bin" || extension == ".pt" || extension == ".pth" || extension == ".gguf" || extension == ".safetensors" || extension == ".h5" ||
-                         extension == ".msgpack";
-    if (weights) found += (found.empty() ? "" : ", ") + name;
-  }
+  for (const auto& name : weight_files(folder_)) found += (found.empty() ? "" : ", ") + name;
   return found.empty() ? "no weights" : found;
 }
 

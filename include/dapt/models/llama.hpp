@@ -19,6 +19,7 @@
 #include <ATen/ops/cat.h>
 #include <ATen/ops/cumsum.h>
 #include <ATen/ops/embedding.h>
+#include <ATen/ops/empty.h>
 #include <ATen/ops/log_softmax.h>
 #include <ATen/ops/masked_select.h>
 #include <ATen/ops/nonzero.h>
@@ -85,12 +86,20 @@ class Llama {
   using TensorLookup = std::function<Tensor(const std::string& name)>;
 
   /// Throws dapt::Error naming the tensor where its shape or dtype is not the configured one.
-  Llama(LlamaConfig config, const TensorLookup& lookup, LlamaOptions options = {});
+  Llama(LlamaConfig config, const TensorLookup& lookup, LlamaOptions options = {})
+      : Llama(std::move(config), [&](const std::string& name, at::IntArrayRef) { return lookup(name); }, options) {}
+
+  /// A model of names, shapes and types alone, on the meta device, of whatever size: for memory plans and to compare with a weight file. It computes nothing.
+  static Llama without_storage(LlamaConfig config, at::ScalarType dtype, LlamaOptions options = {}) {
+    return Llama(std::move(config), [&](const std::string&, at::IntArrayRef shape) { return at::empty(shape, at::TensorOptions(dtype).device(at::kMeta)); }, options);
+  }
 
   LossSum loss(const Batch& batch);
   Tensor token_log_probs(const Batch& batch);
   NamedParameters parameters();
   std::vector<Linear*> linears();
+  /// With the adapter that is attached, on this machine's processor. The derivation is in models/llama_memory.hpp.
+  ActivationMemory activation_memory(std::int64_t batch_size, std::int64_t length, const AdapterBytes& adapter_bytes) const;
   std::vector<std::vector<std::int32_t>> generate_greedy(const std::vector<std::vector<std::int32_t>>& prompts, std::int64_t max_new_tokens,
                                                          const StopRule& stop);
 
@@ -105,6 +114,8 @@ class Llama {
 
  private:
   friend class LlamaGeneration;
+  using ShapedLookup = std::function<Tensor(const std::string& name, at::IntArrayRef shape)>;
+  Llama(LlamaConfig config, const ShapedLookup& lookup, LlamaOptions options);
 
   /// `length`: rope_length of the call's positions, of which the batch may hold a part.
   Tensor hidden(const Batch& batch, std::int64_t length) const;
@@ -165,12 +176,12 @@ inline CompactBatch without_padding(const Batch& batch) {
 
 }  // namespace detail
 
-inline Llama::Llama(LlamaConfig config, const TensorLookup& lookup, LlamaOptions options) : config_(std::move(config)), options_(options) {
+inline Llama::Llama(LlamaConfig config, const ShapedLookup& lookup, LlamaOptions options) : config_(std::move(config)), options_(options) {
   config_.check("LlamaConfig");
   const auto& c = config_;
   at::ScalarType dtype = at::ScalarType::Undefined;
   const auto get = [&](const std::string& name, std::vector<std::int64_t> shape) {
-    Tensor tensor = lookup(name);
+    Tensor tensor = lookup(name, shape);
     require(tensor.defined(), "Llama: no tensor \"", name, "\"");
     require(tensor.sizes() == at::IntArrayRef(shape), "Llama: tensor \"", name, "\" has shape ", tensor.sizes(), ", expected ", at::IntArrayRef(shape));
     if (dtype == at::ScalarType::Undefined) dtype = tensor.scalar_type();
@@ -299,6 +310,7 @@ inline std::vector<Linear*> Llama::linears() {
 }  // namespace dapt
 
 #include <dapt/models/llama_generation.hpp>
+#include <dapt/models/llama_memory.hpp>
 
 namespace dapt {
 static_assert(check_causal_lm<Llama>() && GeneratingLM<Llama>);

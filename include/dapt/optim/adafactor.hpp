@@ -53,6 +53,11 @@ struct Adafactor {
   }
 
   RunHeader describe(const NamedParameters& parameters, double lr) const;
+  /// The squares, the update, and fp32 copies of gradient and weight where they are not fp32.
+  StepMemory step_memory(const NamedParameter& parameter, at::ScalarType gradient_dtype) const {
+    const int copies = 2 + (gradient_dtype != at::kFloat) + (parameter.value.scalar_type() != at::kFloat);
+    return {.working = 4 * copies * parameter.value.numel()};
+  }
 
  private:
   static Tensor root_mean_square(const Tensor& x) { return at::linalg_vector_norm(x, 2).div_(std::sqrt(static_cast<double>(x.numel()))); }

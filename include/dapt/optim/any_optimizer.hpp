@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string_view>
 #include <utility>
 
@@ -66,15 +67,18 @@ class AnyOptimizer {
   }
 
   RunHeader describe(const NamedParameters& parameters, double lr) const { return describe_(parameters, lr); }
+  std::optional<StepMemory> step_memory(const NamedParameter& parameter, at::ScalarType gradient_dtype) const { return step_memory_(parameter, gradient_dtype); }
 
  private:
   template <class Rule>
   explicit AnyOptimizer(std::shared_ptr<const Rule> rule)
       : init_([rule](const NamedParameter& parameter) -> std::unique_ptr<Kept> { return std::make_unique<KeptOf<Rule>>(rule, parameter); }),
-        describe_([rule](const NamedParameters& parameters, double lr) { return describe_optimizer(*rule, parameters, lr); }) {}
+        describe_([rule](const NamedParameters& parameters, double lr) { return describe_optimizer(*rule, parameters, lr); }),
+        step_memory_([rule](const NamedParameter& parameter, at::ScalarType gradient_dtype) { return dapt::step_memory(*rule, parameter, gradient_dtype); }) {}
 
   std::function<std::unique_ptr<Kept>(const NamedParameter&)> init_;
   std::function<RunHeader(const NamedParameters&, double)> describe_;
+  std::function<std::optional<StepMemory>(const NamedParameter&, at::ScalarType)> step_memory_;
 };
 
 static_assert(check_optimizer<AnyOptimizer>());

@@ -76,6 +76,12 @@ struct Apollo {
 
   /// What a run's header says of this rule. Throws where no parameter is projected.
   RunHeader describe(const NamedParameters& parameters, double lr) const;
+  /// The projection, which stays; the scaled gradient, and an fp32 copy of it where it is not fp32.
+  StepMemory step_memory(const NamedParameter& parameter, at::ScalarType gradient_dtype) const {
+    if (!projects(parameter)) return inner.step_memory(parameter, gradient_dtype);
+    const std::int64_t shorter = std::min(parameter.value.size(0), parameter.value.size(1));
+    return {.late_state = 4 * (rank * shorter + 1), .working = 4 * (1 + (gradient_dtype != at::kFloat)) * parameter.value.numel()};
+  }
 
  private:
   Tensor low_rank(State& state, const Tensor& gradient) const;

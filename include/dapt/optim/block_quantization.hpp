@@ -18,6 +18,7 @@
 #include <ATen/ops/bucketize.h>
 #include <ATen/ops/constant_pad_nd.h>
 #include <ATen/ops/empty.h>
+#include <ATen/ops/empty_like.h>
 #include <ATen/ops/from_blob.h>
 #include <ATen/ops/linspace.h>
 #include <ATen/ops/where.h>
@@ -109,7 +110,9 @@ inline Tensor dequantize_by_operations(const Tensor& codes, const Tensor& scales
 inline Quantized quantize_blockwise(const Tensor& values) {
   const Tensor flat = values.contiguous().view(-1);
   Quantized result;
-  if (!flat.is_cpu()) {
+  if (flat.is_meta()) {  // a memory plan asks for sizes only
+    result = {at::empty_like(flat, flat.options().dtype(at::kByte)), at::empty({(flat.numel() + quantization_block - 1) / quantization_block}, flat.options().dtype(at::kFloat))};
+  } else if (!flat.is_cpu()) {
     result = detail::quantize_by_operations(flat);
   } else {
     const std::int64_t count = flat.numel(), blocks = (count + quantization_block - 1) / quantization_block;

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <string_view>
 
@@ -39,6 +40,10 @@ struct Fp32Master {
   void visit(State& state, F&& f) const {
     if (state.master.defined()) f("master", state.master);
     inner.visit(state.inner, f);
+  }
+
+  std::optional<StepMemory> step_memory(const NamedParameter& parameter, at::ScalarType gradient_dtype) const {
+    return dapt::step_memory(inner, {parameter.name, parameter.value.to(at::kFloat)}, gradient_dtype);
   }
 
   RunHeader describe(const NamedParameters& parameters, double lr) const {

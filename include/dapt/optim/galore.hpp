@@ -7,9 +7,12 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <optional>
 #include <sstream>
 #include <string>
 #include <string_view>
+#include <tuple>
+#include <utility>
 #include <vector>
 
 #include <ATen/ops/empty.h>
@@ -87,11 +90,18 @@ struct GaLore {
 
   /// What a run's header says of this rule. Throws where no parameter is projected.
   RunHeader describe(const NamedParameters& parameters, double lr) const;
+  /// The projectors; and the largest step, that of a refresh.
+  std::optional<StepMemory> step_memory(const NamedParameter& parameter, at::ScalarType gradient_dtype) const;
 
  private:
   bool refreshes(const State& state) const {
     const bool without_subspace = (state.on_left && !state.left.defined()) || (state.on_right && !state.right.defined());
     return (state.on_left || state.on_right) && (without_subspace || (state.steps + state.offset) % update_proj_gap == 0);
+  }
+  /// Whether the left and the right side of a gradient [m, n] are projected.
+  std::pair<bool, bool> sides(std::int64_t m, std::int64_t n) const {
+    const bool right = proj_type == ProjType::right || proj_type == ProjType::full || proj_type == (m >= n ? ProjType::std : ProjType::reverse_std);
+    return {!right || proj_type == ProjType::full, right};
   }
   void refresh(State& state) const;
   static Tensor project(const State& state, const Tensor& gradient);
@@ -118,9 +128,7 @@ typename GaLore<Inner>::State GaLore<Inner>::init(const NamedParameter& paramete
   }
   if (refresh_schedule == RefreshSchedule::spread) state.offset = static_cast<std::int64_t>(fnv1a(parameter.name) % static_cast<std::uint64_t>(update_proj_gap));
   const std::int64_t m = parameter.value.size(0), n = parameter.value.size(1), r = std::min({rank, m, n});
-  const bool shorter_is_right = m >= n;
-  state.on_right = proj_type == ProjType::right || proj_type == ProjType::full || proj_type == (shorter_is_right ? ProjType::std : ProjType::reverse_std);
-  state.on_left = !state.on_right || proj_type == ProjType::full;
+  std::tie(state.on_left, state.on_right) = sides(m, n);
   state.inner = inner.init({parameter.name, at::empty({state.on_left ? r : m, state.on_right ? r : n}, parameter.value.options().requires_grad(false))});
   return state;
 }
@@ -185,6 +193,22 @@ void GaLore<Inner>::refresh(State& state) const {
   } catch (const c10::Error& error) {
     fail("GaLore: no subspace for the gradient of ", state.parameter, " (norm ", norm, ") at step ", state.steps + 1, ": ", error.what_without_backtrace());
   }
+}
+
+template <DirectionalOptimizer Inner>
+std::optional<StepMemory> GaLore<Inner>::step_memory(const NamedParameter& parameter, at::ScalarType gradient_dtype) const {
+  if (!projects(parameter)) return dapt::step_memory(inner, parameter, gradient_dtype);
+  const std::int64_t m = parameter.value.size(0), n = parameter.value.size(1), smaller = std::min(m, n), r = std::min(rank, smaller);
+  const auto [on_left, on_right] = sides(m, n);
+  const std::int64_t low = (on_left ? r : m) * (on_right ? r : n), element = c10::elementSize(gradient_dtype);
+  // The direction and what it is made of; where types differ, the update in full space before it is added.
+  const std::int64_t update = 16 * low + (parameter.value.scalar_type() == gradient_dtype ? 0 : element * m * n);
+  const std::int64_t copy = gradient_dtype == at::kFloat ? 0 : 4 * m * n, wide = std::min(r + RangeFinder{}.oversampling, smaller);
+  const bool exact = projector == Projector::exact || wide == smaller;
+  // Exact: LAPACK's copy of the matrix, both factors, and its own work. Randomized: the scaled matrix, and bases in fp64.
+  const std::int64_t refresh = copy + 4 * m * n + (exact ? 4 * (smaller * (m + n) + 4 * smaller * smaller) : wide * (4 * (m + n) + 24 * std::max(m, n)));
+  return StepMemory{.late_state = element * ((on_left ? m * r : 0) + (on_right ? r * n : 0)), .working = std::max(refresh, update),
+                    .usual = StepMemory::Usual{.gradient = 4 * low, .working = update}};
 }
 
 template <DirectionalOptimizer Inner>

@@ -20,6 +20,7 @@ namespace dapt {
 /// `values` (fp32) rounded to bf16, of their shape. `key` and the index of each element, counted from `first`, fix the draws. NaN stays NaN.
 inline Tensor round_stochastically(const Tensor& values, std::uint64_t key, std::int64_t first = 0) {
   const Tensor source = values.contiguous();
+  if (source.is_meta()) return at::empty_like(source, source.options().dtype(at::kBFloat16));  // a memory plan asks for sizes only
   if (!source.is_cpu()) {
     at::Generator generator = at::globalContext().defaultGenerator(source.device()).clone();
     generator.set_current_seed(splitmix64(key, static_cast<std::uint64_t>(first)));

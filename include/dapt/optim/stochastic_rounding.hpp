@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <string_view>
 
@@ -48,6 +49,15 @@ struct StochasticRounding {
     f("stream", state.stream);
     f("rounded_steps", state.steps);
     inner.visit(state.inner, f);
+  }
+
+  /// The inner rule's, and the weight in fp32 and rounded.
+  std::optional<StepMemory> step_memory(const NamedParameter& parameter, at::ScalarType gradient_dtype) const {
+    auto memory = dapt::step_memory(inner, parameter, gradient_dtype);
+    const std::int64_t exact = parameter.value.scalar_type() == at::kFloat ? 0 : 6 * parameter.value.numel();
+    if (memory) memory->working += exact;
+    if (memory && memory->usual) memory->usual->working += exact;
+    return memory;
   }
 
   RunHeader describe(const NamedParameters& parameters, double lr) const {

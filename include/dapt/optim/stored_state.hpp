@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <type_traits>
@@ -84,6 +85,9 @@ struct StoredState {
       f("stored_steps", state.steps);
     }
   }
+
+  /// Unpacked moments come piece by piece, or have the size of a small or projected tensor.
+  std::optional<StepMemory> step_memory(const NamedParameter& parameter, at::ScalarType gradient_dtype) const { return dapt::step_memory(inner, parameter, gradient_dtype); }
 
   RunHeader describe(const NamedParameters& parameters, double lr) const {
     RunHeader header;

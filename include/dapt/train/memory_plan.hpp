@@ -1,0 +1,142 @@
+// How much memory a training run will need, before there is a weight: model, adapter and rule are asked what they ask for with tensors without storage (the
+// meta device), so the plan follows from the same code as the run, also for a user's own policies. What cannot be seen that way they say in three optional
+// functions: Model::activation_memory, Adapter::saved_bytes, Rule::step_memory. A plan without one of them says what it does not count.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <type_traits>
+#include <utility>
+#include <vector>
+
+#include <ATen/ops/empty_like.h>
+
+#include <dapt/concepts/adapter.hpp>
+#include <dapt/concepts/causal_lm.hpp>
+#include <dapt/concepts/optimizer.hpp>
+#include <dapt/core/error.hpp>
+#include <dapt/train/train_options.hpp>
+
+namespace dapt {
+
+/// What exists beside weights, adapter and optimizer state at the moment of a window that needs most.
+struct MemoryMoment {
+  std::string_view name;         ///< "loss": the last forward pass's end; "backward": the last layers' or the first layers' backward pass; "step"
+  std::int64_t gradients = 0;    ///< summed over the window's micro-batches, as the rule keeps them
+  std::int64_t activations = 0;  ///< kept for the backward pass
+  std::int64_t working = 0;      ///< temporaries
+  std::int64_t bytes() const { return gradients + activations + working; }
+};
+
+/// In bytes. Without what the process needs whatever the model: code, thread stacks, pages that were read.
+struct MemoryPlan {
+  std::int64_t trainable_parameters = 0;  ///< a number, not bytes
+  std::int64_t weights = 0;               ///< the model's parameters
+  std::int64_t adapter = 0;               ///< parameters that the adapter adds
+  std::int64_t optimizer_state = 0;       ///< after the first step
+  MemoryMoment peak;                      ///< of the first window
+  std::optional<MemoryMoment> usual_peak; ///< of most windows, where the first is unlike them (GaLore's refresh)
+  std::vector<std::string> not_counted;   ///< one sentence for each policy that does not say all
+
+  std::int64_t resident() const { return weights + adapter + optimizer_state; }
+  std::int64_t bytes() const { return resident() + peak.bytes(); }
+};
+
+namespace detail {
+
+inline std::int64_t tensor_bytes(const Tensor& tensor) { return tensor.defined() ? static_cast<std::int64_t>(tensor.nbytes()) : 0; }
+
+/// What the trained parameters need together, in one kind of window.
+struct WindowMemory {
+  std::int64_t first_sum = 0, sum = 0;  ///< gradients after the first micro-batch and after the last
+  std::int64_t largest_sum = 0;         ///< of one parameter
+  std::int64_t step = 0;                ///< the largest step's temporaries
+
+  void add(std::int64_t first, std::int64_t last, std::int64_t working) {
+    first_sum += first;
+    sum += last;
+    largest_sum = std::max(largest_sum, last);
+    step = std::max(step, working);
+  }
+
+  /// The moment that needs most: the last micro-batch's loss, with the sums of those before it; its backward pass, at whose end the layers' activations are
+  /// gone and all sums are there; or the step.
+  MemoryMoment peak(const ActivationMemory& activations, std::int64_t micro_batches, bool layer_wise) const {
+    const std::int64_t before = micro_batches == 1 ? 0 : micro_batches == 2 ? first_sum : sum;
+    const std::int64_t after = layer_wise && micro_batches == 1 ? largest_sum : sum;
+    const std::int64_t layer = activations.layer + (layer_wise ? step : 0);  // layer-wise, a parameter steps while its layer's backward pass goes on
+    const MemoryMoment moments[] = {{"loss", before, activations.saved, activations.loss},
+                                    {"backward", before + (layer_wise && micro_batches == 1 ? largest_sum : 0), activations.saved, layer},
+                                    {"backward", after, 0, layer},
+                                    {"step", after, 0, step}};
+    return *std::max_element(std::begin(moments), std::end(moments), [](const auto& a, const auto& b) { return a.bytes() < b.bytes(); });
+  }
+};
+
+}  // namespace detail
+
+/// The plan of training `model` on sequences of `length` tokens. `model` is one without storage, as Llama::without_storage makes it, and has no adapter; the plan
+/// attaches `adapter` to it. Throws what the policies throw on options out of range.
+template <class Model, class Adapter, class Rule>
+MemoryPlan plan_memory(Model& model, const Adapter& adapter, const Rule& rule, const TrainOptions& options, std::int64_t length) {
+  static_assert(check_causal_lm<Model>() && check_adapter<Adapter, Model>() && check_optimizer<Rule>());
+  options.validate();
+  require(length >= 1, "plan_memory: length is ", length, ", expected at least 1");
+  MemoryPlan plan;
+  const NamedParameters own = model.parameters();
+  for (const NamedParameter& parameter : own) {
+    require(parameter.value.is_meta(), "plan_memory: ", parameter.name, " has storage; expected a model on the meta device");
+    plan.weights += detail::tensor_bytes(parameter.value);
+  }
+  typename Adapter::State adapter_state = adapter.attach(model);
+
+  const std::int64_t micro_batches = options.batch_size / options.micro_batch_size;
+  detail::WindowMemory first, usual;
+  bool windows_differ = false, steps_known = true;
+  for (const NamedParameter& parameter : adapter.trainable_parameters(adapter_state)) {
+    plan.trainable_parameters += parameter.value.numel();
+    if (std::none_of(own.begin(), own.end(), [&](const NamedParameter& other) { return other.value.is_same(parameter.value); }))
+      plan.adapter += detail::tensor_bytes(parameter.value);
+    auto state = rule.init(parameter);
+    rule.visit(state, [&](std::string_view, auto& value) {
+      if constexpr (std::is_same_v<std::remove_cvref_t<decltype(value)>, Tensor>) plan.optimizer_state += detail::tensor_bytes(value);
+      else plan.optimizer_state += static_cast<std::int64_t>(sizeof value);
+    });
+    const auto gradient = [&] { return at::empty_like(parameter.value, parameter.value.options().requires_grad(false)); };
+    const auto accumulate = [&] {
+      rule.accumulate(state, gradient());
+      return detail::tensor_bytes(rule.accumulated(state));
+    };
+    const std::int64_t one = accumulate(), sum = micro_batches == 1 ? one : accumulate();
+    const std::optional<StepMemory> step = step_memory(rule, parameter, parameter.value.scalar_type());
+    steps_known = steps_known && step;
+    const StepMemory known = step.value_or(StepMemory{});
+    plan.optimizer_state += known.late_state;
+    first.add(one, sum, known.working);
+    windows_differ = windows_differ || known.usual;
+    usual.add(known.usual ? known.usual->gradient : one, known.usual ? known.usual->gradient : sum, known.usual ? known.usual->working : known.working);
+  }
+  if (!steps_known) plan.not_counted.push_back("what " + std::string(Rule::name) + "'s steps hold for themselves: it has no step_memory");
+
+  ActivationMemory activations;
+  AdapterBytes adapter_bytes = [](const Linear&, std::int64_t) -> std::int64_t { return 0; };
+  if constexpr (requires(const Linear& linear) { { adapter.saved_bytes(adapter_state, linear, std::int64_t{}) } -> std::same_as<std::int64_t>; }) {
+    adapter_bytes = [&](const Linear& linear, std::int64_t tokens) { return adapter.saved_bytes(adapter_state, linear, tokens); };
+  } else {
+    const std::vector<Linear*> linears = model.linears();
+    if (std::any_of(linears.begin(), linears.end(), [](const Linear* linear) { return static_cast<bool>(linear->adapted); }))
+      plan.not_counted.push_back("what " + std::string(Adapter::name) + " keeps for the backward pass: it has no saved_bytes");
+  }
+  if constexpr (requires { { model.activation_memory(std::int64_t{}, std::int64_t{}, adapter_bytes) } -> std::same_as<ActivationMemory>; })
+    activations = model.activation_memory(options.micro_batch_size, length, adapter_bytes);
+  else plan.not_counted.push_back("activations: the model has no activation_memory");
+
+  plan.peak = first.peak(activations, micro_batches, options.layer_wise);
+  if (windows_differ) plan.usual_peak = usual.peak(activations, micro_batches, options.layer_wise);
+  return plan;
+}
+
+}  // namespace dapt

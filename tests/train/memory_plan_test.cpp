@@ -1,0 +1,201 @@
+#include <map>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include <malloc.h>
+
+#include <catch2/catch.hpp>
+
+#include <ATen/ops/empty.h>
+#include <ATen/ops/full.h>
+
+#include <dapt/adapters/full_parameter.hpp>
+#include <dapt/adapters/lora.hpp>
+#include <dapt/core/peak_memory.hpp>
+#include <dapt/data/packed_stream.hpp>
+#include <dapt/models/llama.hpp>
+#include <dapt/optim/fp32_master.hpp>
+#include <dapt/optim/galore.hpp>
+#include <dapt/optim/stochastic_rounding.hpp>
+#include <dapt/optim/stored_state.hpp>
+#include <dapt/testing/archetypes.hpp>
+#include <dapt/train/memory_plan.hpp>
+#include <dapt/train/trainer.hpp>
+
+using dapt::AdamW;
+using dapt::Fp32Master;
+using dapt::FullParameter;
+using dapt::GaLoreAdamW;
+using dapt::Llama;
+using dapt::LlamaConfig;
+using dapt::Lora;
+using dapt::MemoryPlan;
+using dapt::Tensor;
+
+namespace {
+
+LlamaConfig config_of(std::int64_t layers, std::int64_t width, bool tied = true) {
+  LlamaConfig config;
+  config.vocab_size = 16384;
+  config.hidden_size = width;
+  config.intermediate_size = 3 * width;
+  config.num_hidden_layers = layers;
+  config.num_attention_heads = width / 64;
+  config.num_key_value_heads = width / 128;
+  config.head_dim = 64;
+  config.max_position_embeddings = 2048;
+  config.tie_word_embeddings = tied;
+  return config;
+}
+
+Llama random_model(const LlamaConfig& config, dapt::LlamaOptions options) {
+  std::map<std::string, std::vector<std::int64_t>> shapes;
+  for (const auto& parameter : Llama::without_storage(config, at::kBFloat16).parameters()) shapes[parameter.name] = parameter.value.sizes().vec();
+  return Llama(config, [&](const std::string& name) { return at::empty(shapes.at(name), at::kBFloat16).normal_(0, 0.05); }, options);
+}
+
+dapt::PackedStream sequences(std::int64_t length, std::int64_t count) {
+  std::vector<dapt::PackedSequence> rows(static_cast<std::size_t>(count));
+  for (auto& row : rows)
+    for (std::int64_t t = 0; t < length; ++t) {
+      row.input_ids.push_back(static_cast<std::int32_t>(t % 1000));
+      row.labels.push_back(static_cast<std::int32_t>((t + 1) % 1000));
+      row.position_ids.push_back(static_cast<std::int32_t>(t));
+      row.document_starts.push_back(0);
+    }
+  return dapt::PackedStream(std::move(rows), {.micro_batch_size = 1});
+}
+
+std::int64_t held_now() {
+  malloc_trim(0);
+  REQUIRE(dapt::reset_peak_memory());
+  return dapt::peak_memory_bytes();
+}
+
+}  // namespace
+
+TEST_CASE("A plan made from shapes alone is within 10 % of what training takes at its peak") {
+  mallopt(M_MMAP_THRESHOLD, 1 << 18);  // a freed tensor's pages go back, so that the process holds what lives and not what its heap keeps
+  const auto train = [](const LlamaConfig& config, dapt::LlamaOptions model_options, const auto& adapter, const auto& rule, const dapt::TrainOptions& options, std::int64_t length) {
+    Llama model = random_model(config, model_options);
+    dapt::Trainer trainer(model, adapter, rule, options);
+    const auto report = trainer.train(sequences(length, options.batch_size));
+    REQUIRE(report.steps == 1);
+    return report.peak_memory_bytes;
+  };
+  const auto check = [&](const auto& adapter, const auto& rule, std::int64_t micro_batches, bool checkpointing = false, bool tied = true) {
+    const dapt::LlamaOptions model_options{.gradient_checkpointing = checkpointing};
+    const dapt::TrainOptions options{.batch_size = micro_batches, .max_steps = 1};
+    constexpr std::int64_t length = 640;
+    // What the process needs whatever the model: what it holds once the same has been done with a model of nearly nothing.
+    train(config_of(1, 128), model_options, adapter, rule, options, 128);
+    const std::int64_t base = held_now();
+    const LlamaConfig config = config_of(6, 640, tied);
+    const double measured = static_cast<double>(train(config, model_options, adapter, rule, options, length) - base);
+    Llama shapes = Llama::without_storage(config, at::kBFloat16, model_options);
+    const MemoryPlan plan = dapt::plan_memory(shapes, adapter, rule, options, length);
+    INFO("weights " << plan.weights << ", adapter " << plan.adapter << ", state " << plan.optimizer_state << ", at " << plan.peak.name << ": gradients " << plan.peak.gradients
+                    << ", activations " << plan.peak.activations << ", working " << plan.peak.working);
+    REQUIRE(static_cast<double>(plan.bytes()) == Approx(measured).epsilon(0.1));
+    REQUIRE(plan.not_counted.empty());
+  };
+  const GaLoreAdamW galore = dapt::galore_adamw(64);
+  SECTION("LoRA 8") { check(Lora{.rank = 8}, AdamW{}, 2); }
+  SECTION("LoRA 128, checkpointed") { check(Lora{.rank = 128}, AdamW{}, 2, true); }
+  SECTION("GaLore, fp32 masters, a window of three micro-batches") { check(FullParameter{}, Fp32Master<GaLoreAdamW>{.inner = galore}, 3); }
+  SECTION("GaLore, stochastic rounding, one micro-batch") { check(FullParameter{}, dapt::StochasticRounding<GaLoreAdamW>{.inner = galore}, 1); }
+  SECTION("all parameters under AdamW, fp32 masters") { check(FullParameter{}, Fp32Master<AdamW>{}, 2); }
+  SECTION("all parameters, a head of its own, states in 8 bits, checkpointed") { check(FullParameter{}, Fp32Master<dapt::StoredState<AdamW>>{}, 1, true, false); }
+}
+
+TEST_CASE("The parts of a plan are those that can be counted by hand") {
+  const LlamaConfig config = config_of(2, 128);  // heads 2 of 64, one of keys; feed-forward 384
+  constexpr std::int64_t C = 128, I = 384, K = 64, V = 16384, layer = 2 * C * C + 2 * C * K + 3 * C * I, norms = 2 * C, P = V * C + 2 * (layer + norms) + C;
+  const auto plan = [&](const auto& adapter, const auto& rule, dapt::TrainOptions options) {
+    Llama shapes = Llama::without_storage(config, at::kBFloat16);
+    return dapt::plan_memory(shapes, adapter, rule, options, 128);
+  };
+  SECTION("AdamW over fp32 masters: 2 bytes a weight, 12 of state, 4 of the gradients' sum from the second micro-batch on, 2 before") {
+    const MemoryPlan three = plan(FullParameter{}, Fp32Master<AdamW>{}, {.batch_size = 3}), one = plan(FullParameter{}, Fp32Master<AdamW>{}, {.batch_size = 1});
+    REQUIRE(three.trainable_parameters == P);
+    REQUIRE(three.weights == 2 * P);
+    REQUIRE(three.adapter == 0);
+    REQUIRE(three.optimizer_state == 12 * P);
+    REQUIRE(three.peak.gradients == 4 * P);
+    REQUIRE_FALSE(three.usual_peak);
+    REQUIRE((one.peak.gradients == 2 * P || one.peak.gradients == 0));
+  }
+  SECTION("Layer-wise, the gradients of one micro-batch never exist together") {
+    const MemoryPlan wise = plan(FullParameter{}, AdamW{}, {.batch_size = 1, .layer_wise = true});
+    REQUIRE(wise.peak.gradients <= 2 * V * C);
+  }
+  SECTION("LoRA: fp32 factors of every linear layer but the head, twice that in moments") {
+    constexpr std::int64_t r = 4, factors = 2 * r * (2 * (C + C) + 2 * (C + K) + 3 * (C + I));
+    const MemoryPlan lora = plan(Lora{.rank = r}, AdamW{}, {.batch_size = 2});
+    REQUIRE(lora.trainable_parameters == factors);
+    REQUIRE(lora.adapter == 4 * factors);
+    REQUIRE(lora.optimizer_state == 8 * factors);
+  }
+  SECTION("GaLore: moments of rank x the longer side, a bf16 projector of rank x the shorter one; full gradients in the first window only") {
+    constexpr std::int64_t r = 16, numbers = 14;  // a step counter for each of 14 matrices
+    constexpr std::int64_t longer = 2 * (2 * C + 2 * C + 3 * I), shorter = 2 * (2 * C + 2 * K + 3 * C), others = P - 2 * layer;
+    const MemoryPlan galore = plan(FullParameter{}, dapt::galore_adamw(r), {.batch_size = 3});
+    REQUIRE(galore.optimizer_state == 8 * (r * longer + others) + 2 * r * shorter + 8 * numbers);
+    REQUIRE(galore.usual_peak);
+    REQUIRE(galore.peak.gradients == 4 * P);
+    REQUIRE(galore.usual_peak->gradients == 4 * (r * longer + others));
+  }
+  SECTION("States in 8 bits: a byte and 1/64 a number, masters in fp32; norms stay as they are") {
+    const MemoryPlan packed = plan(FullParameter{}, Fp32Master<dapt::StoredState<AdamW>>{}, {.batch_size = 3});
+    const std::int64_t small = 5 * C, large = P - small;
+    REQUIRE(packed.optimizer_state == 4 * P + 2 * (large + 4 * large / 256 + 4 * small));  // every large size is a multiple of 256
+  }
+}
+
+namespace {
+
+/// Multiplies the output of every layer with a number, and says nothing of memory.
+struct Scales {
+  static constexpr std::string_view name = "scales";
+  struct State {
+    dapt::NamedParameters parameters;
+  };
+  template <dapt::CausalLM M>
+  State attach(M& model) const {
+    State state;
+    for (dapt::Linear* linear : model.linears()) {
+      const Tensor scale = at::full({1}, 1, linear->weight.options()).requires_grad_(true);
+      state.parameters.push_back({linear->name + ".scale", scale});
+      linear->adapted = [scale](const Tensor& x, const dapt::Linear& layer) { return layer.plain(x).mul(scale); };
+    }
+    return state;
+  }
+  dapt::NamedParameters trainable_parameters(State& state) const { return state.parameters; }
+  template <dapt::CausalLM M>
+  void merge(State&, M&) const {}
+};
+
+/// A model that says nothing of its activations.
+struct Silent {
+  Llama inner;
+  dapt::LossSum loss(const dapt::Batch& batch) { return inner.loss(batch); }
+  Tensor token_log_probs(const dapt::Batch& batch) { return inner.token_log_probs(batch); }
+  dapt::NamedParameters parameters() { return inner.parameters(); }
+  std::vector<dapt::Linear*> linears() { return inner.linears(); }
+};
+
+}  // namespace
+
+TEST_CASE("A plan names the policies that do not say what they need, and refuses a model that has its weights already") {
+  const LlamaConfig config = config_of(1, 128);
+  Silent model{Llama::without_storage(config, at::kFloat)};
+  const MemoryPlan plan = dapt::plan_memory(model, Scales{}, dapt::testing::OptimizerArchetype(0), {}, 16);
+  REQUIRE(plan.not_counted.size() == 3);
+  REQUIRE_THAT(plan.not_counted[0], Catch::Contains("archetype") && Catch::Contains("step_memory"));
+  REQUIRE_THAT(plan.not_counted[1], Catch::Contains("scales") && Catch::Contains("saved_bytes"));
+  REQUIRE_THAT(plan.not_counted[2], Catch::Contains("activation_memory"));
+  REQUIRE(plan.adapter == 4 * 8);  // one fp32 number for each of eight linear layers
+  Llama real = random_model(config, {});
+  REQUIRE_THROWS_WITH(dapt::plan_memory(real, Scales{}, AdamW{}, {}, 16), Catch::Contains("model.embed_tokens.weight") && Catch::Contains("meta"));
+}
