@@ -4,6 +4,9 @@
 
 #include <catch2/catch.hpp>
 
+#include <ATen/ops/full.h>
+
+#include <dapt/core/peak_memory.hpp>
 #include <dapt/io/merge_peft_adapter.hpp>
 
 #include "models/tiny_models.hpp"
@@ -129,4 +132,32 @@ TEST_CASE("A sum that the type cannot hold is refused by name, and nothing is wr
   REQUIRE_NOTHROW(merge_peft_adapter(tiny_folder("mistral_window"), changed, folder.path() / "wide"));
   REQUIRE_THROWS_WITH(merge_peft_adapter(tiny_folder("mistral_window"), changed, folder.path() / "narrow", at::kHalf), Catch::Contains("not finite in Half"));
   REQUIRE_FALSE(std::filesystem::exists(folder.path() / "narrow"));
+}
+
+TEST_CASE("A merge holds a few tensors at a time, not the model") {
+  const TemporaryFolder folder;
+  constexpr std::int64_t hidden = 512, layers = 24;
+  const LlamaConfig config{.vocab_size = 256, .hidden_size = hidden, .intermediate_size = 4 * hidden, .num_hidden_layers = layers, .num_attention_heads = 8, .num_key_value_heads = 8, .head_dim = 64};
+  {
+    Llama shapes = Llama::without_storage(config, at::kBFloat16);
+    NamedParameters tensors;
+    for (const NamedParameter& parameter : shapes.parameters()) tensors.push_back({parameter.name, at::full(parameter.value.sizes(), 0.01, at::kBFloat16)});
+    std::filesystem::create_directory(folder.path() / "base");
+    write_safetensors(folder.path() / "base" / "model.safetensors", tensors);
+    write_bytes(folder.path() / "base" / "config.json",
+                R"({"model_type": "llama", "architectures": ["LlamaForCausalLM"], "vocab_size": 256, "hidden_size": 512, "intermediate_size": 2048, "num_hidden_layers": 24,
+                    "num_attention_heads": 8, "num_key_value_heads": 8, "head_dim": 64, "torch_dtype": "bfloat16"})");
+    Llama model = load_llama(folder.path() / "base", at::kBFloat16);
+    const Lora lora{.rank = 1, .alpha = 1};
+    auto state = lora.attach(model);
+    save_peft_adapter(lora, state, folder.path() / "adapter");
+  }
+  const auto model_bytes = static_cast<std::int64_t>(std::filesystem::file_size(folder.path() / "base" / "model.safetensors"));
+  REQUIRE(model_bytes > std::int64_t{190} << 20);
+  REQUIRE(reset_peak_memory());
+  const std::int64_t before = peak_memory_bytes();
+  const MergedFolder merged = merge_peft_adapter(folder.path() / "base", folder.path() / "adapter", folder.path() / "out");
+  REQUIRE(merged.dtype == at::kBFloat16);
+  REQUIRE(peak_memory_bytes() - before < 16 * 4 * hidden * hidden * 4);  // sixteen fp32 copies of the largest tensor, a third of the model
+  REQUIRE(static_cast<std::int64_t>(std::filesystem::file_size(folder.path() / "out" / "model.safetensors")) == model_bytes);
 }

@@ -90,6 +90,8 @@ struct Lora {
   /// `keep_base`: keeps the old weights (costs their memory), so that `unmerge` can put them back, bit for bit.
   template <CausalLM M>
   MergeReport merge(State& state, M& model, bool keep_base) const;
+  /// The weight [out, in] of `module`'s layer with the adapter in it, in fp32 and not rounded; `weight`: the layer's own.
+  static Tensor merged_weight(const Module& module, const Tensor& weight);
   /// The adapter's layers as before the merge: old weights, adapter in the forward pass.
   template <CausalLM M>
   void unmerge(State& state, M& model) const;
@@ -283,6 +285,12 @@ Linear& Lora::find(M& model, const std::string& name, bool attached) {
   return **found;
 }
 
+inline Tensor Lora::merged_weight(const Module& module, const Tensor& weight) {
+  Tensor exact = low_rank_sum(weight, module.a, module.b, module.scaling);
+  if (module.magnitude.defined()) exact.mul_(module.magnitude.div(at::linalg_vector_norm(exact, 2, {1})).unsqueeze(1));
+  return exact;
+}
+
 template <CausalLM M>
 MergeReport Lora::merge(State& state, M& model, bool keep_base) const {
   const at::NoGradGuard no_grad;
@@ -290,9 +298,7 @@ MergeReport Lora::merge(State& state, M& model, bool keep_base) const {
   for (Module& module : state.modules) {
     Linear& linear = find(model, module.name, /*attached=*/true);
     if (keep_base) module.base = linear.weight.clone();
-    Tensor exact = low_rank_sum(linear.weight, module.a, module.b, module.scaling);
-    if (module.magnitude.defined()) exact.mul_(module.magnitude.div(at::linalg_vector_norm(exact, 2, {1})).unsqueeze(1));
-    report.write(linear.weight, exact, module.name);
+    report.write(linear.weight, merged_weight(module, linear.weight), module.name);
     linear.adapted = nullptr;
   }
   return report;

@@ -27,8 +27,8 @@ struct MergeReport {
     return line.str();
   }
 
-  /// weight <- exact (fp32, its shape), rounded once. Throws where a value is not finite, also where only the narrower type cannot hold it.
-  void write(Tensor weight, const Tensor& exact, const std::string& module) {
+  /// `exact` (fp32, the shape of `weight`) in the type of `weight`, rounded once. Throws where a value is not finite, also where only the narrower type cannot hold it.
+  Tensor round(const Tensor& weight, const Tensor& exact, const std::string& module) {
     const Tensor rounded = exact.to(weight.scalar_type());
     require(rounded.isfinite().all().item<bool>(), "merge: ", module, " has values that are not finite in ", weight.scalar_type());
     entries += weight.numel();
@@ -38,8 +38,11 @@ struct MergeReport {
       largest_error = error;
       largest_error_in = module;
     }
-    weight.copy_(rounded);
+    return rounded;
   }
+
+  /// weight <- exact.
+  void write(Tensor weight, const Tensor& exact, const std::string& module) { weight.copy_(round(weight, exact, module)); }
 };
 
 }  // namespace dapt

@@ -94,24 +94,39 @@ inline std::vector<std::string> weight_problems(const WeightFolder& weights, con
   return problems;
 }
 
-inline void save_llama(Llama& model, const std::filesystem::path& source_folder, const std::filesystem::path& out_folder) {
-  for (const Linear* linear : model.linears())
-    require(!linear->adapted, "save_llama: an adapter is attached to ", linear->name, "; merge it first, or save the adapter");
+namespace detail {
+
+/// A model folder: weights as `write_weights(file)` writes them, the configuration of `source_folder` with their type, and its tokenizer's files. Nothing is left of a folder that was made for
+/// weights that could not be written.
+template <class WriteWeights>
+void write_model_folder(const std::filesystem::path& source_folder, const std::filesystem::path& out_folder, at::ScalarType dtype, WriteWeights write_weights) {
   std::error_code reason;
-  std::filesystem::create_directories(out_folder, reason);
+  const bool is_new = std::filesystem::create_directories(out_folder, reason);
   require(!reason, out_folder.string(), ": cannot create the folder: ", reason.message());
   require(!std::filesystem::equivalent(source_folder, out_folder), out_folder.string(), ": is the folder the model was loaded from; expected another one");
-
-  auto config = detail::read_json_file(source_folder / "config.json");
+  try {
+    write_weights(out_folder / "model.safetensors");
+  } catch (...) {
+    if (is_new) std::filesystem::remove(out_folder, reason);  // fails where it is not empty
+    throw;
+  }
+  auto config = read_json_file(source_folder / "config.json");
   config.erase("torch_dtype");  // the older name of the same key
-  config["dtype"] = dtype_name(model.dtype());
-  for (const char* name : detail::tokenizer_files) {
+  config["dtype"] = dtype_name(dtype);
+  for (const char* name : tokenizer_files) {
     if (!std::filesystem::exists(source_folder / name)) continue;
     std::filesystem::copy_file(source_folder / name, out_folder / name, std::filesystem::copy_options::overwrite_existing, reason);
     require(!reason, (out_folder / name).string(), ": cannot write: ", reason.message());
   }
   write_file_atomically(out_folder / "config.json", config.dump(2) + "\n");
-  write_safetensors(out_folder / "model.safetensors", model.parameters());
+}
+
+}  // namespace detail
+
+inline void save_llama(Llama& model, const std::filesystem::path& source_folder, const std::filesystem::path& out_folder) {
+  for (const Linear* linear : model.linears())
+    require(!linear->adapted, "save_llama: an adapter is attached to ", linear->name, "; merge it first, or save the adapter");
+  detail::write_model_folder(source_folder, out_folder, model.dtype(), [&](const std::filesystem::path& file) { write_safetensors(file, model.parameters()); });
 }
 
 }  // namespace dapt

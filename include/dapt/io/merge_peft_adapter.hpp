@@ -6,7 +6,12 @@
 #include <filesystem>
 #include <optional>
 #include <string>
+#include <utility>
+#include <vector>
 
+#include <ATen/ops/empty.h>
+
+#include <dapt/adapters/lora.hpp>
 #include <dapt/adapters/merge_report.hpp>
 #include <dapt/core/error.hpp>
 #include <dapt/core/precision.hpp>
@@ -31,45 +36,58 @@ inline at::ScalarType dtype_of_folder(const std::filesystem::path& folder) {
   return at::kFloat;
 }
 
-/// Whether all weights lie in the files as `dtype`, whatever config.json says.
-inline bool stored_as(const std::filesystem::path& folder, at::ScalarType dtype) {
-  const WeightFolder weights(folder);
-  const auto names = weights.names();
-  return std::all_of(names.begin(), names.end(), [&](const auto& name) { return weights.tensor(name).scalar_type() == dtype; });
-}
-
 }  // namespace detail
 
 /// Writes `model_folder` with the adapter of `adapter_folder` merged into it to `out_folder`. `dtype` of the written weights: absent, as config.json of the base says.
-/// Where weights must first be changed in fp32 (the files have another type, modules_to_save, PiSSA that PEFT did not convert) needs the model's size in fp32 besides.
+/// One tensor at a time: read through the file's map, summed in fp32, rounded, written, forgotten. So a model may be larger than the memory, except for an
+/// adapter with PiSSA's start that PEFT did not convert, which needs it twice in fp32 and in `dtype`.
 /// Throws dapt::Error where the adapter does not fit the model, or where a sum is not finite in `dtype`; nothing of the model is then written.
 inline MergedFolder merge_peft_adapter(const std::filesystem::path& model_folder, const std::filesystem::path& adapter_folder, const std::filesystem::path& out_folder,
                                        std::optional<at::ScalarType> dtype = {}) {
   const c10::NoGradGuard no_grad;
   const PeftAdapter adapter(adapter_folder);
   MergedFolder merged{{}, dtype ? *dtype : detail::dtype_of_folder(model_folder)};
+  const WeightFolder weights(model_folder);
 
-  Llama model = load_llama(model_folder, merged.dtype);
-  const bool rounded_by_merge_only = adapter.lora.init != LoraInit::pissa && adapter.lora.modules_to_save.empty() && detail::stored_as(model_folder, merged.dtype);
-  if (merged.dtype == at::kFloat || rounded_by_merge_only) {
-    auto state = adapter.attach(model);
-    merged.report = adapter.lora.merge(state, model, /*keep_base=*/false);
-    for (const NamedParameter& parameter : state.saved) merged.report.entries += parameter.value.numel();
-  } else {
-    Llama exact = load_llama(model_folder, at::kFloat);
-    auto state = adapter.attach(exact);
-    adapter.lora.merge(state, exact, /*keep_base=*/false);
-    const auto changed = [&](const std::string& name) {
-      return std::any_of(state.modules.begin(), state.modules.end(), [&](const auto& module) { return module.name + ".weight" == name; }) ||
-             std::any_of(state.saved.begin(), state.saved.end(), [&](const auto& parameter) { return parameter.name == name; });
-    };
-    const NamedParameters from = exact.parameters(), to = model.parameters();
-    for (std::size_t i = 0; i < to.size(); ++i)
-      if (changed(to[i].name)) merged.report.write(to[i].value, from[i].value, to[i].name.substr(0, to[i].name.rfind('.')));
-  }
+  // PiSSA takes its part out of the weights when it is attached, so they must be there as a whole; everything else is attached to views into the files.
+  const bool changes_base = adapter.lora.init == LoraInit::pissa;
+  std::optional<Llama> whole;
+  if (changes_base) whole = load_llama(model_folder, at::kFloat);
+  const auto config = LlamaConfig::from_file(model_folder / "config.json");
+  Llama model = changes_base ? std::move(*whole) : detail::with_folder_in_errors(model_folder, [&] {
+    at::ScalarType type = at::ScalarType::Undefined;  // of the first tensor; one of another type (some .bin files mix them) is read in it, for this purpose alone
+    return Llama(config, [&](const std::string& name) {
+      const Tensor view = weights.tensor(name);
+      if (type == at::ScalarType::Undefined) type = view.scalar_type();
+      return view.to(type);
+    });
+  });
+  const std::vector<std::string> problems = detail::unexpected_tensors(weights, config, model.parameters());
+  require(problems.empty(), problems.empty() ? "" : problems.front());
+  const auto state = adapter.attach(model);
+  const SafetensorsFile adapter_tensors(adapter_folder / "adapter_model.safetensors");
+
+  const auto merged_value = [&](const NamedParameter& parameter) {
+    const std::string path = parameter.name.substr(0, parameter.name.rfind('.'));
+    const auto module = std::find_if(state.modules.begin(), state.modules.end(), [&](const auto& one) { return one.name + ".weight" == parameter.name; });
+    const bool is_saved = std::any_of(state.saved.begin(), state.saved.end(), [&](const auto& one) { return one.name == parameter.name; });
+    const Tensor base = weights.tensor(parameter.name);
+    Tensor value = base.to(merged.dtype);
+    if (is_saved) value = merged.report.round(value, adapter_tensors.tensor(detail::peft_prefix + parameter.name).to(at::kFloat), path);
+    if (module != state.modules.end()) {
+      const std::vector<Linear*> linears = model.linears();
+      const Tensor own = changes_base ? (*std::find_if(linears.begin(), linears.end(), [&](const Linear* one) { return one->name == path; }))->weight : base;
+      value = merged.report.round(value, Lora::merged_weight(*module, own.to(at::kFloat)), path);
+    }
+    require(value.isfinite().all().item<bool>(), "merge: ", parameter.name, " has values that are not finite in ", dtype_name(merged.dtype));
+    weights.forget(parameter.name);
+    return value;
+  };
+  NamedParameters shapes;
   for (const NamedParameter& parameter : model.parameters())
-    require(parameter.value.isfinite().all().item<bool>(), "merge: ", parameter.name, " has values that are not finite in ", dtype_name(merged.dtype));
-  save_llama(model, model_folder, out_folder);
+    shapes.push_back({parameter.name, at::empty(parameter.value.sizes(), at::TensorOptions(merged.dtype).device(at::kMeta))});
+  detail::write_model_folder(model_folder, out_folder, merged.dtype,
+                             [&](const std::filesystem::path& file) { write_safetensors(file, shapes, {{"format", "pt"}}, merged_value); });
   return merged;
 }
 

@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <cstring>
 #include <filesystem>
+#include <functional>
 #include <map>
 #include <memory>
 #include <set>
@@ -91,9 +92,10 @@ class SafetensorsFile {
   std::map<std::string, std::string> metadata_;
 };
 
-/// Writes a safetensors file that appears whole or not at all. Tensors of any device and strides; each name once.
-inline void write_safetensors(const std::filesystem::path& file, NamedParameters tensors,
-                              const std::map<std::string, std::string>& metadata = {{"format", "pt"}}) {
+/// Writes a safetensors file that appears whole or not at all. Tensors of any device and strides; each name once. With `value_of` the tensors give shapes and types alone
+/// (they may be on the meta device), and each one's values are asked for when it is written, so that a file may be larger than the memory.
+inline void write_safetensors(const std::filesystem::path& file, NamedParameters tensors, const std::map<std::string, std::string>& metadata = {{"format", "pt"}},
+                              const std::function<Tensor(const NamedParameter&)>& value_of = [](const NamedParameter& tensor) { return tensor.value; }) {
   const auto type_of = [&](const NamedParameter& tensor) {
     for (const auto& known : detail::safetensors_types)
       if (known.type == tensor.value.scalar_type()) return known;
@@ -119,7 +121,9 @@ inline void write_safetensors(const std::filesystem::path& file, NamedParameters
   out.write(&size, sizeof size);
   out.write(text);
   for (const auto& tensor : tensors) {
-    const Tensor bytes = tensor.value.detach().cpu().contiguous();
+    const Tensor bytes = value_of(tensor).detach().cpu().contiguous();
+    require(bytes.sizes() == tensor.value.sizes() && bytes.scalar_type() == tensor.value.scalar_type(), file.string(), ": tensor \"", tensor.name, "\" came as ", bytes.scalar_type(), " ",
+            bytes.sizes(), ", expected ", tensor.value.scalar_type(), " ", tensor.value.sizes());
     out.write(bytes.const_data_ptr(), bytes.nbytes());
   }
   out.commit();
