@@ -13,7 +13,7 @@ import tempfile
 import time
 import unittest
 
-source, build = map(pathlib.Path, sys.argv[1:3])
+source, build = (pathlib.Path(argument).resolve() for argument in sys.argv[1:3])
 program = build / "bin" / "dapt"
 model = os.environ.get("DAPT_SMOLLM2") or sys.exit("DAPT_SMOLLM2 is not set; tests/run.sh sets it")
 domain = source / "examples" / "debian"

@@ -12,7 +12,7 @@ import sys
 import tempfile
 import time
 
-source, build = map(pathlib.Path, sys.argv[1:3])
+source, build = (pathlib.Path(argument).resolve() for argument in sys.argv[1:3])
 wanted = int(sys.argv[3]) if len(sys.argv) > 3 else 6
 program = build / "bin" / "dapt"
 STEPS = 40
