@@ -240,6 +240,18 @@ TEST_CASE("checkpoints on disk: the newest stay, what is incomplete is no checkp
   REQUIRE_THROWS_WITH(read_checkpoint(complete.front()), Catch::Contains(json.string()) && Catch::Contains("version"));
 }
 
+TEST_CASE("a damaged checkpoint is replaced when its step is reached again, and never pushes out a good one") {
+  const TemporaryFolder folder;
+  const auto damage = [](const std::filesystem::path& checkpoint) { write_bytes(checkpoint / "state.safetensors", "no tensors"); };
+  damage(write_checkpoint(folder.path(), small_checkpoint(12), 1));
+  const auto good = write_checkpoint(folder.path(), small_checkpoint(9), 1);  // continued from before 12
+  REQUIRE(read_checkpoint(good).progress.windows == 9);
+  REQUIRE(complete_checkpoints(folder.path()).size() == 2);
+  const auto again = write_checkpoint(folder.path(), small_checkpoint(12), 1);
+  REQUIRE(complete_checkpoints(folder.path()) == std::vector<std::filesystem::path>{again});
+  REQUIRE(read_checkpoint(again).progress.windows == 12);
+}
+
 TEST_CASE("a checkpoint that cannot be written says where and why, and the one before it stays") {
   const TemporaryFolder folder;
   write_checkpoint(folder.path(), small_checkpoint(1));

@@ -240,10 +240,12 @@ class Program(unittest.TestCase):
             newest = sorted((out / "checkpoints").glob("step-*"))[-1]
             self.assertEqual(newest.name, "step-000000012")
             state = newest / "state.safetensors"
-            state.write_bytes(state.read_bytes()[:-1])  # the newest is damaged: the one before it is taken, and that is said
+            whole_state = state.read_bytes()
+            state.write_bytes(whole_state[:-1])  # the newest is damaged: the one before it is taken, that is said, and the damaged one is replaced
             result = self.train(out, *options, "--resume")
             self.assertEqual(result.returncode, 0, result.stderr)
             self.assertIn("checkpoint left out: ", result.stderr)
+            self.assertEqual(state.read_bytes(), whole_state)
             self.assertEqual((out / weights).read_bytes(), (whole / weights).read_bytes())
 
     def test_filter_keeps_by_score_and_says_what(self):

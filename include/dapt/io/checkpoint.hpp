@@ -59,6 +59,23 @@ inline void flush_folder(const std::filesystem::path& folder) {
 
 }  // namespace detail
 
+/// Reads a checkpoint that write_checkpoint wrote. The tensors are views into the file's map. Throws dapt::Error naming the file and what is wrong with it: damaged tensors by
+/// their names.
+inline Checkpoint read_checkpoint(const std::filesystem::path& folder);
+
+namespace detail {
+
+inline bool is_readable(const std::filesystem::path& checkpoint) {
+  try {
+    read_checkpoint(checkpoint);
+    return true;
+  } catch (const Error&) {
+    return false;
+  }
+}
+
+}  // namespace detail
+
 /// The complete checkpoints of a folder, oldest first. A folder that does not exist has none.
 inline std::vector<std::filesystem::path> complete_checkpoints(const std::filesystem::path& folder) {
   std::vector<std::filesystem::path> found;
@@ -71,7 +88,7 @@ inline std::vector<std::filesystem::path> complete_checkpoints(const std::filesy
   return found;
 }
 
-/// Writes `checkpoint` as FOLDER/step-N, N the windows it has seen, and returns that folder; then removes the oldest beyond `keep`. Throws dapt::Error naming the file and
+/// Writes `checkpoint` as FOLDER/step-N, N the windows it has seen, and returns that folder; then removes the oldest beyond `keep` of those up to N. Throws dapt::Error naming the file and
 /// the system's reason; the checkpoints that were there stay.
 inline std::filesystem::path write_checkpoint(const std::filesystem::path& folder, const Checkpoint& checkpoint, std::size_t keep = 2) {
   require(keep >= 1, "write_checkpoint: keep is 0, expected at least 1");
@@ -106,9 +123,12 @@ inline std::filesystem::path write_checkpoint(const std::filesystem::path& folde
     AtomicFile file(temporary / "checkpoint.json");
     file.write(json.dump(1) + "\n");
     file.commit();
-    if (std::filesystem::exists(target / "checkpoint.json")) {  // the same step of the same run: it was continued and stopped at once
-      std::filesystem::remove_all(temporary, error);
-      return target;
+    if (std::filesystem::exists(target)) {
+      if (detail::is_readable(target)) {  // the same step of the same run: it was continued and stopped at once
+        std::filesystem::remove_all(temporary, error);
+        return target;
+      }
+      std::filesystem::remove_all(target, error);  // damaged: the run was continued from one before it
     }
     require(::rename(temporary.c_str(), target.c_str()) == 0, target.string(), ": cannot rename the finished checkpoint: ", std::strerror(errno));
     detail::flush_folder(folder);
@@ -116,7 +136,8 @@ inline std::filesystem::path write_checkpoint(const std::filesystem::path& folde
     std::filesystem::remove_all(temporary, error);
     throw;
   }
-  const std::vector<std::filesystem::path> all = complete_checkpoints(folder);
+  std::vector<std::filesystem::path> all = complete_checkpoints(folder);
+  std::erase_if(all, [&](const std::filesystem::path& other) { return other > target; });  // of later steps, which could not be read: they must not push out a good one
   for (std::size_t i = 0; i + keep < all.size(); ++i) std::filesystem::remove_all(all[i], error);  // one that cannot be removed costs space, nothing else
   return target;
 }
@@ -174,8 +195,6 @@ class CheckpointWriter {
   std::future<std::filesystem::path> writing_;  // last: its destructor waits for the thread, which uses the members above
 };
 
-/// Reads a checkpoint that write_checkpoint wrote. The tensors are views into the file's map. Throws dapt::Error naming the file and what is wrong with it: damaged tensors by
-/// their names.
 inline Checkpoint read_checkpoint(const std::filesystem::path& folder) {
   const std::filesystem::path file = folder / "checkpoint.json";
   const nlohmann::json json = detail::read_json_file(file);
