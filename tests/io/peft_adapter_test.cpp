@@ -18,11 +18,6 @@ using namespace dapt::testing_support;
 
 namespace {
 
-nlohmann::json read_json(const std::filesystem::path& file) {
-  std::ifstream in(file);
-  return nlohmann::json::parse(in);
-}
-
 /// A copy of an adapter that PEFT saved, to be changed.
 struct AdapterCopy {
   TemporaryFolder folder;
@@ -30,7 +25,7 @@ struct AdapterCopy {
     std::filesystem::copy(tiny_folder(variant) / "adapter", folder.path(), std::filesystem::copy_options::recursive);
   }
   void config(const std::string& key, nlohmann::json value) const {
-    auto json = read_json(folder.path() / "adapter_config.json");
+    auto json = dapt::detail::read_json_file(folder.path() / "adapter_config.json");
     json[key] = std::move(value);
     std::ofstream(folder.path() / "adapter_config.json") << json;
   }
@@ -88,7 +83,7 @@ TEST_CASE("What was saved is loaded: options, names, bits") {
     REQUIRE(a[i].value.equal(b[i].value));
     REQUIRE(b[i].value.requires_grad());
   }
-  const auto config = read_json(folder.path() / "adapter" / "adapter_config.json");
+  const auto config = dapt::detail::read_json_file(folder.path() / "adapter" / "adapter_config.json");
   REQUIRE(config["peft_type"] == "LORA");
   REQUIRE(config["base_model_name_or_path"] == "some/base");
   REQUIRE(SafetensorsFile(folder.path() / "adapter" / "adapter_model.safetensors").contains("base_model.model.model.layers.1.self_attn.q_proj.lora_A.weight"));
@@ -100,7 +95,7 @@ TEST_CASE("All linear layers are written by the names that PEFT matches") {
   auto state = lora.attach(model);
   const TemporaryFolder folder;
   save_peft_adapter(lora, state, folder.path());
-  REQUIRE(read_json(folder.path() / "adapter_config.json")["target_modules"] ==
+  REQUIRE(dapt::detail::read_json_file(folder.path() / "adapter_config.json")["target_modules"] ==
           nlohmann::json({"down_proj", "gate_proj", "k_proj", "o_proj", "q_proj", "up_proj", "v_proj"}));
   auto other = tiny_model("llama_grouped");
   REQUIRE(load_peft_adapter(folder.path(), other).state.modules.size() == 14);

@@ -1,5 +1,4 @@
 #include <cmath>
-#include <fstream>
 
 #include <catch2/catch.hpp>
 
@@ -14,14 +13,9 @@ using namespace dapt::testing_support;
 
 namespace {
 
-nlohmann::json read_json(const std::filesystem::path& file) {
-  std::ifstream in(file);
-  return nlohmann::json::parse(in);
-}
-
 /// llama_grouped with other lines in its config.json.
 Llama changed_model(const nlohmann::json& change) {
-  auto json = read_json(tiny_folder("llama_grouped") / "config.json");
+  auto json = dapt::detail::read_config(tiny_folder("llama_grouped") / "config.json");
   json.erase("rope_parameters");
   json["rope_theta"] = 10000.0;
   json.update(change);
@@ -42,7 +36,7 @@ Batch batch_at(const Tensor& input_ids, std::int64_t begin) {
 
 TEST_CASE("Logits under every RoPE scaling are those of transformers, at the beginning and at position 32,000") {
   const SafetensorsFile expected(models / "rope_scaling.safetensors");
-  const auto changes = read_json(models / "rope_scaling.json");
+  const auto changes = dapt::detail::read_config(models / "rope_scaling.json");
   REQUIRE(changes.size() == 12);
   const Tensor ids = expected.tensor("input_ids");
   for (const auto& [name, change] : changes.items()) {

@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdlib>
-#include <fstream>
 #include <iostream>
 
 #include <catch2/catch.hpp>
@@ -25,14 +24,9 @@ using namespace dapt::testing_support;
 
 namespace {
 
-nlohmann::json read_json(const std::filesystem::path& file) {
-  std::ifstream in(file);
-  return nlohmann::json::parse(in);
-}
-
 /// The model that an adapter of the recorded folder belongs to: the last part of the path in its configuration.
 std::string model_of(const std::filesystem::path& folder) {
-  return std::filesystem::path(read_json(folder / "adapter_config.json")["base_model_name_or_path"].get<std::string>()).filename();
+  return std::filesystem::path(dapt::detail::read_json_file(folder / "adapter_config.json")["base_model_name_or_path"].get<std::string>()).filename();
 }
 
 double relative_difference(const Tensor& a, const Tensor& b) { return largest_difference(a, b) / b.abs().max().item<double>(); }
@@ -120,7 +114,7 @@ TEST_CASE("adapters written here are those from which PEFT computed the recorded
     const Tensor logits = write(written, folder.path());
     worst = std::max(worst, relative_difference(logits, expected.tensor(written.name + ".logits")));
     CHECK(relative_difference(logits, expected.tensor(written.name + ".logits")) < 1e-5);
-    CHECK(read_json(folder.path() / "adapter_config.json") == read_json(recorded("adapters") / "written" / written.name / "adapter_config.json"));
+    CHECK(dapt::detail::read_json_file(folder.path() / "adapter_config.json") == dapt::detail::read_json_file(recorded("adapters") / "written" / written.name / "adapter_config.json"));
     const SafetensorsFile now(folder.path() / "adapter_model.safetensors"), then(recorded("adapters") / "written" / written.name / "adapter_model.safetensors");
     CHECK(now.names() == then.names());
     for (const auto& name : now.names()) {
@@ -134,7 +128,7 @@ TEST_CASE("adapters written here are those from which PEFT computed the recorded
 }
 
 TEST_CASE("20 steps of each variant have the losses of PEFT and AdamW") {
-  const auto reference = read_json(recorded("adapters") / "train.json");
+  const auto reference = dapt::detail::read_json_file(recorded("adapters") / "train.json");
   const std::vector<std::pair<std::string, Lora>> variants = {{"rslora", {.use_rslora = true}},
                                                               {"dora", {.use_dora = true}},
                                                               {"pissa", {.init = LoraInit::pissa}},
