@@ -18,13 +18,16 @@ from importlib.metadata import version
 BENCH = pathlib.Path(__file__).resolve().parent
 ROOT = BENCH.parent
 DOMAIN = ROOT / "examples/debian"
+LORA_8 = ["--adapter", "lora", "--rank", "8", "--alpha", "16"]
 FULL = ["--adapter", "full", "--optimizer"]
+AS_NARROW = ["--weight-write", "stochastic", "--state-dtype", "bf16"]  # with bf16 weights: nothing is stored wider than the peers store it
 SETTINGS = {  # name: the peer's method, dapt's options
-    "LoRA 8": ("lora:8", ["--adapter", "lora", "--rank", "8", "--alpha", "16"]),
+    "LoRA 8": ("lora:8", LORA_8),
     "LoRA 256": ("lora:256", ["--adapter", "lora", "--rank", "256", "--alpha", "512"]),
     "GaLore 128": ("galore:128", FULL + ["galore-adamw", "--galore-rank", "128"]),
     "GaLore 512": ("galore:512", FULL + ["galore-adamw", "--galore-rank", "512"]),
     "full AdamW": ("full", FULL + ["adamw"]),
+    "LoRA 8, documents isolated": ("lora:8", LORA_8 + ["--isolate-documents"]),  # the peer's documents see each other
 }
 EVALUATION = "evaluation"
 BEGIN, END = "<!-- written by bench/compare_with_peers.sh: begin -->", "<!-- end -->"
@@ -60,6 +63,39 @@ def run(command):
         return out.read().decode(), seconds, usage.ru_maxrss / 1024
 
 
+def gemm_peak():
+    """The most FLOP a second that torch's product of matrices reaches, in the type of the runs; as wide as the model's and as large as suits the machine."""
+    code = ("import sys, time, torch; torch.set_num_threads(int(sys.argv[2])); best = 0\n"
+            "for m, k, n in ((1024, 576, 1536), (1024, 1536, 576), (2048, 2048, 2048)):\n"
+            "    a, b = (torch.randn(*shape).to(getattr(torch, sys.argv[1])) for shape in ((m, k), (k, n)))\n"
+            "    for _ in range(20):\n"
+            "        start = time.perf_counter(); torch.mm(a, b); best = max(best, 2 * m * k * n / (time.perf_counter() - start))\n"
+            "print(best)")
+    return float(run([sys.executable, "-c", code, {"bf16": "bfloat16", "fp32": "float32"}[a.dtype], a.threads])[0])
+
+
+def flop_per_token(method, context):
+    """Model FLOP of training on one token that sees `context` tokens on average: products alone, nothing recomputed, no gradient of a frozen weight."""
+    config = json.loads((pathlib.Path(MODEL) / "config.json").read_text())
+    width, inner, layers, heads = (config[key] for key in ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"))
+    head = width // heads
+    shapes = 2 * [(width, heads * head)] + 2 * [(width, config["num_key_value_heads"] * head)] + 3 * [(width, inner)]
+    linear = layers * sum(into * out for into, out in shapes) + config["vocab_size"] * width
+    trained = linear
+    kind, _, rank = method.partition(":")
+    if kind == "lora":
+        trained = layers * int(rank) * sum(into + out for into, out in shapes)
+        linear += trained
+    return 4 * linear + 2 * trained + 3 * layers * 4 * heads * head * context
+
+
+def mean_context(rows):
+    """How many tokens a token of the run sees on average, itself included."""
+    with open(rows, encoding="utf-8") as file:
+        starts = [json.loads(line)["document_starts"] for line, _ in zip(file, range(a.steps * a.accumulate * a.micro))]
+    return statistics.mean(position - start + 1 for row in starts for position, start in enumerate(row))
+
+
 def speed(seconds):
     return a.length * a.micro * a.accumulate / statistics.median(seconds[1:] or seconds)
 
@@ -72,6 +108,8 @@ def train_peer(method, rows, tuned):
 
 
 def train_dapt(options, folder):
+    if a.dtype == "bf16" and options[:2] == FULL[:2]:
+        options = options + AS_NARROW
     _, _, memory = run([a.dapt, "train", "--model", MODEL, "--pages", PAGES, *options, "--dtype", a.dtype, "--max-length", a.length, "--micro-batch-size", a.micro,
                         "--batch-size", a.micro * a.accumulate, "--max-steps", a.steps, "--lr", "1e-4", "--threads", a.threads, "--out", folder])
     log = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
@@ -102,16 +140,19 @@ def ratios(runs, others, ratio):
     return f"**{statistics.median(values):.2f}x** ({values[0]:.2f}-{values[-1]:.2f})"
 
 
-def training_table(found, sides):
+def training_table(found, sides, peak, contexts):
     """A row for each setting that ran; columns in the order peer, tuned peer, dapt."""
     faster = lambda ours, theirs: ours["speed"] / theirs["speed"]
     peers = sides[:-1]
-    head = ["setting", *(f"{side}, tok/s" for side in sides), *(f"against {peer}" for peer in peers), *(f"{side}, MiB" for side in sides),
+    head = ["setting", *(f"{side}, tok/s" for side in sides), *(f"against {peer}" for peer in peers), *(f"{side}, MFU" for side in sides), *(f"{side}, MiB" for side in sides),
             *(f"memory against {peer}" for peer in peers), *(f"{side}, first optimizer step, s" for side in sides), f"loss of step {a.steps}: " + ", ".join(sides)]
     rows = [head, ["---"] * len(head)]
     for setting, runs in found.items():
         ours = runs["dapt"]
+        isolates = "--isolate-documents" in SETTINGS[setting][1]
+        mfu = lambda side: median(runs[side], "speed") * flop_per_token(SETTINGS[setting][0], contexts[isolates and side == "dapt"]) / peak
         rows.append([setting, *(f"{median(runs[side], 'speed'):.0f}" for side in sides), *(ratios(ours, runs[peer], faster) for peer in peers),
+                     *(f"{mfu(side):.0%}" for side in sides),
                      *(f"{median(runs[side], 'memory'):.0f}" for side in sides),
                      *(f"{median(ours, 'memory') / median(runs[peer], 'memory'):.2f}x" for peer in peers),
                      *(f"{median(runs[side], 'first_optimizer'):.2f}" for side in sides), ", ".join(f"{median(runs[side], 'loss'):.4f}" for side in sides)])
@@ -138,9 +179,12 @@ def main():
     found = {setting: {side: [] for side in sides} for setting in a.settings}
     with tempfile.TemporaryDirectory() as name:
         folder = pathlib.Path(name)
-        rows = folder / "rows.jsonl"
+        rows, peak, contexts = folder / "rows.jsonl", None, {}
         if any(setting in SETTINGS for setting in a.settings):
-            run([a.dapt, "tokenize", "--model", MODEL, "--pages", PAGES, "--packed", "--max-length", a.length, "--out", rows])
+            peak = gemm_peak()
+            for isolates in (True, False):
+                run([a.dapt, "tokenize", "--model", MODEL, "--pages", PAGES, "--packed", "--max-length", a.length, "--out", rows, *(["--isolate-documents"] if isolates else [])])
+                contexts[isolates] = mean_context(rows)
         for pair in range(a.pairs):
             for setting, runs in found.items():
                 for side in sides:
@@ -158,9 +202,12 @@ def main():
     text = [f"{time.strftime('%Y-%m-%d')}, {processor()}, {a.threads} threads. SmolLM2-135M on the Debian pages, {a.dtype}, sequences of {a.length}, {a.accumulate} micro-batches of "
             f"{a.micro} a step; medians of {a.pairs} runs taken in turn, speed of the steps after the first, in brackets the smallest and largest ratio of a pair. "
             "Memory is the peak of the resident set. "
+            + (f"MFU: model FLOP (products alone, half of the square for causal attention, nothing recomputed, no gradient of a frozen weight) against {peak / 1e9:.0f} GFLOP/s, "
+               f"the best product of torch in that type in this run. In isolated documents a token sees {contexts[True]:.0f} tokens on average, else {contexts[False]:.0f}. " if peak else "")
+            + ("Under all parameters in bf16, dapt has bf16 moments and writes weights by stochastic rounding, so that it stores nothing wider than the peers. " if a.dtype == "bf16" else "")
             + ", ".join(f"{package} {version(package)}" for package in ("torch", "transformers", "peft", "galore-torch")) + "."]
     if found:
-        text.append(training_table(found, sides))
+        text.append(training_table(found, sides, peak, contexts))
     if evaluation:
         text.append(evaluation_text(evaluation))
     text = "\n\n".join(text)

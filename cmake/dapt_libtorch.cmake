@@ -125,6 +125,10 @@ function(dapt_find_libtorch problem)
   # libtorch_cpu names libraries that are looked for when a program starts, not when it is linked. A program calls nothing of cudart and
   # cupti itself, so the linker must be told to keep them.
   target_link_options(dapt::libtorch INTERFACE LINKER:--allow-shlib-undefined LINKER:--no-as-needed)
+  # at::parallel_for is a template: without this it runs on one thread, silently. LibTorch's own threads are GCC's OpenMP; another compiler's would be a
+  # second pool beside them.
+  target_compile_options(dapt::libtorch INTERFACE $<$<COMPILE_LANG_AND_ID:CXX,GNU>:-fopenmp>)
+  target_link_options(dapt::libtorch INTERFACE $<$<LINK_LANG_AND_ID:CXX,GNU>:-fopenmp>)
   if(DAPT_CUDA)
     include("${CMAKE_CURRENT_FUNCTION_LIST_DIR}/dapt_cuda.cmake")
     dapt_link_cuda("${root}" trouble)

@@ -63,6 +63,13 @@ inline bool takes_avx512_elementwise(const Tensor& x) {
 /// Elements below which a second thread costs more than it saves.
 inline constexpr std::int64_t elementwise_grain = 8192;
 
+/// at::parallel_for is a template that a program compiled without OpenMP runs on one thread, whatever at::get_num_threads() says.
+#ifdef _OPENMP
+inline constexpr bool own_code_uses_all_threads = true;
+#else
+inline constexpr bool own_code_uses_all_threads = false;
+#endif
+
 }  // namespace detail
 
 /// Lines for the header of a run: which code each kernel runs on the CPU, so that a slow path is never taken unseen.
@@ -72,7 +79,8 @@ inline std::vector<std::string> kernel_report() {
   const char* reproducible = std::getenv("MKL_CBWR");
   return {
       "instruction set: " + std::string(instruction_set_name(instruction_set())) + " (the processor has " +
-          std::string(instruction_set_name(detail::processor_instruction_set())) + "), threads: " + std::to_string(at::get_num_threads()),
+          std::string(instruction_set_name(detail::processor_instruction_set())) + "), threads: " + std::to_string(at::get_num_threads()) +
+          (detail::own_code_uses_all_threads ? "" : ", own code on one: it was compiled without -fopenmp"),
       std::string("products of fp32: MKL_CBWR=") + (reproducible != nullptr ? reproducible : "unset: a row's last bits depend on the number of rows"),
       "products of bf16: operands " + operands + ", sums fp32",
       "attention: " + (own ? "fp32 and bf16 with head sizes that are multiples of 16 in own AVX-512 code, else " + torch : torch) + " in blocks",

@@ -25,7 +25,7 @@ struct TrainOptions {
   std::int64_t max_tokens = 0;        ///< supervised tokens; 0: no limit
   double max_minutes = 0;             ///< wall time; 0: no limit. A run under it cannot be repeated bit for bit
   std::uint64_t seed = 0;             ///< of adapters' initial values and of dropout; the stream's order has its own
-  double max_grad_norm = 0;           ///< gradients above this L2 norm over all parameters are scaled down to it; 0: off
+  double max_grad_norm = 0;           ///< what was accumulated is scaled down to this L2 norm over all parameters, or of each where layer_wise; 0: off
   bool layer_wise = false;            ///< step each parameter as soon as its gradient is complete: the gradients never exist together
   OnBadLoss on_bad_loss = OnBadLoss::stop;
   const std::atomic<bool>* stop = nullptr;  ///< once true, training ends before the next micro-batch; what its window held is dropped
@@ -41,8 +41,6 @@ struct TrainOptions {
     require(max_tokens >= 0, "TrainOptions: max_tokens is ", max_tokens, ", expected 0 (no limit) or more");
     require(max_minutes >= 0 && std::isfinite(max_minutes), "TrainOptions: max_minutes is ", max_minutes, ", expected 0 (no limit) or more");
     require(max_grad_norm >= 0 && std::isfinite(max_grad_norm), "TrainOptions: max_grad_norm is ", max_grad_norm, ", expected 0 (off) or more");
-    require(!(layer_wise && max_grad_norm > 0), "TrainOptions: max_grad_norm ", max_grad_norm,
-            " needs all gradients before the first step, layer_wise never has them together; give one of the two");
   }
   bool has_budget() const { return max_steps > 0 || max_tokens > 0 || max_minutes > 0; }
 };

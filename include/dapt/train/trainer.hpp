@@ -119,7 +119,8 @@ class Trainer {
 
   void receive_gradient(Trained& trained);
   Outcome run_window(const Window& window, StepRecord& record);
-  bool measure(Trained& trained);
+  double measure(Trained& trained);
+  void clip(Trained& trained, double norm);
   bool finish_window(StepRecord& record);
   void step(Trained& trained);
   void drop_window();
@@ -346,12 +347,16 @@ void Trainer<Model, Adapter, Rule, Schedule>::receive_gradient(Trained& trained)
   Tensor& gradient = trained.parameter.value.mutable_grad();
   rule_.accumulate(trained.state, gradient);
   gradient.reset();
-  if (steps_in_hook_ && measure(trained)) step(trained);
+  if (!steps_in_hook_) return;
+  const double norm = measure(trained);
+  if (bad_gradient_) return;
+  clip(trained, norm);
+  step(trained);
 }
 
-/// Adds to the norm of the window; false, and nothing is left of the gradient, where one was bad.
+/// The norm of what was accumulated, which enters that of the window; nothing is left of the gradient where one was bad.
 template <class Model, class Adapter, class Rule, class Schedule>
-bool Trainer<Model, Adapter, Rule, Schedule>::measure(Trained& trained) {
+double Trainer<Model, Adapter, Rule, Schedule>::measure(Trained& trained) {
   Tensor& gradient = rule_.accumulated(trained.state);
   const double norm = gradient_norm(gradient);
   squared_norm_ += norm * norm;
@@ -360,7 +365,13 @@ bool Trainer<Model, Adapter, Rule, Schedule>::measure(Trained& trained) {
     bad_gradient_ = true;
   }
   if (bad_gradient_) gradient.reset();
-  return !bad_gradient_;
+  return norm;
+}
+
+/// Scales what was accumulated as torch's clip_grad_norm_ does, where `norm` (of all parameters, or layer-wise of this one) is above the limit.
+template <class Model, class Adapter, class Rule, class Schedule>
+void Trainer<Model, Adapter, Rule, Schedule>::clip(Trained& trained, double norm) {
+  if (options_.max_grad_norm > 0 && norm > options_.max_grad_norm) rule_.accumulated(trained.state).mul_(options_.max_grad_norm / (norm + 1e-6));
 }
 
 /// Steps what has not stepped in a hook. False where a gradient was bad.
@@ -378,10 +389,9 @@ bool Trainer<Model, Adapter, Rule, Schedule>::finish_window(StepRecord& record) 
     return false;
   }
   record.grad_norm = std::sqrt(squared_norm_);
-  const bool clips = options_.max_grad_norm > 0 && record.grad_norm > options_.max_grad_norm;
   for (Trained& trained : trained_) {
     if (!waiting(trained)) continue;
-    if (clips) rule_.accumulated(trained.state).mul_(options_.max_grad_norm / (record.grad_norm + 1e-6));  // as torch's clip_grad_norm_
+    clip(trained, record.grad_norm);
     step(trained);
   }
   return true;
@@ -539,7 +549,7 @@ RunHeader Trainer<Model, Adapter, Rule, Schedule>::describe() const {
     for (const auto& [factor, group] : factors) header.add("lr factor", text(factor, " (", group.first, " parameters, the first ", group.second, ")"));
   if constexpr (requires { schedule_.describe(); }) header.add("lr schedule", schedule_.describe());
   header.add("batch", text(options_.batch_size, " rows in micro-batches of ", options_.micro_batch_size, options_.layer_wise ? ", layer-wise steps" : ""));
-  if (options_.max_grad_norm > 0) header.add("max_grad_norm", text(options_.max_grad_norm));
+  if (options_.max_grad_norm > 0) header.add("max_grad_norm", text(options_.max_grad_norm, options_.layer_wise ? " (each parameter by its own norm)" : ""));
   if (options_.max_steps > 0) header.add("max_steps", text(options_.max_steps));
   if (options_.max_tokens > 0) header.add("max_tokens", text(options_.max_tokens));
   if (options_.max_minutes > 0) header.add("max_minutes", text(options_.max_minutes));
