@@ -81,26 +81,27 @@ TEST_CASE("each variant that PEFT saved gives PEFT's logits, also after merging,
     auto [lora, state] = load_peft_adapter(recorded("adapters") / name, model);
     const Tensor reference = expected.tensor(name + ".logits"), adapted = model.logits(batch);
     worst = std::max(worst, relative_difference(adapted, reference));
-    CHECK(relative_difference(adapted, reference) < 1e-5);
-    CHECK(relative_difference(adapted, TinyReference(variant)["logits"]) > 1e-2);  // the adapter does something
+    REQUIRE(relative_difference(adapted, reference) < 1e-5);
+    REQUIRE(relative_difference(adapted, TinyReference(variant)["logits"]) > 1e-2);  // the adapter does something
 
     std::vector<Tensor> before;
     for (const auto& module : model.linears()) before.push_back(module->weight.clone());
     const MergeReport report = lora.merge(state, model, /*keep_base=*/true);
-    CHECK(relative_difference(model.logits(batch), reference) < 1e-5);
-    CHECK(report.largest_error == 0);  // fp32 weights take the sum as it is
+    REQUIRE(relative_difference(model.logits(batch), reference) < 1e-5);
+    REQUIRE(report.largest_error == 0);  // fp32 weights take the sum as it is
+    const double bound = 1e-6 + (name == "pissa" ? 2 * 1.6e-6 : 0);  // an SVD of the base: PEFT's own moves by 1.6e-6 from an Intel to an AMD processor
     for (const Linear* linear : model.linears())
-      if (const std::string key = name + ".merged." + linear->name; expected.contains(key)) CHECK(relative_difference(linear->weight, expected.tensor(key)) < 1e-6);
+      if (const std::string key = name + ".merged." + linear->name; expected.contains(key)) REQUIRE(relative_difference(linear->weight, expected.tensor(key)) < bound);
     lora.unmerge(state, model);
-    for (std::size_t i = 0; i < before.size(); ++i) CHECK(model.linears()[i]->weight.equal(before[i]));
-    CHECK(model.logits(batch).equal(adapted));
+    for (std::size_t i = 0; i < before.size(); ++i) REQUIRE(model.linears()[i]->weight.equal(before[i]));
+    REQUIRE(model.logits(batch).equal(adapted));
 
     // Saved again and loaded onto a fresh base, it is the same adapter.
     const TemporaryFolder folder;
     save_peft_adapter(lora, state, folder.path());
     auto other = tiny_model(variant);
     load_peft_adapter(folder.path(), other);
-    CHECK(relative_difference(other.logits(batch), reference) < 1e-5);
+    REQUIRE(relative_difference(other.logits(batch), reference) < 1e-5);
   }
   std::cout << "adapters saved by PEFT: largest difference of a logit, relative to the largest logit " << worst << "\n";
 }
@@ -113,22 +114,22 @@ TEST_CASE("adapters written here are those from which PEFT computed the recorded
     const TemporaryFolder folder;
     const Tensor logits = write(written, folder.path());
     worst = std::max(worst, relative_difference(logits, expected.tensor(written.name + ".logits")));
-    CHECK(relative_difference(logits, expected.tensor(written.name + ".logits")) < 1e-5);
-    CHECK(dapt::detail::read_json_file(folder.path() / "adapter_config.json") == dapt::detail::read_json_file(recorded("adapters") / "written" / written.name / "adapter_config.json"));
+    REQUIRE(relative_difference(logits, expected.tensor(written.name + ".logits")) < 1e-5);
+    REQUIRE(dapt::detail::read_json_file(folder.path() / "adapter_config.json") == dapt::detail::read_json_file(recorded("adapters") / "written" / written.name / "adapter_config.json"));
     const SafetensorsFile now(folder.path() / "adapter_model.safetensors"), then(recorded("adapters") / "written" / written.name / "adapter_model.safetensors");
-    CHECK(now.names() == then.names());
+    REQUIRE(now.names() == then.names());
     for (const auto& name : now.names()) {
       INFO(name);
-      CHECK(now.tensor(name).sizes() == then.tensor(name).sizes());
+      REQUIRE(now.tensor(name).sizes() == then.tensor(name).sizes());
       // PiSSA's singular vectors may differ in sign and in the last bits from one library to another; what they add to the base is compared by the logits.
-      if (written.lora.init != LoraInit::pissa) CHECK(now.tensor(name).equal(then.tensor(name)));
+      if (written.lora.init != LoraInit::pissa) REQUIRE(now.tensor(name).equal(then.tensor(name)));
     }
   }
   std::cout << "adapters written for PEFT: largest difference of a logit, relative to the largest logit " << worst << "\n";
 }
 
 TEST_CASE("20 steps of each variant have the losses of PEFT and AdamW") {
-  const auto reference = dapt::detail::read_json_file(recorded("adapters") / "train.json");
+  const auto reference = dapt::detail::read_json_file(recorded("adapters") / "train.json"), elsewhere = dapt::detail::read_json_file(recorded("adapters") / "train_amd.json");
   const std::vector<std::pair<std::string, Lora>> variants = {{"rslora", {.use_rslora = true}},
                                                               {"dora", {.use_dora = true}},
                                                               {"pissa", {.init = LoraInit::pissa}},
@@ -146,12 +147,15 @@ TEST_CASE("20 steps of each variant have the losses of PEFT and AdamW") {
         module.a.detach().copy_(formula(module.name + ".lora_A.weight", module.a.sizes().vec(), 1 / std::sqrt(static_cast<double>(module.a.size(1)))));
     std::vector<double> losses;
     trainer.train(stream, Losses(losses));
-    const auto expected = reference[name]["losses"].get<std::vector<double>>();
+    const auto expected = reference[name]["losses"].get<std::vector<double>>(), on_amd = elsewhere[name]["losses"].get<std::vector<double>>();
     REQUIRE(losses.size() == expected.size());
     REQUIRE(expected.front() - expected.back() > 0.3);  // it learns, so that agreement says something
-    double worst = 0;
-    for (std::size_t step = 0; step < losses.size(); ++step) worst = std::max(worst, std::abs(losses[step] / expected[step] - 1));
-    CHECK(worst < 1e-5);
+    double worst = 0, moved = 0;  // the reference itself, from an Intel to an AMD processor: PiSSA's singular vectors
+    for (std::size_t step = 0; step < losses.size(); ++step) {
+      worst = std::max(worst, std::abs(losses[step] / expected[step] - 1));
+      moved = std::max(moved, std::abs(on_amd[step] / expected[step] - 1));
+    }
+    REQUIRE(worst < 1e-5 + 2 * moved);
     std::cout << "parity of " << name << ": largest relative difference of a loss " << worst << "\n";
   }
 }

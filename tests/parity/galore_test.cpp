@@ -1,5 +1,6 @@
 // GaLore against galore_torch 1.0 on single matrices: every projection, wide, tall and square; refreshed at steps 1, 8, 15, 22 and 29; with the default moments
-// and with others.
+// and with others. The reference moves from processor to processor where Adam's first step divides a projected gradient near 0 by itself: it was recorded on
+// an Intel and on an AMD processor, and twice what it moved is granted.
 #include <iostream>
 #include <map>
 
@@ -17,7 +18,7 @@ using dapt::Tensor;
 using dapt::testing_support::formula;
 
 TEST_CASE("GaLore's weights are those of galore_torch after 1, 8 and 30 steps, also with other betas, eps and decay") {
-  const dapt::SafetensorsFile recorded(DAPT_TEST_DATA "/parity/train/galore.safetensors");
+  const dapt::SafetensorsFile recorded(DAPT_TEST_DATA "/parity/train/galore.safetensors"), elsewhere(DAPT_TEST_DATA "/parity/train/galore_amd.safetensors");
   const std::map<std::string, ProjType> types = {
       {"std", ProjType::std}, {"reverse_std", ProjType::reverse_std}, {"left", ProjType::left}, {"right", ProjType::right}, {"full", ProjType::full}};
   double worst = 0;
@@ -40,8 +41,9 @@ TEST_CASE("GaLore's weights are those of galore_torch after 1, 8 and 30 steps, a
           const std::string key = name + ".step" + std::to_string(step) + ending;
           if (!recorded.contains(key)) continue;
           const double difference = weight.sub(recorded.tensor(key)).abs().max().item<double>();
-          CAPTURE(key, difference);
-          REQUIRE(difference < 1e-6);
+          const double moved = elsewhere.tensor(key).sub(recorded.tensor(key)).abs().max().item<double>();
+          CAPTURE(key, difference, moved);
+          REQUIRE(difference < 1e-6 + 2 * moved);
           worst = std::max(worst, difference);
           ++compared;
         }

@@ -39,12 +39,14 @@ std::vector<double> losses(dapt::Llama model, const Adapter& adapter, const Rule
   return values;
 }
 
-void require_equal(const std::string& setting, const std::vector<double>& found, const std::vector<double>& expected) {
+/// `elsewhere`: the reference on another processor, where it moves by more than rounding (the SVD's last bits, amplified); twice what it moved is granted.
+void require_equal(const std::string& setting, const std::vector<double>& found, const std::vector<double>& expected, const std::vector<double>& elsewhere = {}) {
   REQUIRE(found.size() == expected.size());
-  double worst = 0;
+  double worst = 0, moved = 0;
+  for (std::size_t step = 0; step < elsewhere.size(); ++step) moved = std::max(moved, std::abs(elsewhere[step] - expected[step]));
   for (std::size_t step = 0; step < found.size(); ++step) {
     CAPTURE(setting, step, found[step], expected[step]);
-    REQUIRE(std::abs(found[step] - expected[step]) < 1e-4);
+    REQUIRE(std::abs(found[step] - expected[step]) < 1e-4 + 2 * moved);
     worst = std::max(worst, std::abs(found[step] - expected[step]));
   }
   std::cout << "parity of " << setting << ": largest difference of a loss " << worst << "\n";
@@ -66,18 +68,18 @@ TEST_CASE("the recorded tiny runs learn, so that agreement with them says someth
 }
 
 TEST_CASE("20 steps on a tiny Llama have the losses of PEFT, torch and galore_torch") {
-  const auto reference = dapt::detail::read_json_file(recorded("train") / "tiny.json");
+  const auto reference = dapt::detail::read_json_file(recorded("train") / "tiny.json"), elsewhere = dapt::detail::read_json_file(recorded("train") / "tiny_amd.json");
   const auto rows = tiny_run_rows();
   const auto options = [&](const char* setting) { return dapt::TrainOptions{.lr = reference["lr"][setting], .batch_size = 4, .micro_batch_size = 2}; };
   require_equal("tiny lora", losses(tiny_run_model(), dapt::Lora{.rank = 4}, dapt::AdamW{}, rows, options("lora")), reference["losses"]["lora"]);
   require_equal("tiny full", losses(tiny_run_model(), dapt::FullParameter{}, dapt::AdamW{.weight_decay = 0.01}, rows, options("full")), reference["losses"]["full"]);
-  require_equal("tiny galore", losses(tiny_run_model(), dapt::FullParameter{}, exact_galore(4, {}), rows, options("galore")), reference["losses"]["galore"]);
+  require_equal("tiny galore", losses(tiny_run_model(), dapt::FullParameter{}, exact_galore(4, {}), rows, options("galore")), reference["losses"]["galore"], elsewhere["losses"]["galore"]);
 }
 
 TEST_CASE("layer-wise steps have the same losses") {
-  const auto reference = dapt::detail::read_json_file(recorded("train") / "tiny.json");
+  const auto reference = dapt::detail::read_json_file(recorded("train") / "tiny.json"), elsewhere = dapt::detail::read_json_file(recorded("train") / "tiny_amd.json");
   const dapt::TrainOptions options{.lr = reference["lr"]["galore"], .batch_size = 4, .micro_batch_size = 2, .layer_wise = true};
-  require_equal("tiny galore, layer-wise", losses(tiny_run_model(), dapt::FullParameter{}, exact_galore(4, {}), tiny_run_rows(), options), reference["losses"]["galore"]);
+  require_equal("tiny galore, layer-wise", losses(tiny_run_model(), dapt::FullParameter{}, exact_galore(4, {}), tiny_run_rows(), options), reference["losses"]["galore"], elsewhere["losses"]["galore"]);
 }
 
 TEST_CASE("20 steps on SmolLM2 have the losses of PEFT, torch and galore_torch") {

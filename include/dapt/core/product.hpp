@@ -59,9 +59,30 @@ inline constexpr std::int64_t fewest_widened_rows = 64;
 /// type of what is returned, and the result is to be rounded to the type of `rows`.
 inline Tensor operand(const Tensor& rows) { return widens(rows) && rows.size(0) >= fewest_widened_rows ? rows.to(at::kFloat) : rows; }
 
+namespace detail {
+
+/// MKL's strict reproducibility is for Intel's processors alone; elsewhere asking for it only moves the bits.
+inline bool has_strict_products() {
+#if defined(__x86_64__)
+  return __builtin_cpu_is("intel");
+#else
+  return false;
+#endif
+}
+
+}  // namespace detail
+
 /// Asks MKL for fp32 products each row of which has the same bits whatever the number of other rows: scores then do not move with the batch size. Costs
 /// nothing measurable (docs/decisions/0018). To be called before the process's first product: MKL reads its environment once. A value of MKL_CBWR that
-/// the user set stays.
-inline void make_products_independent_of_the_batch() { ::setenv("MKL_CBWR", "AUTO,STRICT", 0); }
+/// the user set stays. products_are_independent_of_the_batch() says whether it was granted.
+inline void make_products_independent_of_the_batch() {
+  if (detail::has_strict_products()) ::setenv("MKL_CBWR", "AUTO,STRICT", 0);
+}
+
+/// Whether a row of an fp32 product has the same bits whatever the number of other rows.
+inline bool products_are_independent_of_the_batch() {
+  const char* mode = std::getenv("MKL_CBWR");
+  return detail::has_strict_products() && mode != nullptr && std::string_view(mode).ends_with("STRICT");
+}
 
 }  // namespace dapt

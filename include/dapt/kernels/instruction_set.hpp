@@ -76,12 +76,11 @@ inline constexpr bool own_code_uses_all_threads = false;
 inline std::vector<std::string> kernel_report() {
   const bool own = instruction_set() == InstructionSet::avx512_bf16;
   const std::string torch = "LibTorch operations", operands = bf16_products() == Bf16Products::widened ? "widened to fp32 from " + std::to_string(fewest_widened_rows) + " rows on" : std::string("bf16");
-  const char* reproducible = std::getenv("MKL_CBWR");
   return {
       "instruction set: " + std::string(instruction_set_name(instruction_set())) + " (the processor has " +
           std::string(instruction_set_name(detail::processor_instruction_set())) + "), threads: " + std::to_string(at::get_num_threads()) +
           (detail::own_code_uses_all_threads ? "" : ", own code on one: it was compiled without -fopenmp"),
-      std::string("products of fp32: MKL_CBWR=") + (reproducible != nullptr ? reproducible : "unset: a row's last bits depend on the number of rows"),
+      std::string("products of fp32: a row's last bits ") + (products_are_independent_of_the_batch() ? "are the same in batches of any size" : "depend on the number of rows"),
       "products of bf16: operands " + operands + ", sums fp32",
       "attention: " + (own ? "fp32 and bf16 with head sizes that are multiples of 16 in own AVX-512 code, else " + torch : torch) + " in blocks",
       "linear + cross entropy: products " + torch + ", softmax " + (own ? "of fp32 and bf16 in own AVX-512 code, else " + torch : torch),

@@ -5,7 +5,8 @@
     record.py smollm2 MODEL_DIR PAGES FILE.json  losses of SmolLM2 on the first pages of a corpus (JSON lines with "text")
 
 Needs torch, transformers, peft, galore_torch, safetensors. Every number that is not recorded (weights, gradients, token ids of the tiny model) comes from
-`formula`, an integer hash that the C++ side computes alike.
+`formula`, an integer hash that the C++ side computes alike. Files *_amd are the same of an AMD EPYC (Zen 4), the others of an Intel Xeon (Sapphire Rapids):
+where an SVD is in play the reference moves from one to the other, and the tests grant twice of that.
 """
 import json
 import sys
