@@ -22,6 +22,7 @@
 #include <dapt/core/error.hpp>
 #include <dapt/core/gradient.hpp>
 #include <dapt/core/hash.hpp>
+#include <dapt/core/json.hpp>
 #include <dapt/core/linear.hpp>
 #include <dapt/core/named_parameter.hpp>
 #include <dapt/core/page.hpp>
@@ -137,6 +138,7 @@
 #include <dapt/text/byte_level.hpp>
 #include <dapt/text/byte_trie.hpp>
 #include <dapt/text/decoder.hpp>
+#include <dapt/text/growth.hpp>
 #include <dapt/text/hf_tokenizer.hpp>
 #include <dapt/text/json_node.hpp>
 #include <dapt/text/known_patterns.hpp>

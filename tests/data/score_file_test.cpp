@@ -73,5 +73,5 @@ TEST_CASE("a file that is no score file, or is damaged, is refused with its line
   REQUIRE_THROWS_WITH(ScoreFile("\"dapt_scores\":1", "\"dapt_scores\":2").read(written_pages), Catch::Contains("s.jsonl:1: dapt_scores is 2, expected 1"));
   REQUIRE_THROWS_WITH(ScoreFile("\"score\":0.1", "\"score\":\"x\"").read(written_pages), Catch::Contains("s.jsonl:2: no line of a score file"));
   REQUIRE_THROWS_WITH(ScoreFile("\"hash\"", "\"hush\"").read(written_pages), Catch::Contains("s.jsonl:2: no line of a score file"));
-  REQUIRE_THROWS_WITH(ScoreFile("{\"work\":\"w\",\"page\":2", "{").read(written_pages), Catch::Contains("s.jsonl:3: no line of a score file"));
+  REQUIRE_THROWS_WITH(ScoreFile("{\"work\":\"w\",\"page\":2", "{").read(written_pages), Catch::Contains("s.jsonl:3: no valid JSON"));
 }

@@ -160,7 +160,7 @@ TEST_CASE("Other formats and folders that are none are refused with what was fou
   std::filesystem::remove(copy.path() / "pytorch_model-00001-of-00002.bin");
   copy.refused("found no weights");
   std::filesystem::remove(copy.path() / "config.json");
-  copy.refused("config.json: cannot open");
+  copy.refused("config.json: cannot be opened");
   REQUIRE_THROWS_WITH(load_llama(copy.path() / "none", at::kFloat), Catch::Contains("none: not a folder"));
 }
 

@@ -158,11 +158,15 @@ TEST_CASE("Missing and broken files are named") {
   auto model = tiny_model("llama_grouped");
   const AdapterCopy copy("llama_grouped");
   std::ofstream(copy.folder.path() / "adapter_config.json") << "{";
-  copy.refused(model, "adapter_config.json: not JSON");
+  copy.refused(model, "adapter_config.json: no valid JSON");
   std::ofstream(copy.folder.path() / "adapter_config.json") << R"({"peft_type": "LORA", "r": "8"})";
   copy.refused(model, "adapter_config.json");
+  std::ofstream(copy.folder.path() / "adapter_config.json") << R"({"peft_type": "LORA", "r": 8.5})";
+  copy.refused(model, "adapter_config.json: r: found 8.5, expected a whole number");
+  std::ofstream(copy.folder.path() / "adapter_config.json") << R"({"peft_type": "LORA", "r": 1000000000, "target_modules": ["q_proj"]})";
+  copy.refused(model, "is 1000000000 in adapter_config.json, but no tensor has a size above");
   std::filesystem::remove(copy.folder.path() / "adapter_config.json");
-  copy.refused(model, "adapter_config.json: cannot open");
+  copy.refused(model, "adapter_config.json: cannot be opened");
   std::ofstream(copy.folder.path() / "adapter_config.json") << R"({"peft_type": "LORA", "target_modules": ["q_proj"]})";
   std::filesystem::rename(copy.folder.path() / "adapter_model.safetensors", copy.folder.path() / "adapter_model.bin");
   copy.refused(model, "found adapter_model.bin, expected adapter_model.safetensors");

@@ -128,15 +128,20 @@ TEST_CASE("A file that breaks a rule of the format is refused, and the message s
     refused_file(with_header(R"({"x":{"dtype":"F32","shape":[3],"data_offsets":[0,8]}})", 8), "data_offsets hold 8 bytes, but dtype F32 and shape [3] need 12");
     refused_file(with_header(R"({"x":{"dtype":"F32","shape":[2],"data_offsets":[8,0]}})", 8), "data_offsets are [8, 0]");
     refused_file(with_header(R"({"x":{"dtype":"F32","shape":[4611686018427387904,2],"data_offsets":[0,8]}})", 8), "fits 64 bits");
+    refused_file(with_header(R"({"x":{"dtype":"F32","shape":[0,1099511627776,1099511627776],"data_offsets":[0,0]}})", 0), "fits 64 bits");  // its strides would not
+    std::string ones = "1";
+    for (int i = 1; i < 65; ++i) ones += ",1";
+    refused_file(with_header(R"({"x":{"dtype":"F32","shape":[)" + ones + R"(],"data_offsets":[0,4]}})", 4), "expected at most 64 sizes");
     refused_file(with_header(R"({"x":{"dtype":"F32","shape":[-2],"data_offsets":[0,8]}})", 8), "whole numbers >= 0 as shape");
     refused_file(with_header(R"({"x":{"dtype":"F32","shape":[2],"data_offsets":[0,8.0]}})", 8), "as data_offsets");
     refused_file(with_header(R"({"x":{"dtype":"F4","shape":[2],"data_offsets":[0,8]}})", 8), "expected dtype F64");
     refused_file(with_header(R"({"x":{"dtype":"F32","shape":[2]}})", 8), "expected dtype, shape and data_offsets");
   }
   SECTION("JSON") {
-    refused_file(with_header("{\"x\":", 0), "header is not JSON");
+    refused_file(with_header("{\"x\":", 0), "header: no valid JSON");
+    refused_file(with_header("{\"x\":" + std::string(200, '[') + std::string(200, ']') + "}", 0), "header: JSON nested 201 deep, expected at most 100");
     refused_file(with_header("[1]", 0), "header is array, expected an object");
-    refused_file(with_header(R"({"x":{"dtype":"U8","shape":[1],"data_offsets":[0,1]},"x":{"dtype":"U8","shape":[1],"data_offsets":[0,1]}})", 1), "names \"x\" twice");
+    refused_file(with_header(R"({"x":{"dtype":"U8","shape":[1],"data_offsets":[0,1]},"x":{"dtype":"U8","shape":[1],"data_offsets":[0,1]}})", 1), "header: \"x\" is given twice");
     refused_file(with_header(R"({"__metadata__":{"a":1}})", 0), "__metadata__ \"a\" is number");
   }
 }

@@ -61,7 +61,7 @@ TEST_CASE("Shards are read through their index") {
   with_map(R"({"a":"model-00003-of-00002.safetensors"})");
   REQUIRE_THROWS_WITH(WeightFolder(folder.path()), Catch::Contains("model-00003-of-00002.safetensors: cannot open"));
   write_bytes(index, "{");
-  REQUIRE_THROWS_WITH(WeightFolder(folder.path()), Catch::Contains(index.string() + ": not JSON"));
+  REQUIRE_THROWS_WITH(WeightFolder(folder.path()), Catch::Contains(index.string() + ": no valid JSON"));
   std::filesystem::remove(index);
   REQUIRE_THROWS_WITH(WeightFolder(folder.path()), Catch::Contains("found model-00001-of-00002.safetensors, model-00002-of-00002.safetensors, expected model.safetensors"));
 }

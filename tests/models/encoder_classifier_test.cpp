@@ -170,6 +170,7 @@ TEST_CASE("EncoderConfig refuses by name what would change the scores") {
   REQUIRE_THAT(refusal("bert", {{"vocab_size", nullptr}}), Contains("\"vocab_size\" is missing"));
   REQUIRE_THAT(refusal("bert", {{"id2label", {{"2", nullptr}, {"3", "x"}}}}), Contains("none, or no string, for id 2"));
   REQUIRE_THAT(refusal("roberta", {{"num_labels", 0}}), Contains("num_labels is 0"));
+  REQUIRE_THAT(refusal("roberta", {{"num_labels", 1000000000000}}), Contains("num_labels is 1000000000000, expected at most 65536"));
   for (const char* same : {"gelu_python", "gelu_pytorch_tanh"}) REQUIRE(refusal("bert", {{"hidden_act", same}}) == "accepted");
 }
 

@@ -34,6 +34,16 @@ TEST_CASE("Absent keys of a Llama config get the defaults of transformers") {
   REQUIRE(config.sliding_window == 0);
 }
 
+TEST_CASE("Sizes beyond any model are refused before anything of their size is made") {
+  const auto refused = [](const char* key, nlohmann::json value, const std::string& message) {
+    REQUIRE_THROWS_WITH(LlamaConfig::from_json(with(llama(), key, value)), Catch::Contains(message));
+  };
+  refused("num_hidden_layers", 1000000000000, "num_hidden_layers is 1000000000000, expected at most 1024");
+  refused("hidden_size", std::int64_t{1} << 62, "hidden_size is 4611686018427387904, expected at most 16777216");
+  refused("vocab_size", 18446744073709551615u, "\"vocab_size\": found 18446744073709551615, expected a whole number of 64 bits");
+  refused("head_dim", 16777216, "num_attention_heads times head_dim is 134217728, expected at most 16777216");
+}
+
 TEST_CASE("Null is as good as absent, and unknown keys are ignored") {
   auto json = with(with(llama(), "rope_scaling", nullptr), "head_dim", nullptr);
   json.update({{"num_key_value_heads", nullptr}, {"max_sequence_length", 2048}, {"pretraining_tp", 1}, {"pad_token_id", nullptr}, {"sliding_window", 7}});

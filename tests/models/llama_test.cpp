@@ -58,6 +58,16 @@ void check_equal(const NamedParameters& a, const NamedParameters& b) {
 
 }  // namespace
 
+TEST_CASE("A model without storage has names and shapes under each RoPE scaling") {
+  LlamaConfig config = tiny_model("llama_grouped").config();
+  for (const RopeScaling& scaling : {RopeScaling(DefaultRope{}), RopeScaling(LinearRope{2}), RopeScaling(DynamicRope{2, 64}), RopeScaling(Llama3Rope{}), RopeScaling(YarnRope{.factor = 2, .original_max_position_embeddings = 64})}) {
+    config.rope_scaling = scaling;
+    NamedParameters expected = tiny_model("llama_grouped").parameters(), found = Llama::without_storage(config, at::kFloat).parameters();
+    REQUIRE(found.size() == expected.size());
+    for (std::size_t i = 0; i < found.size(); ++i) REQUIRE((found[i].name == expected[i].name && found[i].value.sizes() == expected[i].value.sizes()));
+  }
+}
+
 TEST_CASE("Logits, loss and gradients of tiny models are those of transformers in fp32") {
   for (const auto& variant : tiny_variants) {
     INFO(variant);

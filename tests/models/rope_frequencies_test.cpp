@@ -15,7 +15,7 @@ namespace {
 
 /// llama_grouped with other lines in its config.json.
 Llama changed_model(const nlohmann::json& change) {
-  auto json = dapt::detail::read_config(tiny_folder("llama_grouped") / "config.json");
+  auto json = dapt::detail::read_json_file(tiny_folder("llama_grouped") / "config.json");
   json.erase("rope_parameters");
   json["rope_theta"] = 10000.0;
   json.update(change);
@@ -36,7 +36,7 @@ Batch batch_at(const Tensor& input_ids, std::int64_t begin) {
 
 TEST_CASE("Logits under every RoPE scaling are those of transformers, at the beginning and at position 32,000") {
   const SafetensorsFile expected(models / "rope_scaling.safetensors");
-  const auto changes = dapt::detail::read_config(models / "rope_scaling.json");
+  const auto changes = dapt::detail::read_json_file(models / "rope_scaling.json");
   REQUIRE(changes.size() == 12);
   const Tensor ids = expected.tensor("input_ids");
   for (const auto& [name, change] : changes.items()) {

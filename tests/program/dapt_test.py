@@ -458,7 +458,7 @@ class Program(unittest.TestCase):
             (("--alpha-pattern", "=2"), '--alpha-pattern: found "=2"'),
             (("--init-lora-weights", "olora"), '--init-lora-weights: found "olora"'),
             (("--init-lora-weights", "pissa_niter_0"), '--init-lora-weights: found "pissa_niter_0"'),
-            (("--init-adapter", self.folder / "nowhere"), "nowhere/adapter_config.json: cannot open"),
+            (("--init-adapter", self.folder / "nowhere"), "nowhere/adapter_config.json: cannot be opened"),
         ]
         for options, message in cases:
             with self.subTest(message):

@@ -8,7 +8,9 @@
 
 #include "support/paths.hpp"
 
+using dapt::testing_support::TemporaryFolder;
 using dapt::testing_support::read_bytes;
+using dapt::testing_support::write_bytes;
 
 namespace {
 
@@ -38,6 +40,16 @@ TEST_CASE("log.jsonl: a new run starts a new file, a resumed one continues it") 
   REQUIRE(read_bytes(file) == line + line);
   dapt::JsonLines(file).observe(third_step);
   REQUIRE(read_bytes(file) == line);
+}
+
+TEST_CASE("log.jsonl: a resumed run keeps the lines up to the first that is none of a log") {
+  for (const std::string broken : {R"({"step": "2"})", R"({"step": 1e300})", "[2]", "{}", "no JSON"}) {
+    const TemporaryFolder folder;
+    const auto file = folder.path() / "log.jsonl";
+    write_bytes(file, "{\"step\": 1}\n" + broken + "\n{\"step\": 3}\n");
+    dapt::JsonLines(file, {.append = true, .last_step = 5});
+    REQUIRE(read_bytes(file) == "{\"step\": 1}\n");
+  }
 }
 
 TEST_CASE("log.jsonl: NaN and infinity are null, and the line is still JSON") {

@@ -170,6 +170,11 @@ TEST_CASE("a component that dapt does not have is refused by name") {
   refused("/model/unk_token", R"("<unk>")", R"(unk_token: "<unk>" is not in the vocabulary)");
   refused("/model/byte_fallback", "1", R"(model.byte_fallback: found number, expected true or false)");
   refused("/added_tokens", R"([{"content": "<s>", "id": 9}])", R"("<s>" has id 9, but the model's vocabulary gives it 3)");
+  refused("/model/vocab", R"({"a": 4294967296})", R"(id 4294967296 of "a" is out of range)");
+  refused("/model/vocab", R"({"a": 18446744073709551615})", R"(expected a whole number of 64 bits)");
+  refused("/pre_tokenizer", R"({"type": "Metaspace", "replacement": ""})", R"(pre_tokenizer.replacement: found an empty string)");
+  refused("/decoder", R"({"type": "Metaspace", "replacement": ""})", R"(decoder.replacement: found an empty string)");
+  refused("/decoder", R"({"type": "Strip", "content": "", "start": 1, "stop": 0})", R"(decoder.content: found an empty string)");
   refused("/added_tokens", R"({})", R"(found object, expected an array)");
 }
 
@@ -196,6 +201,22 @@ TEST_CASE("WordPiece: the longest token first, a word that does not work out is 
   REQUIRE(tokenizer.encode("abbb abbbb", SpecialText::as_text) == Ids{2, 3, 3, 0});
   REQUIRE(tokenizer.encode("ctls ctl", SpecialText::as_text) == Ids{6, 7, 8, 6, 7});
   REQUIRE(tokenizer.encode("ctls ctl", SpecialText::as_tokens) == Ids{5, 8, 5});
+}
+
+TEST_CASE("a tokenizer.json cannot ask for endless work or memory") {
+  const auto refused = [](const char* pointer, const std::string& value, const std::string& message) {
+    SmallFolder small;
+    small.json[nlohmann::json::json_pointer(pointer)] = nlohmann::json::parse(value);
+    const auto tokenizer = small.open();
+    CHECK_THROWS_WITH(tokenizer.encode(std::string(100, 'a'), dapt::SpecialText::as_text), Catch::Contains(message));
+  };
+  refused("/pre_tokenizer", R"({"type": "Split", "pattern": {"Regex": "(a+)+b"}, "behavior": "Isolated"})", "regular expression: U_REGEX_TIME_OUT");
+  const std::string grow = R"({"type": "Replace", "pattern": {"String": "a"}, "content": ")" + std::string(60, 'a') + R"("})";
+  refused("/normalizer", R"({"type": "Sequence", "normalizers": [)" + grow + "," + grow + "," + grow + "]}", "its steps make ");
+  std::string doubled = R"({"type": "Sequence", "pretokenizers": [)";
+  for (int i = 0; i < 40; ++i) doubled += R"({"type": "ByteLevel"},)";
+  doubled.back() = ']';
+  refused("/pre_tokenizer", doubled + "}", "its steps make ");
 }
 
 TEST_CASE("a missing, truncated or wrong tokenizer.json is named") {

@@ -121,6 +121,25 @@ TEST_CASE("SentencePiece: a missing, truncated or foreign file is named") {
   CHECK_THROWS_WITH(SentencePieceTokenizer::from_folder(folder.path()), Catch::Contains("tokenizer.model: ") && Catch::Contains("no SentencePiece model"));
 }
 
+TEST_CASE("SentencePiece: a table of characters that leads beyond its bytes is refused, which the library would follow") {
+  const std::string model = read_bytes(text_parity() / "sentencepiece_unigram.model");
+  const TemporaryFolder folder;
+  const auto file = folder.path() / "tokenizer.model";
+  write_bytes(file, model);
+  REQUIRE_NOTHROW(SentencePieceTokenizer::from_file(file));
+  // Behind the normalizer's name: field 2, its length in a varint, four bytes for the trie's size, then the trie, whose first unit leads to the children of the root.
+  const std::size_t name = model.find("nmt_nfkc");
+  REQUIRE(name != std::string::npos);
+  std::size_t table = name + std::string("nmt_nfkc").size();
+  REQUIRE(model[table] == '\x12');
+  while ((model[++table] & 0x80) != 0) continue;
+  ++table;
+  std::string damaged = model;
+  damaged.replace(table + 4, 4, "\xff\xff\xff\x7f");  // the root's children, far behind the end
+  write_bytes(file, damaged);
+  REQUIRE_THROWS_WITH(SentencePieceTokenizer::from_file(file), Catch::Contains("precompiled_charsmap: its trie leads to unit"));
+}
+
 TEST_CASE("SentencePiece: sentencepiece.bpe.model has the ids of fairseq, as XLM-R and mLUKE") {
   const TemporaryFolder folder;
   std::filesystem::copy_file(text_parity() / "sentencepiece_unigram.model", folder.path() / "sentencepiece.bpe.model");

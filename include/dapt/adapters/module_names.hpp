@@ -30,6 +30,7 @@ inline bool matches_whole(std::string pattern, const std::string& text) {
   const auto subject = icu::UnicodeString::fromUTF8(text);  // the matcher keeps a reference
   const std::unique_ptr<icu::RegexMatcher> matcher(compiled->matcher(subject, status));
   accepted();
+  matcher->setTimeLimit(10, status);  // 100,000 steps; a path is short, but an expression may try every way to cut it
   const bool matches = matcher->matches(status);
   accepted();
   return matches;

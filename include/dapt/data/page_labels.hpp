@@ -11,6 +11,7 @@
 #include <nlohmann/json.hpp>
 
 #include <dapt/core/error.hpp>
+#include <dapt/core/json.hpp>
 
 namespace dapt {
 
@@ -25,8 +26,9 @@ inline PageLabels read_page_labels(const std::filesystem::path& path) {
   std::string line;
   for (std::int64_t number = 1; std::getline(stream, line); ++number) {
     try {
-      const auto value = nlohmann::json::parse(line);
-      const auto [it, is_new] = labels.try_emplace({value.at("work").get<std::string>(), value.at("page").get<std::int64_t>()}, value.at("domain").get<bool>());
+      const std::string where = path.string() + ":" + std::to_string(number);
+      const auto value = detail::parse_json(line, where);
+      const auto [it, is_new] = labels.try_emplace({value.at("work").get<std::string>(), detail::whole_number<std::int64_t>(value.at("page"), where + ": page")}, value.at("domain").get<bool>());
       require(is_new, path.string(), ":", number, ": work \"", it->first.first, "\", page ", it->first.second, " has a label already");
     } catch (const nlohmann::json::exception& error) {
       fail(path.string(), ":", number, ": expected {\"work\": string, \"page\": integer, \"domain\": boolean}: ", error.what());

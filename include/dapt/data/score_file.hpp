@@ -19,6 +19,7 @@
 
 #include <dapt/core/error.hpp>
 #include <dapt/core/hash.hpp>
+#include <dapt/core/json.hpp>
 #include <dapt/core/page.hpp>
 #include <dapt/data/input_file.hpp>
 #include <dapt/data/pull_view.hpp>
@@ -118,9 +119,7 @@ class ScoreReader {
     std::string text;
     if (!file_.read_line(text, most_bytes)) return std::nullopt;
     ++number_;
-    std::optional<nlohmann::json> line;
-    parse([&] { line = nlohmann::json::parse(text); });
-    return line;
+    return detail::parse_json(text, path_.string() + ":" + std::to_string(number_));
   }
 
   std::filesystem::path path_;

@@ -13,6 +13,7 @@
 #include <nlohmann/json.hpp>
 
 #include <dapt/core/error.hpp>
+#include <dapt/core/json.hpp>
 
 namespace dapt {
 
@@ -92,7 +93,7 @@ inline Terms read_terms(const std::vector<std::filesystem::path>& paths) {
       }
       if (line.find_first_not_of(" \t\r") == std::string::npos) continue;
       try {
-        const auto value = nlohmann::json::parse(line);
+        const auto value = detail::parse_json(line, path.string() + ":" + std::to_string(number));
         if (value.contains("answers")) {
           for (const auto& answer : value.at("answers")) terms.push_back(answer.get<std::string>());
         } else {

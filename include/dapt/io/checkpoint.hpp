@@ -25,6 +25,7 @@
 
 #include <dapt/core/checkpoint.hpp>
 #include <dapt/core/error.hpp>
+#include <dapt/core/json.hpp>
 #include <dapt/io/atomic_file.hpp>
 #include <dapt/io/safetensors.hpp>
 #include <dapt/io/weight_file.hpp>
@@ -200,15 +201,16 @@ inline Checkpoint read_checkpoint(const std::filesystem::path& folder) {
   const nlohmann::json json = detail::read_json_file(file);
   Checkpoint result;
   try {
-    const int version = json.at("version").get<int>();
+    const auto whole = [&](const nlohmann::json& value) { return detail::whole_number<std::int64_t>(value, file.string()); };
+    const auto version = whole(json.at("version"));
     require(version == detail::checkpoint_version, file.string(), ": version ", version, ", expected ", detail::checkpoint_version);
     const nlohmann::json& progress = json.at("progress");
-    result.progress = {.windows = progress.at("windows").get<std::int64_t>(), .steps = progress.at("steps").get<std::int64_t>(), .skipped = progress.at("skipped").get<std::int64_t>(),
-                       .tokens = progress.at("tokens").get<std::int64_t>(), .seconds = progress.at("seconds").get<double>(),
+    result.progress = {.windows = whole(progress.at("windows")), .steps = whole(progress.at("steps")), .skipped = whole(progress.at("skipped")),
+                       .tokens = whole(progress.at("tokens")), .seconds = progress.at("seconds").get<double>(),
                        .optimizer_seconds = progress.at("optimizer_seconds").get<double>(), .first_loss = detail::number_or_nan(progress.at("first_loss")), .last_losses = {},
-                       .position = {progress.at("position").at("epoch").get<std::int64_t>(), progress.at("position").at("sequence").get<std::int64_t>()}};
+                       .position = {whole(progress.at("position").at("epoch")), whole(progress.at("position").at("sequence"))}};
     for (const nlohmann::json& loss : progress.at("last_losses")) result.progress.last_losses.push_back(detail::number_or_nan(loss));
-    json.at("numbers").get_to(result.numbers);
+    for (const auto& [name, number] : json.at("numbers").get_ref<const nlohmann::json::object_t&>()) result.numbers[name] = whole(number);
     json.at("header").get_to(result.header.entries);
     json.at("run").get_to(result.run.entries);
     const SafetensorsFile tensors(folder / "state.safetensors");
@@ -217,7 +219,7 @@ inline Checkpoint read_checkpoint(const std::filesystem::path& folder) {
     for (const std::string& name : tensors.names()) {
       require(checksums.contains(name), tensors.path().string(), ": tensor ", name, " is not in checkpoint.json");
       const Tensor tensor = tensors.tensor(name);
-      require(detail::crc_of(tensor) == checksums.at(name).get<std::uint32_t>(), tensors.path().string(), ": tensor ", name, " is damaged: its checksum differs");
+      require(detail::crc_of(tensor) == detail::whole_number<std::uint32_t>(checksums.at(name), file.string()), tensors.path().string(), ": tensor ", name, " is damaged: its checksum differs");
       result.tensors[name] = tensor;
     }
   } catch (const nlohmann::json::exception& error) {

@@ -10,6 +10,7 @@
 #include <nlohmann/json.hpp>
 
 #include <dapt/core/error.hpp>
+#include <dapt/core/json.hpp>
 #include <dapt/core/precision.hpp>
 #include <dapt/io/atomic_file.hpp>
 #include <dapt/io/safetensors.hpp>

@@ -14,6 +14,7 @@
 #include <dapt/adapters/lora.hpp>
 #include <dapt/adapters/merge_report.hpp>
 #include <dapt/core/error.hpp>
+#include <dapt/core/json.hpp>
 #include <dapt/core/precision.hpp>
 #include <dapt/io/hf_model.hpp>
 #include <dapt/io/peft_adapter.hpp>

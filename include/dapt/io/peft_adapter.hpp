@@ -6,7 +6,6 @@
 #include <algorithm>
 #include <cmath>
 #include <filesystem>
-#include <fstream>
 #include <set>
 #include <string>
 #include <utility>
@@ -17,6 +16,7 @@
 
 #include <dapt/adapters/lora.hpp>
 #include <dapt/core/error.hpp>
+#include <dapt/core/json.hpp>
 #include <dapt/io/atomic_file.hpp>
 #include <dapt/io/safetensors.hpp>
 
@@ -109,11 +109,12 @@ inline nlohmann::ordered_json write_module_names(const ModuleNames& names) {
   return names.empty() ? nlohmann::ordered_json() : nlohmann::ordered_json(names.names());
 }
 
-template <class T>
-ModulePattern<T> read_pattern(const nlohmann::ordered_json& value) {
+template <class T, class Number>
+ModulePattern<T> read_pattern(const nlohmann::ordered_json& value, const std::string& where, const Number& number_of) {
   ModulePattern<T> pattern;
-  if (!value.is_null())
-    for (const auto& [key, number] : value.items()) pattern.emplace_back(key, number.template get<T>());
+  require(value.is_null() || value.is_object(), where, " is ", value.type_name(), ", expected an object");
+  if (value.is_object())
+    for (const auto& [key, number] : value.items()) pattern.emplace_back(key, number_of(number));
   return pattern;
 }
 
@@ -126,29 +127,23 @@ nlohmann::ordered_json write_pattern(const ModulePattern<T>& pattern, double fac
 
 /// The options of the folder. Types that do not fit are errors that name the file.
 inline Lora read_lora_config(const std::filesystem::path& file) {
-  std::ifstream in(file, std::ios::binary);
-  require(in.good(), file.string(), ": cannot open");
-  nlohmann::ordered_json config;  // ordered: the first pattern that matches a module counts
-  try {
-    config = nlohmann::ordered_json::parse(in);
-  } catch (const nlohmann::json::exception& error) {
-    fail(file.string(), ": not JSON: ", error.what());
-  }
+  const auto config = read_json_file<nlohmann::ordered_json>(file);  // ordered: the first pattern that matches a module counts
   refuse_unsupported_lora(config, file.string());
   const auto value = [&](const char* key) { return config.contains(key) ? config[key] : nlohmann::ordered_json(); };
   Lora lora;
   try {
-    lora.rank = config.value("r", std::int64_t{8});
+    if (config.contains("r")) lora.rank = whole_number<std::int64_t>(config["r"], file.string() + ": r");
     lora.alpha = config.value("lora_alpha", 8.0);
     lora.dropout = config.value("lora_dropout", 0.0);
     lora.use_rslora = config.value("use_rslora", false);
     lora.use_dora = config.value("use_dora", false);
     lora.targets = read_module_names(value("target_modules"));
     lora.exclude_modules = read_module_names(value("exclude_modules"));
-    if (const auto layers = value("layers_to_transform"); layers.is_number()) lora.layers_to_transform = {layers.get<std::int64_t>()};
-    else if (!layers.is_null()) lora.layers_to_transform = layers.get<std::vector<std::int64_t>>();
-    lora.rank_pattern = read_pattern<std::int64_t>(value("rank_pattern"));
-    lora.alpha_pattern = read_pattern<double>(value("alpha_pattern"));
+    const auto layers = value("layers_to_transform");
+    require(layers.is_null() || layers.is_number() || layers.is_array(), file.string(), ": layers_to_transform is ", layers.type_name(), ", expected numbers of layers");
+    for (const auto& layer : layers.is_number() ? nlohmann::ordered_json::array({layers}) : layers) lora.layers_to_transform.push_back(whole_number<std::int64_t>(layer, file.string() + ": layers_to_transform"));
+    lora.rank_pattern = read_pattern<std::int64_t>(value("rank_pattern"), file.string() + ": rank_pattern", [&](const auto& rank) { return whole_number<std::int64_t>(rank, file.string() + ": rank_pattern"); });
+    lora.alpha_pattern = read_pattern<double>(value("alpha_pattern"), file.string() + ": alpha_pattern", [](const auto& alpha) { return alpha.template get<double>(); });
     if (const auto saved = value("modules_to_save"); !saved.is_null()) lora.modules_to_save = saved.get<std::vector<std::string>>();
     lora.init = read_lora_init(config, file.string());
   } catch (const nlohmann::json::exception& error) {
@@ -222,6 +217,15 @@ Lora::State PeftAdapter::attach(M& model) const {
   const auto unused = [&](const auto& entry) { return std::none_of(paths.begin(), paths.end(), [&](const auto& path) { return matches_key(entry.first, path); }); };
   std::erase_if(options.rank_pattern, unused);
   std::erase_if(options.alpha_pattern, unused);
+
+  // The adapter is allocated before it is compared with the tensors, so its ranks are first compared with what the file can hold.
+  std::int64_t largest = 1;
+  for (const auto& tensor : weights_.names())
+    for (const std::int64_t size : weights_.info(tensor).shape) largest = std::max(largest, size);
+  for (const auto& path : paths) {
+    const auto rank = value_for(options.rank_pattern, path, options.rank);
+    require(rank <= largest, weights_.path().string(), ": the rank of ", path, " is ", rank, " in adapter_config.json, but no tensor has a size above ", largest);
+  }
 
   State state = options.prepare(model);
   const NamedParameters parameters = options.trainable_parameters(state);

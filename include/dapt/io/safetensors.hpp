@@ -10,7 +10,6 @@
 #include <functional>
 #include <map>
 #include <memory>
-#include <set>
 #include <string>
 #include <utility>
 #include <vector>
@@ -18,6 +17,7 @@
 #include <nlohmann/json.hpp>
 
 #include <dapt/core/error.hpp>
+#include <dapt/core/json.hpp>
 #include <dapt/core/named_parameter.hpp>
 #include <dapt/io/atomic_file.hpp>
 #include <dapt/io/weight_file.hpp>
@@ -154,20 +154,9 @@ inline void SafetensorsFile::read_header() {
 }
 
 inline nlohmann::json SafetensorsFile::parse_header() const {
-  std::set<std::string> seen;
-  const auto refuse_duplicates = [&](int depth, nlohmann::json::parse_event_t event, nlohmann::json& key) {
-    if (depth == 1 && event == nlohmann::json::parse_event_t::key)
-      require(seen.insert(key.get<std::string>()).second, file_.string(), ": header names \"", key.get<std::string>(), "\" twice");
-    return true;
-  };
-  const auto* text = reinterpret_cast<const char*>(mapping_->data() + 8);
-  try {
-    auto header = nlohmann::json::parse(text, text + header_size_, refuse_duplicates);
-    require(header.is_object(), file_.string(), ": header is ", header.type_name(), ", expected an object");
-    return header;
-  } catch (const nlohmann::json::exception& error) {
-    fail(file_.string(), ": header is not JSON: ", error.what());
-  }
+  auto header = detail::parse_json({reinterpret_cast<const char*>(mapping_->data() + 8), header_size_}, file_.string() + ": header", detail::JsonKeys::unique);
+  require(header.is_object(), file_.string(), ": header is ", header.type_name(), ", expected an object");
+  return header;
 }
 
 inline SafetensorsFile::Entry SafetensorsFile::read_entry(const std::string& name, const nlohmann::json& value) const {
@@ -184,6 +173,7 @@ inline SafetensorsFile::Entry SafetensorsFile::read_entry(const std::string& nam
                                   [&](const auto& known) { return dtype == known.name; });
   expect(type != std::end(detail::safetensors_types), "dtype F64, F32, F16, BF16, I64, I32, I16, I8, U8 or BOOL");
 
+  expect(shape.size() <= detail::most_dimensions, "at most 64 sizes");
   Entry entry{{type->type, {}, 0}, offsets[0].get<std::size_t>(), offsets[1].get<std::size_t>()};
   for (const auto& size : shape) {
     expect(size.get<std::uint64_t>() <= std::uint64_t{INT64_MAX}, "sizes that fit 63 bits");

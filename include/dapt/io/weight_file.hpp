@@ -6,7 +6,6 @@
 #include <cstdint>
 #include <cstring>
 #include <filesystem>
-#include <fstream>
 #include <memory>
 #include <string>
 #include <string_view>
@@ -20,7 +19,6 @@
 
 #include <ATen/ops/empty_strided.h>
 #include <ATen/ops/from_blob.h>
-#include <nlohmann/json.hpp>
 
 #include <dapt/core/error.hpp>
 #include <dapt/core/tensor.hpp>
@@ -85,13 +83,17 @@ class FileMapping {
   std::size_t size_ = 0;
 };
 
-/// Elements of `shape`; false where their number or their size in bytes does not fit 63 bits.
+inline constexpr std::size_t most_dimensions = 64;  // of LibTorch
+
+/// Elements of `shape`; false where their number or their size in bytes does not fit 63 bits. A size of 0 does not hide the others: strides are products of them.
 inline bool count_elements(const std::vector<std::int64_t>& shape, std::size_t element_size, std::int64_t& numel) {
   numel = 1;
-  for (const auto size : shape)
-    if (size < 0 || __builtin_mul_overflow(numel, size, &numel)) return false;
-  std::int64_t bytes = 0;
-  return !__builtin_mul_overflow(numel, static_cast<std::int64_t>(element_size), &bytes);
+  auto bytes = static_cast<std::int64_t>(element_size);
+  for (const auto size : shape) {
+    if (size < 0 || __builtin_mul_overflow(bytes, std::max<std::int64_t>(size, 1), &bytes)) return false;
+    numel *= size;
+  }
+  return true;
 }
 
 /// The elements at `data` as a tensor that keeps the pages alive. A copy where they are not aligned for their type. The range must have been checked.
@@ -109,16 +111,6 @@ inline std::vector<std::int64_t> contiguous_strides(const std::vector<std::int64
   std::vector<std::int64_t> strides(shape.size(), 1);
   for (std::size_t i = shape.size(); i-- > 1;) strides[i - 1] = strides[i] * std::max<std::int64_t>(shape[i], 1);
   return strides;
-}
-
-inline nlohmann::json read_json_file(const std::filesystem::path& file) {
-  std::ifstream in(file, std::ios::binary);
-  require(in.good(), file.string(), ": cannot open");
-  try {
-    return nlohmann::json::parse(in);
-  } catch (const nlohmann::json::exception& error) {
-    fail(file.string(), ": not JSON: ", error.what());
-  }
 }
 
 }  // namespace detail

@@ -12,6 +12,7 @@
 #include <nlohmann/json.hpp>
 
 #include <dapt/core/error.hpp>
+#include <dapt/core/json.hpp>
 #include <dapt/io/pytorch_bin.hpp>
 #include <dapt/io/safetensors.hpp>
 #include <dapt/io/weight_file.hpp>

@@ -14,6 +14,7 @@
 #include <nlohmann/json.hpp>
 
 #include <dapt/core/error.hpp>
+#include <dapt/core/json.hpp>
 
 namespace dapt {
 
@@ -52,19 +53,7 @@ namespace metrics {
 class TaskLine {
  public:
   TaskLine(std::string where, const std::string& line) : where_(std::move(where)) {
-    std::set<std::string> keys;
-    const auto refuse_duplicate = [&](int depth, nlohmann::json::parse_event_t event, nlohmann::json& key) {
-      // The parser would keep the last of two equal keys without a word.
-      if (event == nlohmann::json::parse_event_t::key && depth == 1) {
-        require(keys.insert(key.get<std::string>()).second, where_, ": \"", key.get<std::string>(), "\" is given twice");
-      }
-      return true;
-    };
-    try {
-      object_ = nlohmann::json::parse(line, refuse_duplicate);
-    } catch (const nlohmann::json::exception& error) {
-      fail(where_, ": no valid JSON: ", error.what());
-    }
+    object_ = dapt::detail::parse_json(line, where_, dapt::detail::JsonKeys::unique);
     require(object_.is_object(), where_, ": found ", object_.type_name(), ", expected an object");
   }
 

@@ -2,16 +2,22 @@
 #pragma once
 
 #include <cstdint>
-#include <filesystem>
-#include <fstream>
 #include <string>
 #include <utility>
 
 #include <nlohmann/json.hpp>
 
 #include <dapt/core/error.hpp>
+#include <dapt/core/json.hpp>
 
 namespace dapt::detail {
+
+/// What a configuration may ask for, far beyond any model: no product of two sizes, in bytes and summed over the layers, then leaves 63 bits.
+inline constexpr std::int64_t largest_size = 1 << 24, most_layers = 1 << 10, most_positions = std::int64_t{1} << 40;
+
+inline void check_size(const std::string& source, const char* name, std::int64_t value, std::int64_t most = largest_size) {
+  require(value > 0 && value <= most, source, ": ", name, " is ", value, ", expected ", value > 0 ? "at most " : "1 or more", value > 0 ? std::to_string(most) : "");
+}
 
 /// Refers to `json`, which must outlive it. Errors begin with `source`.
 class ConfigReader {
@@ -33,7 +39,7 @@ class ConfigReader {
   std::int64_t integer(const char* key, std::int64_t absent) const {
     if (!has(key)) return absent;
     require(json_[key].is_number_integer(), source_, ": \"", key, "\" is ", json_[key].dump(), ", expected a whole number");
-    return json_[key].get<std::int64_t>();
+    return whole_number<std::int64_t>(json_[key], source_ + ": \"" + key + "\"");
   }
   double number(const char* key) const {
     require(has(key), source_, ": \"", key, "\" is missing");
@@ -59,16 +65,5 @@ class ConfigReader {
   const nlohmann::json& json_;
   std::string source_;
 };
-
-/// Throws dapt::Error naming the file if it cannot be opened or is not JSON.
-inline nlohmann::json read_config(const std::filesystem::path& file) {
-  std::ifstream in(file, std::ios::binary);
-  require(in.good(), file.string(), ": cannot open");
-  try {
-    return nlohmann::json::parse(in);
-  } catch (const nlohmann::json::exception& error) {
-    fail(file.string(), ": not JSON: ", error.what());
-  }
-}
 
 }  // namespace dapt::detail

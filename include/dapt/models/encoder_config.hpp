@@ -12,6 +12,7 @@
 #include <nlohmann/json.hpp>
 
 #include <dapt/core/error.hpp>
+#include <dapt/core/json.hpp>
 #include <dapt/models/config_reader.hpp>
 
 namespace dapt {
@@ -50,7 +51,7 @@ struct EncoderConfig {
 
   /// Throws dapt::Error naming `source` and the option.
   static EncoderConfig from_json(const nlohmann::json& json, const std::string& source = "config.json");
-  static EncoderConfig from_file(const std::filesystem::path& file) { return from_json(detail::read_config(file), file.string()); }
+  static EncoderConfig from_file(const std::filesystem::path& file) { return from_json(detail::read_json_file(file), file.string()); }
 
   void check(const std::string& source) const;
 
@@ -84,7 +85,7 @@ inline std::vector<std::string> label_names(const nlohmann::json& json, const Co
   std::vector<std::string> names;
   if (!config.has("id2label")) {
     const auto count = config.integer("num_labels", 2);
-    require(count > 0, source, ": num_labels is ", count, ", expected 1 or more");
+    check_size(source, "num_labels", count, 1 << 16);  // before their names are made
     for (std::int64_t index = 0; index < count; ++index) names.push_back("LABEL_" + std::to_string(index));
     return names;
   }
@@ -125,14 +126,14 @@ inline EncoderConfig EncoderConfig::from_json(const nlohmann::json& json, const 
 }
 
 inline void EncoderConfig::check(const std::string& source) const {
-  const auto positive = [&](const char* name, std::int64_t value) { require(value > 0, source, ": ", name, " is ", value, ", expected 1 or more"); };
-  positive("vocab_size", vocab_size);
-  positive("hidden_size", hidden_size);
-  positive("intermediate_size", intermediate_size);
-  positive("num_hidden_layers", num_hidden_layers);
-  positive("num_attention_heads", num_attention_heads);
-  positive("type_vocab_size", type_vocab_size);
-  positive("the number of labels", static_cast<std::int64_t>(labels.size()));
+  detail::check_size(source, "vocab_size", vocab_size);
+  detail::check_size(source, "hidden_size", hidden_size);
+  detail::check_size(source, "intermediate_size", intermediate_size);
+  detail::check_size(source, "num_hidden_layers", num_hidden_layers, detail::most_layers);
+  detail::check_size(source, "num_attention_heads", num_attention_heads);
+  detail::check_size(source, "type_vocab_size", type_vocab_size);
+  detail::check_size(source, "max_position_embeddings", max_position_embeddings);
+  detail::check_size(source, "the number of labels", static_cast<std::int64_t>(labels.size()));
   require(pad_token_id >= 0 && pad_token_id < vocab_size, source, ": pad_token_id is ", pad_token_id, ", expected 0 to ", vocab_size - 1);
   require(max_length() > 0, source, ": max_position_embeddings is ", max_position_embeddings, ", expected more than ", first_position(), ", where positions begin");
   require(hidden_size % num_attention_heads == 0, source, ": hidden_size is ", hidden_size, ", expected a multiple of num_attention_heads, ", num_attention_heads);

@@ -126,7 +126,8 @@ class Llama {
     return std::holds_alternative<DynamicRope>(config_.rope_scaling) ? position_ids.max().item<std::int64_t>() + 1 : 0;
   }
   RopeFrequencies frequencies(std::int64_t length) const {
-    return rope_frequencies(config_.rope_scaling, config_.rope_theta, config_.head_dim, length, at::TensorOptions(device()));
+    const at::Device where = device().is_meta() ? at::kCPU : device();  // LibTorch alone cannot do all of it on the meta device
+    return rope_frequencies(config_.rope_scaling, config_.rope_theta, config_.head_dim, length, at::TensorOptions(where));
   }
   RopeTable table(const Tensor& position_ids, std::int64_t length = 0) const {
     const auto [inverse, attention_scaling] = length > 0 ? frequencies(length) : frequencies_;

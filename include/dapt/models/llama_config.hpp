@@ -11,6 +11,7 @@
 #include <nlohmann/json.hpp>
 
 #include <dapt/core/error.hpp>
+#include <dapt/core/json.hpp>
 #include <dapt/models/config_reader.hpp>
 #include <dapt/models/rope_scaling.hpp>
 
@@ -73,6 +74,7 @@ inline void read_qwen_windows(const ConfigReader& config, LlamaConfig& result) {
   const bool used = config.flag("use_sliding_window", false) && !config.is_null("sliding_window");
   if (used) result.sliding_window = config.integer("sliding_window", 4096);
   const auto first = config.integer("max_window_layers", 28);
+  check_size(config.source(), "num_hidden_layers", result.num_hidden_layers, most_layers);
   for (std::int64_t layer = 0; layer < result.num_hidden_layers && used; ++layer) result.sliding_layers.push_back(layer >= first);
   if (!config.has("layer_types")) return;
 
@@ -134,23 +136,23 @@ inline LlamaConfig LlamaConfig::from_json(const nlohmann::json& json, const std:
 }
 
 inline LlamaConfig LlamaConfig::from_file(const std::filesystem::path& file) {
-  return from_json(detail::read_config(file), file.string());
+  return from_json(detail::read_json_file(file), file.string());
 }
 
 inline void LlamaConfig::check(const std::string& source) const {
-  const auto positive = [&](const char* name, std::int64_t value) { require(value > 0, source, ": ", name, " is ", value, ", expected 1 or more"); };
-  positive("vocab_size", vocab_size);
-  positive("hidden_size", hidden_size);
-  positive("intermediate_size", intermediate_size);
-  positive("num_hidden_layers", num_hidden_layers);
-  positive("num_attention_heads", num_attention_heads);
-  positive("num_key_value_heads", num_key_value_heads);
-  positive("head_dim", head_dim);
+  detail::check_size(source, "vocab_size", vocab_size);
+  detail::check_size(source, "hidden_size", hidden_size);
+  detail::check_size(source, "intermediate_size", intermediate_size);
+  detail::check_size(source, "num_hidden_layers", num_hidden_layers, detail::most_layers);
+  detail::check_size(source, "num_attention_heads", num_attention_heads);
+  detail::check_size(source, "num_key_value_heads", num_key_value_heads);
+  detail::check_size(source, "head_dim", head_dim);
+  detail::check_size(source, "num_attention_heads times head_dim", num_attention_heads * head_dim);
   require(num_attention_heads % num_key_value_heads == 0, source, ": num_attention_heads is ", num_attention_heads, ", expected a multiple of num_key_value_heads, ",
           num_key_value_heads);
   require(head_dim % 2 == 0, source, ": head_dim is ", head_dim, ", expected an even number");
-  positive("max_position_embeddings", max_position_embeddings);
-  require(sliding_window >= 0, source, ": sliding_window is ", sliding_window, ", expected null or 1 or more");
+  detail::check_size(source, "max_position_embeddings", max_position_embeddings, detail::most_positions);
+  require(sliding_window >= 0 && sliding_window <= detail::most_positions, source, ": sliding_window is ", sliding_window, ", expected null or 1 to ", detail::most_positions);
   require(rms_norm_eps > 0 && rope_theta > 0, source, ": rms_norm_eps is ", rms_norm_eps, " and rope_theta ", rope_theta, ", expected more than 0");
   require(sliding_layers.empty() || static_cast<std::int64_t>(sliding_layers.size()) == num_hidden_layers, source, ": sliding_layers has ", sliding_layers.size(),
           " entries, expected one for each of the ", num_hidden_layers, " layers");

@@ -2,17 +2,20 @@
 #pragma once
 
 #include <cerrno>
+#include <cstdint>
 #include <cstdio>
 #include <cstring>
 #include <filesystem>
 #include <fstream>
 #include <memory>
+#include <optional>
 #include <string>
 
 #include <nlohmann/json.hpp>
 
 #include <dapt/concepts/observer.hpp>
 #include <dapt/core/error.hpp>
+#include <dapt/core/json.hpp>
 
 namespace dapt {
 
@@ -59,13 +62,22 @@ class JsonLines {
   const std::filesystem::path& path() const { return path_; }
 
  private:
+  /// Nothing of a line that is none of a log.
+  static std::optional<std::int64_t> step_of(const std::string& line) {
+    try {
+      const auto json = detail::parse_json(line, "");
+      return json.is_object() && json.contains("step") ? std::optional(detail::whole_number<std::int64_t>(json["step"], "")) : std::nullopt;
+    } catch (const Error&) {
+      return std::nullopt;
+    }
+  }
+
   /// Leaves the lines up to the step; the file then ends with a line feed.
   void keep_steps(std::int64_t last_step) const {
     std::ifstream in(path_, std::ios::binary);
     std::string kept;
     for (std::string line; std::getline(in, line) && !in.eof(); ) {
-      const auto json = nlohmann::json::parse(line, nullptr, false);
-      if (!json.is_object() || json.value("step", last_step + 1) > last_step) break;
+      if (step_of(line).value_or(last_step + 1) > last_step) break;
       kept += line + '\n';
     }
     const std::filesystem::path beside = path_.string() + ".tmp";  // renamed when it is whole: the log of days is not cut by a crash here

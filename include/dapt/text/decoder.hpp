@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <numeric>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -10,6 +11,7 @@
 #include <vector>
 
 #include <dapt/text/byte_level.hpp>
+#include <dapt/text/growth.hpp>
 #include <dapt/text/json_node.hpp>
 #include <dapt/text/split.hpp>
 #include <dapt/text/unicode.hpp>
@@ -141,7 +143,12 @@ class Decoder {
   explicit Decoder(const JsonNode& node) { add(node); }
 
   std::string operator()(Tokens tokens) const {
-    for (const Step& step : steps_) std::visit([&](const auto& known) { known(tokens); }, step);
+    const auto bytes = [&] { return std::accumulate(tokens.begin(), tokens.end(), tokens.size(), [](std::size_t sum, const std::string& token) { return sum + token.size(); }); };
+    const std::size_t before = bytes();
+    for (const Step& step : steps_) {
+      std::visit([&](const auto& known) { known(tokens); }, step);
+      check_growth(before, bytes());
+    }
     return joined(tokens, steps_.empty() ? " " : "");
   }
 
@@ -156,7 +163,7 @@ class Decoder {
       steps_.push_back(ByteLevelDecoder{});
     } else if (type == "Metaspace") {
       const bool prefix = node.get_or("add_prefix_space", true) && node.get_or<std::string>("prepend_scheme", "always") != "never";
-      steps_.push_back(MetaspaceDecoder{node.get<std::string>("replacement"), prefix});
+      steps_.push_back(MetaspaceDecoder{not_empty(node, "replacement"), prefix});
     } else if (type == "ByteFallback") {
       steps_.push_back(ByteFallbackDecoder{});
     } else if (type == "Fuse") {
@@ -164,13 +171,11 @@ class Decoder {
     } else if (type == "Replace") {
       steps_.push_back(ReplaceDecoder{Pattern(node.at("pattern")), node.get<std::string>("content")});
     } else if (type == "Strip") {
-      steps_.push_back(StripDecoder{node.get<std::string>("content"), node.get<std::int64_t>("start"), node.get<std::int64_t>("stop")});
+      steps_.push_back(StripDecoder{not_empty(node, "content"), node.get<std::int64_t>("start"), node.get<std::int64_t>("stop")});
     } else if (type == "WordPiece") {
       steps_.push_back(WordPieceDecoder{node.get_or<std::string>("prefix", "##"), node.get_or("cleanup", true)});
     } else if (type == "BPEDecoder") {
-      const auto suffix = node.get_or<std::string>("suffix", "</w>");
-      require(!suffix.empty(), node.where(), ".suffix: found an empty string");
-      steps_.push_back(BpeDecoder{suffix});
+      steps_.push_back(BpeDecoder{node.has("suffix") ? not_empty(node, "suffix") : "</w>"});
     } else {
       node.refuse("decoder", type);
     }

@@ -96,7 +96,7 @@ class HfTokenizer {
 };
 
 inline HfTokenizer::HfTokenizer(const std::filesystem::path& file, const text::SpecialTokenFiles* files) {
-  const auto json = text::read_json(file);
+  const auto json = detail::read_json_file(file);
   const text::JsonNode root(json, file.string());
   const auto state = std::make_shared<State>();
   if (root.has("normalizer")) state->normalizer = text::Normalizer(root.at("normalizer"));

@@ -2,9 +2,6 @@
 #pragma once
 
 #include <concepts>
-#include <filesystem>
-#include <fstream>
-#include <iterator>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -12,20 +9,9 @@
 #include <nlohmann/json.hpp>
 
 #include <dapt/core/error.hpp>
+#include <dapt/core/json.hpp>
 
 namespace dapt::text {
-
-/// A whole file as JSON. Throws dapt::Error naming the file, and the byte where it is no JSON.
-inline nlohmann::json read_json(const std::filesystem::path& file) {
-  std::ifstream stream(file, std::ios::binary);
-  require(stream.is_open(), file.string(), ": cannot be opened");
-  const std::string bytes{std::istreambuf_iterator<char>(stream), {}};
-  try {
-    return nlohmann::json::parse(bytes);
-  } catch (const nlohmann::json::parse_error& error) {
-    fail(file.string(), ": no valid JSON at byte ", error.byte, " of ", bytes.size(), " (truncated or damaged): ", error.what());
-  }
-}
 
 /// Borrows the value, which must outlive it.
 class JsonNode {
@@ -51,6 +37,7 @@ class JsonNode {
       require(value_->is_boolean(), where_, ": found ", value_->type_name(), ", expected true or false");
     } else if constexpr (std::integral<T>) {
       require(value_->is_number_integer(), where_, ": found ", value_->type_name(), ", expected an integer");
+      return detail::whole_number<T>(*value_, where_);
     } else {
       require(value_->is_string(), where_, ": found ", value_->type_name(), ", expected a string");
     }
@@ -82,5 +69,12 @@ class JsonNode {
   const nlohmann::json* value_;
   std::string where_;
 };
+
+/// A string that is looked for, and so cannot be empty.
+inline std::string not_empty(const JsonNode& node, const char* key) {
+  auto text = node.get<std::string>(key);
+  require(!text.empty(), node.where(), ".", key, ": found an empty string");
+  return text;
+}
 
 }  // namespace dapt::text

@@ -55,7 +55,7 @@ inline void read_token_ids(const JsonNode& node, Vocabulary& vocabulary) {
   require(node.value().is_object(), node.where(), ": found ", node.value().type_name(), ", expected an object");
   for (const auto& [token, id] : node.value().items()) {
     require(id.is_number_integer(), node.where(), ".\"", token, "\": found ", id.type_name(), ", expected an integer");
-    vocabulary.add(token, id.get<std::int64_t>(), node.where());
+    vocabulary.add(token, detail::whole_number<std::int64_t>(id, node.where()), node.where());
   }
 }
 

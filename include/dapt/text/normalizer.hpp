@@ -17,6 +17,7 @@
 
 #include <dapt/core/error.hpp>
 #include <dapt/text/byte_level.hpp>
+#include <dapt/text/growth.hpp>
 #include <dapt/text/json_node.hpp>
 #include <dapt/text/precompiled.hpp>
 #include <dapt/text/split.hpp>
@@ -173,7 +174,10 @@ class Normalizer {
 
   std::string operator()(std::string_view text) const {
     std::string changed(text);
-    for (const Step& step : steps_) std::visit([&](const auto& known) { known(changed); }, step);
+    for (const Step& step : steps_) {
+      std::visit([&](const auto& known) { known(changed); }, step);
+      check_growth(text.size(), changed.size());
+    }
     return changed;
   }
 

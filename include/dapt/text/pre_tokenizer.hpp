@@ -16,6 +16,7 @@
 
 #include <dapt/core/error.hpp>
 #include <dapt/text/byte_level.hpp>
+#include <dapt/text/growth.hpp>
 #include <dapt/text/json_node.hpp>
 #include <dapt/text/known_patterns.hpp>
 #include <dapt/text/regex.hpp>
@@ -35,10 +36,15 @@ class Pieces {
   void start_over(std::string_view text, bool first) {
     current_.clear();
     storage_.clear();
+    kept_ = 0;
+    whole_ = text.size();
     if (!text.empty()) current_.push_back({text, first});
   }
   const std::vector<Piece>& all() const { return current_; }
-  std::string_view keep(std::string text) { return storage_.emplace_back(std::move(text)); }
+  std::string_view keep(std::string text) {
+    check_growth(whole_, kept_ += text.size());
+    return storage_.emplace_back(std::move(text));
+  }
 
   /// Replaces each piece by what f(piece, emit) emits; emit(text) takes a part of the piece, or of a kept string in its place.
   template <class F>
@@ -59,6 +65,7 @@ class Pieces {
  private:
   std::vector<Piece> current_, next_;
   std::deque<std::string> storage_;
+  std::size_t kept_ = 0, whole_ = 0;  // bytes of the storage, and of the text
 };
 
 /// Cuts by the pattern of GPT-2; the bytes become the characters that stand for them where `spell_bytes` says so.
@@ -305,7 +312,7 @@ inline void PreTokenizer::add(const JsonNode& node) {
 }
 
 inline MetaspaceStep PreTokenizer::metaspace(const JsonNode& node) {
-  MetaspaceStep step{.replacement = node.get<std::string>("replacement"), .cut = node.get_or("split", true)};
+  MetaspaceStep step{.replacement = not_empty(node, "replacement"), .cut = node.get_or("split", true)};
   const auto scheme = node.get_or<std::string>("prepend_scheme", node.get_or("add_prefix_space", true) ? "always" : "never");
   if (scheme == "never") {
     step.prepend = MetaspaceStep::Prepend::never;

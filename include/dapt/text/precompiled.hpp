@@ -42,6 +42,37 @@ inline std::string from_base64(std::string_view text, std::string_view where) {
   return bytes;
 }
 
+/// Does the trie of a table stay inside its bytes, whatever text is looked up, and do its values name texts that end? Throws dapt::Error with `where` if not.
+inline void check_character_table(std::string_view bytes, std::string_view where) {
+  std::uint32_t trie_bytes = 0;
+  if (bytes.size() >= 4) std::memcpy(&trie_bytes, bytes.data(), 4);
+  require(trie_bytes % 4 == 0 && trie_bytes > 0 && trie_bytes < bytes.size() - 4 && bytes.back() == '\0', where, ": a trie of ", trie_bytes, " bytes in ", bytes.size(),
+          ", expected texts behind it, each ended by a 0");
+  std::vector<std::uint32_t> units(trie_bytes / 4);
+  std::memcpy(units.data(), bytes.data() + 4, trie_bytes);
+  const std::size_t texts = bytes.size() - 4 - trie_bytes;
+  const auto offset = [](std::uint32_t unit) { return unit >> 10 << ((unit & (1u << 9)) >> 6); };
+  std::vector<bool> seen(units.size());
+  std::vector<std::uint32_t> nodes;
+  const auto reach = [&](std::uint32_t node) {
+    require((node | 0xFF) < units.size(), where, ": its trie leads to unit ", node, " of ", units.size());
+    if (!seen[node]) nodes.push_back(node);
+    seen[node] = true;
+  };
+  reach(offset(units[0]));
+  while (!nodes.empty()) {
+    const std::uint32_t node = nodes.back();
+    nodes.pop_back();
+    for (std::uint32_t byte = 0; byte < 256; ++byte) {
+      const std::uint32_t at = node ^ byte, unit = units[at];
+      if ((unit & (1u << 31 | 0xFF)) != byte) continue;
+      const std::uint32_t child = at ^ offset(unit);
+      reach(child);
+      if ((unit >> 8 & 1) != 0) require((units[child] & ~(1u << 31)) < texts, where, ": its trie names a text at byte ", units[child] & ~(1u << 31), " of ", texts);
+    }
+  }
+}
+
 class PrecompiledStep {
  public:
   /// Throws dapt::Error with `where` if the bytes do not hold the trie that they announce.

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <exception>
 #include <filesystem>
 #include <fstream>
 #include <iterator>
@@ -20,6 +21,7 @@
 #include <dapt/concepts/tokenizer.hpp>
 #include <dapt/core/error.hpp>
 #include <dapt/text/added_tokens.hpp>
+#include <dapt/text/precompiled.hpp>
 #include <dapt/text/special_tokens.hpp>
 #include <dapt/text/vocabulary.hpp>
 
@@ -105,8 +107,9 @@ class SentencePieceTokenizer {
 
 namespace text {
 
-/// The top-level fields of a serialized message that hold messages themselves; throws where the bytes end inside one.
-inline std::vector<std::uint64_t> protobuf_fields(std::string_view bytes, const std::string& file) {
+/// Calls f(number, bytes) with each field of a serialized message that has a length: strings and messages. Throws where the bytes are no message.
+template <class F>
+void for_each_protobuf_field(std::string_view bytes, const std::string& file, F&& f) {
   std::size_t at = 0;
   const auto varint = [&] {
     std::uint64_t value = 0;
@@ -118,16 +121,23 @@ inline std::vector<std::uint64_t> protobuf_fields(std::string_view bytes, const 
     }
     fail(file, ": no SentencePiece model at byte ", at);
   };
-  std::vector<std::uint64_t> fields;
   while (at < bytes.size()) {
-    const std::uint64_t tag = varint();
-    require((tag & 7) == 2, file, ": no SentencePiece model at byte ", at);
-    const std::uint64_t length = varint();
+    const std::uint64_t tag = varint(), kind = tag & 7;
+    require(kind == 0 || kind == 1 || kind == 2 || kind == 5, file, ": no SentencePiece model at byte ", at);
+    const std::uint64_t length = kind == 1 ? 8 : kind == 5 ? 4 : varint();
+    if (kind == 0) continue;
     require(length <= bytes.size() - at, file, ": truncated: a field of ", length, " bytes starts at byte ", at, " of ", bytes.size());
+    if (kind == 2) f(tag >> 3, bytes.substr(at, length));
     at += length;
-    fields.push_back(tag >> 3);
   }
-  return fields;
+}
+
+/// Refuses tables of characters that the library would read beyond: it follows them without a look at their ends.
+inline void check_sentencepiece_normalizer(std::string_view specification, const std::string& file) {
+  constexpr std::uint64_t precompiled_charsmap = 2;
+  for_each_protobuf_field(specification, file, [&](std::uint64_t number, std::string_view table) {
+    if (number == precompiled_charsmap && !table.empty()) check_character_table(table, file + ": precompiled_charsmap");
+  });
 }
 
 }  // namespace text
@@ -184,15 +194,26 @@ inline void SentencePieceTokenizer::load(const std::filesystem::path& file, Stat
   std::ifstream stream(file, std::ios::binary);
   require(stream.is_open(), file.string(), ": cannot be opened");
   const std::string bytes{std::istreambuf_iterator<char>(stream), {}};
-  const auto fields = text::protobuf_fields(bytes, file.string());
+  std::vector<std::uint64_t> fields;
+  text::for_each_protobuf_field(bytes, file.string(), [&](std::uint64_t number, std::string_view part) {
+    constexpr std::uint64_t normalizer = 3, denormalizer = 5;
+    if (number == normalizer || number == denormalizer) text::check_sentencepiece_normalizer(part, file.string());
+    fields.push_back(number);
+  });
   for (const std::uint64_t part : {1, 2, 3}) {
     require(std::ranges::count(fields, part) > 0, file.string(), ": no SentencePiece model, or truncated: its part ", part, " (pieces, trainer, normalizer) is missing");
   }
   // Protocol buffers merge a message that comes twice: this sets normalizer_spec.add_dummy_prefix to false.
   constexpr std::string_view no_dummy_prefix("\x1A\x02\x18\x00", 4);
   for (auto [processor, serialized] : {std::pair(&state.model, bytes), std::pair(&state.without_prefix, bytes + std::string(no_dummy_prefix))}) {
-    const auto status = processor->LoadFromSerializedProto(serialized);
-    require(status.ok(), file.string(), ": no SentencePiece model: ", status.ToString());
+    try {
+      const auto status = processor->LoadFromSerializedProto(serialized);
+      require(status.ok(), file.string(), ": no SentencePiece model: ", status.ToString());
+    } catch (const Error&) {
+      throw;
+    } catch (const std::exception& error) {  // of the trie that the library builds of the pieces
+      fail(file.string(), ": no SentencePiece model: ", error.what());
+    }
   }
 }
 

@@ -44,7 +44,7 @@ class SpecialTokenFiles {
  private:
   struct File {
     explicit File(const std::filesystem::path& file) : path(file.string()) {
-      if (std::filesystem::exists(file)) json = read_json(file);
+      if (std::filesystem::exists(file)) json = detail::read_json_file(file);
     }
     JsonNode node() const { return {json, path}; }
     std::string path;

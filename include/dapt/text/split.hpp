@@ -9,6 +9,7 @@
 #include <variant>
 #include <vector>
 
+#include <dapt/text/growth.hpp>
 #include <dapt/text/json_node.hpp>
 #include <dapt/text/regex.hpp>
 #include <dapt/text/unicode.hpp>
@@ -111,6 +112,7 @@ class Pattern {
     std::size_t last = 0;
     for_each_match(text, [&](std::size_t begin, std::size_t end) {
       result.append(text, last, begin - last).append(content);
+      check_growth(text.size(), result.size());
       last = end;
     });
     return result.append(text, last);
@@ -149,6 +151,7 @@ inline std::string replace_all(std::string_view text, std::string_view wanted, s
   std::size_t last = 0;
   for (std::size_t at = text.find(wanted); at != text.npos; at = text.find(wanted, last)) {
     result.append(text, last, at - last).append(content);
+    check_growth(text.size(), result.size());
     last = at + wanted.size();
   }
   return result.append(text, last);

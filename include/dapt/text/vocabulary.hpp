@@ -1,6 +1,7 @@
 // The tokens of a model and their ids.
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <cstddef>
 #include <cstdint>
@@ -9,7 +10,6 @@
 #include <string>
 #include <string_view>
 #include <unordered_map>
-#include <vector>
 
 #include <dapt/core/error.hpp>
 
@@ -30,11 +30,10 @@ class Vocabulary {
   /// Throws dapt::Error with `where` if the id is out of range or taken.
   void add(const std::string& token, std::int64_t id, std::string_view where) {
     require(holds(id), where, ": id ", id, " of \"", token, "\" is out of range");
-    if (static_cast<std::size_t>(id) >= tokens_.size()) tokens_.resize(static_cast<std::size_t>(id) + 1);
-    auto& entry = tokens_[static_cast<std::size_t>(id)];
-    require(!entry || *entry == token, where, ": id ", id, " belongs to \"", entry.value_or(""), "\" and to \"", token, "\"");
-    entry = token;
+    const auto [entry, is_new] = tokens_.try_emplace(static_cast<std::int32_t>(id), token);
+    require(is_new || entry->second == token, where, ": id ", id, " belongs to \"", entry->second, "\" and to \"", token, "\"");
     ids_.insert_or_assign(token, static_cast<std::int32_t>(id));
+    end_id_ = std::max(end_id_, static_cast<std::int32_t>(id) + 1);
   }
 
   std::optional<std::int32_t> id(std::string_view token) const {
@@ -44,13 +43,13 @@ class Vocabulary {
 
   /// nullptr where no token has this id.
   const std::string* token(std::int32_t id) const {
-    const auto index = static_cast<std::size_t>(id);
-    return id >= 0 && index < tokens_.size() && tokens_[index] ? &*tokens_[index] : nullptr;
+    const auto found = tokens_.find(id);
+    return found == tokens_.end() ? nullptr : &found->second;
   }
 
   const StringMap<std::int32_t>& ids() const { return ids_; }
   std::size_t tokens() const { return ids_.size(); }
-  std::int32_t end_id() const { return static_cast<std::int32_t>(tokens_.size()); }
+  std::int32_t end_id() const { return end_id_; }
 
   /// The id of "<0x0A>" and the like by byte, -1 where there is none.
   std::array<std::int32_t, 256> byte_fallback_ids() const {
@@ -61,7 +60,8 @@ class Vocabulary {
   }
 
  private:
-  std::vector<std::optional<std::string>> tokens_;
+  std::unordered_map<std::int32_t, std::string> tokens_;  // by id: one far id of a small file must not take the memory of all ids before it
+  std::int32_t end_id_ = 0;
   StringMap<std::int32_t> ids_;
 };
 
