@@ -17,7 +17,7 @@ void train(RunOptions run, SettingOptions setting, const ContinuationOptions& co
   print_header(std::cerr, prepared.header);
   const auto not_scored = [](dapt::Llama&) { return std::vector<dapt::MetricValue>(); };
   Comparison comparison([&] { return load_base(run); }, [&] { return open_stream(run, setting.budget, prepared.sequences); }, not_scored);
-  print_result(std::cerr, run_setting(comparison, run, setting, run.out, &continuation, prepared.identity));
+  print_result(std::cerr, run_setting(comparison, run, setting, run.out, continuation, prepared.identity));
 }
 
 }  // namespace

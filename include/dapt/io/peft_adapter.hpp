@@ -16,8 +16,8 @@
 #include <nlohmann/json.hpp>
 
 #include <dapt/adapters/lora.hpp>
+#include <dapt/core/atomic_file.hpp>
 #include <dapt/core/error.hpp>
-#include <dapt/io/atomic_file.hpp>
 #include <dapt/io/safetensors.hpp>
 
 namespace dapt {
