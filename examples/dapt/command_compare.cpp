@@ -118,6 +118,7 @@ void compare(RunOptions run, const std::vector<SettingOptions>& settings, const 
   Comparison comparison([&] { return load_base(run); }, [&] { return open_stream(run, budget, prepared.sequences); },
                         [&](dapt::Llama& model) { return stop_requested ? std::vector<dapt::MetricValue>() : evaluation.evaluate(model, prepared.tokenizer, scored); });
   comparison.result().header = prepared.header;
+  const Evaluate evaluate = held_out_perplexity(run, continuation, prepared);
   WriteErrors errors(continuation.on_write_error == "stop");
   const auto complete = [&](const fs::path& folder, const dapt::SettingResult& result, const dapt::RunHeader& of) {
     if (stop_requested) return;  // perhaps before all was scored
@@ -136,7 +137,7 @@ void compare(RunOptions run, const std::vector<SettingOptions>& settings, const 
     dapt::RunHeader own = identity;
     for (const auto& [option, value] : setting.given) own.add(option, value);
     if (auto stored = stored_result(folder, continuation, own)) comparison.add(std::move(*stored), train_options(run, setting.budget));
-    else complete(folder, run_setting(comparison, run, setting, folder, continuation, own), own);
+    else complete(folder, run_setting(comparison, run, setting, folder, continuation, own, evaluate), own);
     print_result(std::cerr, comparison.result().settings.back());
     errors.attempt("report", [&] { dapt::write_report(run.out, comparison.result(), options); });  // after each, so that what was reached can be looked at
     std::error_code ignored;

@@ -140,6 +140,8 @@ void add_continuation_options(CLI::App& app, ContinuationOptions& continuation) 
   app.add_option("--checkpoint-steps", continuation.checkpoint_steps, "optimizer steps between two checkpoints (0: by time only)")->check(CLI::NonNegativeNumber)->capture_default_str();
   app.add_option("--checkpoint-minutes", continuation.checkpoint_minutes, "minutes between two checkpoints (0: by steps only); there is always one at the end and after Ctrl-C")->check(CLI::NonNegativeNumber)->capture_default_str();
   app.add_option("--keep-checkpoints", continuation.keep_checkpoints, "newest checkpoints that stay")->check(CLI::PositiveNumber)->capture_default_str();
+  auto* eval = app.add_option("--eval-steps", continuation.eval_steps, "optimizer steps between two perplexities of the held-out pages (0: none while training)")->check(CLI::NonNegativeNumber)->capture_default_str();
+  app.add_flag("--keep-best", continuation.keep_best, "with --eval-steps: save the adapter or the model of the lowest perplexity under best/")->needs(eval);
   app.add_option("--on-write-error", continuation.on_write_error, "a checkpoint, the log or TensorBoard's events cannot be written: stop (save what can be, then fail), or continue (and try again)")
       ->check(CLI::IsMember({"stop", "continue"}))
       ->capture_default_str();

@@ -110,6 +110,8 @@ struct ContinuationOptions {
   std::int64_t checkpoint_steps = 0;
   double checkpoint_minutes = 15;
   std::size_t keep_checkpoints = 2;
+  std::int64_t eval_steps = 0;  // 0: no evaluation while training
+  bool keep_best = false;
   std::string on_write_error = "stop";  // stop | continue: where a checkpoint, the log or TensorBoard's events cannot be written
 };
 

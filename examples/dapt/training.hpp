@@ -12,6 +12,7 @@
 #include <dapt/train/memory_plan.hpp>
 
 #include "options.hpp"
+#include "run.hpp"
 
 namespace dapt_program {
 
@@ -34,9 +35,14 @@ dapt::MemoryPlan plan_setting(const dapt::LlamaConfig& config, const RunOptions&
 /// A step with a model of a few weights: afterwards the process holds what it needs for the setting whatever the model.
 void train_tiny_model(const RunOptions& run, const SettingOptions& setting);
 
+/// The perplexity of held-out pages, for evaluations while training; empty where there are none.
+using Evaluate = std::function<dapt::MetricValue(dapt::Llama&)>;
+Evaluate held_out_perplexity(const RunOptions& run, const ContinuationOptions& continuation, const Run& prepared);
+
 /// Trains one more setting of `comparison`, with log.jsonl, TensorBoard events and checkpoints in `folder`, from which it goes on where `continuation` says so. What was reached is saved there, also
-/// after Ctrl-C: the adapter in PEFT's layout under adapter/, or the model in Hugging Face's under model/. `identity` says what besides the setting must be as it was.
+/// after Ctrl-C: the adapter in PEFT's layout under adapter/, or the model in Hugging Face's under model/. `identity` says what besides the setting must be as it was. `evaluate` is asked every
+/// continuation.eval_steps: evaluations.jsonl, TensorBoard's eval/perplexity, and best/ where that is wanted.
 const dapt::SettingResult& run_setting(Comparison& comparison, const RunOptions& run, const SettingOptions& setting, const fs::path& folder, const ContinuationOptions& continuation,
-                                       const dapt::RunHeader& identity);
+                                       const dapt::RunHeader& identity, const Evaluate& evaluate);
 
 }  // namespace dapt_program

@@ -70,6 +70,15 @@ def scalars(folder):
     return sorted(found)
 
 
+def is_held_out(work, page, share):
+    """split_held_out of examples/dapt/corpus.cpp: FNV-1a of 64 bits, mixed."""
+    value = 0xcbf29ce484222325
+    for byte in f"{work}\0{page}".encode():
+        value = (value ^ byte) * 0x100000001b3 % 2**64
+    value = (value ^ value >> 33) * 0xFF51AFD7ED558CCD % 2**64
+    return ((value ^ value >> 33) >> 11) * 2**-53 < share
+
+
 class Stop(unittest.TestCase):
     def setUp(self):
         folder = tempfile.TemporaryDirectory()
@@ -281,6 +290,46 @@ class Stop(unittest.TestCase):
             self.assertIn(message, refused.stderr)
         self.assertGood(self.run_to_its_end("compare", stopped, *options, "--resume"))
         assertWhole(stopped)
+
+    def test_evaluations_while_training_and_the_best_weights_are_those_of_a_run_that_was_not_killed(self):
+        options = ("--max-steps", 40, "--checkpoint-steps", 5, "--rank", 4, "--eval-steps", 3, "--held-out", 0.2, "--keep-best")
+        whole, out, plain = self.folder / "whole", self.folder / "out", self.folder / "plain"
+        lr = "1e-2"
+        self.write_pages([(f"The cook peels onion {i} and lets it fry in a pan of butter. " if is_held_out("w", i, 0.2) else f"Page {i} tells how dpkg unpacks package {i * i}. ") * 20
+                          for i in range(20)])  # of another field than what is trained on, so the best comes before the last
+        result = self.run_to_its_end("train", whole, *options, lr=lr)
+        self.assertGood(result)
+        lines = [json.loads(line) for line in (whole / "evaluations.jsonl").read_text().splitlines()]
+        self.assertEqual([line["step"] for line in lines], list(range(3, 41, 3)))
+        best = min(lines, key=lambda line: line["perplexity"])
+        self.assertLess(best["step"], 39)
+        self.assertEqual(json.loads((whole / "best/evaluation.json").read_text()), best)
+        self.assertIn(f"lowest perplexity while training: ", result.stderr)
+        self.assertEqual([(step, value) for step, tag, value in scalars(whole) if tag == "eval/perplexity"],
+                         [(line["step"], struct.unpack("<f", struct.pack("<f", line["perplexity"]))[0]) for line in lines])
+
+        # `dapt eval` of the best adapter on the same pages has the same perplexity
+        held_out = self.folder / "held_out.jsonl"
+        held_out.write_text("".join(line for line in self.pages.read_text().splitlines(True) if is_held_out("w", json.loads(line)["page"], 0.2)))
+        results = self.folder / "results.json"
+        evaluated = subprocess.run(list(map(str, [program, "eval", "--model", self.model, "--peft", whole / "best/adapter", "--pages", held_out, "--max-length", 64, "--dtype", "fp32", "--threads", 1,
+                                                  "--out", results])), capture_output=True, text=True)
+        self.assertGood(evaluated)
+        adapted = [entry for entry in json.loads(results.read_text()) if "best" in entry["model"]][0]
+        self.assertAlmostEqual(adapted["perplexity"], best["perplexity"], delta=1e-4 * best["perplexity"])
+
+        process = self.start("train", out, *options, lr=lr)
+        self.wait_for(process, lambda: self.steps(out) >= best["step"] + 1)
+        process.kill()
+        process.wait()
+        self.assertGood(self.run_to_its_end("train", out, *options, "--resume", lr=lr))
+        for file in ("evaluations.jsonl", "best/evaluation.json", "best/adapter/adapter_model.safetensors", "adapter/adapter_model.safetensors"):
+            self.assertEqual((out / file).read_bytes(), (whole / file).read_bytes(), file)
+        self.assertEqual(scalars(out), scalars(whole))
+        self.assertIn("--keep-best", self.run_to_its_end("train", plain, "--max-steps", 1, "--keep-best").stderr)
+        refused = self.run_to_its_end("train", plain, "--max-steps", 1, "--held-out", 0.2)
+        self.assertEqual(refused.returncode, 1)
+        self.assertIn("--held-out has no effect without --eval-steps", refused.stderr)
 
     def test_settings_that_would_share_a_folder_are_refused(self):
         result = self.run_to_its_end("compare", self.folder / "out", "--max-steps", 1, "--setting", "LoRA 8 = --rank 8", "--setting", "lora-8 = --rank 8 --lr 1e-3")
