@@ -16,6 +16,8 @@ set(DAPT_HEADERS
   include/dapt/concepts/optimizer.hpp
   include/dapt/concepts/page_scorer.hpp
   include/dapt/concepts/tokenizer.hpp
+  include/dapt/core/append_file.hpp
+  include/dapt/core/atomic_file.hpp
   include/dapt/core/batch.hpp
   include/dapt/core/checkpoint.hpp
   include/dapt/core/error.hpp
@@ -62,7 +64,6 @@ set(DAPT_HEADERS
   include/dapt/data/utf8.hpp
   include/dapt/data/word_ngrams.hpp
   include/dapt/fwd.hpp
-  include/dapt/io/atomic_file.hpp
   include/dapt/io/checkpoint.hpp
   include/dapt/io/hf_classifier.hpp
   include/dapt/io/hf_model.hpp
@@ -70,6 +71,7 @@ set(DAPT_HEADERS
   include/dapt/io/peft_adapter.hpp
   include/dapt/io/pytorch_bin.hpp
   include/dapt/io/safetensors.hpp
+  include/dapt/io/setting_result.hpp
   include/dapt/io/stored_zip.hpp
   include/dapt/io/tensor_pickle.hpp
   include/dapt/io/weight_file.hpp

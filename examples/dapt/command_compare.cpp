@@ -1,11 +1,21 @@
 // dapt compare: the base, then several settings from it, on the same data in the same order under the same budget; then the report.
 #include <cctype>
+#include <fstream>
 #include <iostream>
+#include <iterator>
+#include <map>
 #include <memory>
+#include <optional>
+#include <string_view>
+
+#include <zlib.h>
 
 #include <CLI/CLI.hpp>
 
 #include <dapt/core/error.hpp>
+#include <dapt/io/checkpoint.hpp>
+#include <dapt/io/setting_result.hpp>
+#include <dapt/report/json_lines.hpp>
 #include <dapt/report/report.hpp>
 
 #include "commands.hpp"
@@ -13,6 +23,7 @@
 #include "interrupt.hpp"
 #include "run.hpp"
 #include "training.hpp"
+#include "write_errors.hpp"
 
 namespace dapt_program {
 namespace {
@@ -45,25 +56,94 @@ dapt::ReportOptions report_options(const Run& prepared, const Evaluation& evalua
   return options;
 }
 
-void compare(RunOptions run, const std::vector<SettingOptions>& settings) {
+/// What the metrics were measured on, as a checksum.
+std::string checksum(const RunOptions& run, const std::vector<dapt::Page>& held_out) {
+  const TaskOptions& tasks = run.tasks;
+  uLong crc = crc32(0, nullptr, 0);
+  const auto add = [&](std::string_view text) {
+    const std::uint64_t size = text.size();
+    crc = crc32_z(crc, reinterpret_cast<const Bytef*>(&size), sizeof size);
+    crc = crc32_z(crc, reinterpret_cast<const Bytef*>(text.data()), text.size());
+  };
+  for (const fs::path& file : {tasks.qa, tasks.fewshot, tasks.cloze}) {
+    std::ifstream in(file, std::ios::binary);
+    add(std::string(std::istreambuf_iterator<char>(in), {}));
+  }
+  for (const std::string& stop : tasks.stops) add(stop);
+  for (const auto& text : {tasks.exemplar_layout, tasks.question_layout, tasks.normalisation}) add(text.value_or(""));
+  add(tasks.start_token);
+  add(tasks.one_by_one ? "one by one" : "");
+  add(std::to_string(run.packing.max_length));
+  for (const dapt::Page& page : held_out) add(page.text);
+  return std::to_string(crc);
+}
+
+/// Settings must not share a folder, and a comparison is not written into another one's.
+void check_folders(const RunOptions& run, const std::vector<SettingOptions>& settings, bool resume) {
+  std::map<std::string, std::string> names{{"base", "base"}};
+  for (const SettingOptions& setting : settings) {
+    const auto [other, is_new] = names.emplace(folder_name(setting.name), setting.name);
+    dapt::require(is_new, "--setting: \"", setting.name, "\" and \"", other->second, "\" would share the folder ", (run.out / other->first).string());
+  }
+  if (resume) return;
+  for (const auto& [name, unused] : names) {
+    const fs::path folder = run.out / name;
+    dapt::require(!fs::exists(folder / "result.json") && dapt::complete_checkpoints(folder / "checkpoints").empty(), folder.string(),
+                  ": holds a result or checkpoints of an earlier comparison; give --resume to go on with it, or another --out");
+  }
+}
+
+/// A result that is there already, of the same run.
+std::optional<dapt::SettingResult> stored_result(const fs::path& folder, const ContinuationOptions& continuation, const dapt::RunHeader& identity) {
+  if (!continuation.resume || !fs::exists(folder / "result.json")) return std::nullopt;
+  dapt::StoredResult stored = dapt::read_setting_result(folder / "result.json");
+  require_same_run(identity, stored.run, continuation.allow_changes);
+  if (fs::exists(folder / "log.jsonl")) stored.result.steps = dapt::read_json_lines(folder / "log.jsonl");
+  std::cerr << "complete already: " << folder.string() << '\n';
+  return std::move(stored.result);
+}
+
+void compare(RunOptions run, const std::vector<SettingOptions>& settings, const ContinuationOptions& continuation) {
+  check_folders(run, settings, continuation.resume);
   prepare_process(run);
   const Run prepared = prepare_run(run);
   print_header(std::cerr, prepared.header);
   const Evaluation evaluation(run.tasks, prepared.held_out, run.packing.max_length);
   const dapt::ReportOptions options = report_options(prepared, evaluation);
+  dapt::RunHeader identity = prepared.identity;
+  identity.add("checksum of tasks and held-out pages", checksum(run, prepared.held_out));
 
   std::string scored = "base";
   const BudgetOptions& budget = settings.front().budget;
   Comparison comparison([&] { return load_base(run); }, [&] { return open_stream(run, budget, prepared.sequences); },
                         [&](dapt::Llama& model) { return stop_requested ? std::vector<dapt::MetricValue>() : evaluation.evaluate(model, prepared.tokenizer, scored); });
   comparison.result().header = prepared.header;
-  print_result(std::cerr, comparison.base());
+  const Evaluate evaluate = held_out_perplexity(run, continuation, prepared);
+  WriteErrors errors(continuation.on_write_error == "stop");
+  const auto complete = [&](const fs::path& folder, const dapt::SettingResult& result, const dapt::RunHeader& of) {
+    if (stop_requested) return;  // perhaps before all was scored
+    errors.attempt("result", [&] {
+      make_folder(folder);
+      dapt::write_setting_result(folder / "result.json", result, of);
+    });
+  };
+  if (auto stored = stored_result(run.out / "base", continuation, identity)) comparison.result().base = *stored;
+  else complete(run.out / "base", comparison.base(), identity);
+  print_result(std::cerr, comparison.result().base);
   for (const SettingOptions& setting : settings) {
     if (stop_requested) break;
     scored = setting.name;
-    print_result(std::cerr, run_setting(comparison, run, setting, run.out / folder_name(setting.name)));
-    dapt::write_report(run.out, comparison.result(), options);  // after each, so that what was reached can be looked at
+    const fs::path folder = run.out / folder_name(setting.name);
+    dapt::RunHeader own = identity;
+    for (const auto& [option, value] : setting.given) own.add(option, value);
+    if (auto stored = stored_result(folder, continuation, own)) comparison.add(std::move(*stored), train_options(run, setting.budget));
+    else complete(folder, run_setting(comparison, run, setting, folder, continuation, own, evaluate), own);
+    print_result(std::cerr, comparison.result().settings.back());
+    errors.attempt("report", [&] { dapt::write_report(run.out, comparison.result(), options); });  // after each, so that what was reached can be looked at
+    std::error_code ignored;
+    if (fs::exists(folder / "result.json")) fs::remove_all(folder / "checkpoints", ignored);  // the result needs them no more
   }
+  errors.finish();
   std::cerr << "report: " << fs::absolute(run.out / "report.html").string() << '\n';
 }
 
@@ -72,6 +152,7 @@ void compare(RunOptions run, const std::vector<SettingOptions>& settings) {
 void add_compare(CLI::App& app) {
   auto run = std::make_shared<RunOptions>();
   auto common = std::make_shared<SettingOptions>();
+  auto continuation = std::make_shared<ContinuationOptions>();
   auto texts = std::make_shared<std::vector<std::string>>();
   CLI::App* command = app.add_subcommand("compare", "Train several settings from the same base with the same data and budget, and write a report.");
   add_model_options(*command, *run, false);
@@ -80,13 +161,15 @@ void add_compare(CLI::App& app) {
   add_packing_options(*command, run->packing);
   add_task_options(*command, run->tasks);
   add_setting_options(*command, *common);
+  add_continuation_options(*command, *continuation);
   command->add_option("--setting", *texts, "NAME = OPTIONS, over the options given outside; once for each setting (default: the experiment's four)")
       ->allow_extra_args(false)
       ->take_all();
-  command->callback([run, common, texts] {
+  command->callback([command, run, common, continuation, texts] {
+    note_given(*command, *common);
     std::vector<SettingOptions> settings;
     for (const std::string& text : texts->empty() ? experiment : *texts) settings.push_back(parse_setting(text, *common, run->dtype));
-    compare(*run, settings);
+    compare(*run, settings, *continuation);
   });
 }
 

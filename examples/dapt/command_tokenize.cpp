@@ -1,12 +1,13 @@
 // dapt tokenize: the ids of each page, or the sequences that training reads, to look at.
-#include <fstream>
 #include <iostream>
 #include <memory>
+#include <optional>
 
 #include <nlohmann/json.hpp>
 
 #include <range/v3/range/conversion.hpp>
 
+#include <dapt/core/atomic_file.hpp>
 #include <dapt/core/error.hpp>
 #include <dapt/data/packed_stream.hpp>
 #include <dapt/data/read_pages.hpp>
@@ -25,20 +26,23 @@ struct TokenizeOptions : RunOptions {
   bool packed = false;
 };
 
-struct Output {
-  explicit Output(const fs::path& path) : name(path.empty() ? "standard output" : path.string()) {
-    if (path.empty()) return;
-    file.open(path, std::ios::binary);
-    dapt::require(file.is_open(), name, ": cannot be written");
+/// Standard output, or a file that appears when all of it is written.
+class Output {
+ public:
+  explicit Output(const fs::path& path) {
+    if (!path.empty()) file_.emplace(path);
+  }
+  void line(const nlohmann::ordered_json& json) {
+    if (file_) file_->write(json.dump() + '\n');
+    else std::cout << json.dump() << '\n';
   }
   void finish() {
-    stream().flush();
-    dapt::require(stream().good(), name, ": could not be written to its end");
+    if (file_) file_->commit();
+    else dapt::require(std::cout.flush().good(), "standard output: could not be written to its end");
   }
-  std::ostream& stream() { return file.is_open() ? static_cast<std::ostream&>(file) : std::cout; }
 
-  std::string name;
-  std::ofstream file;
+ private:
+  std::optional<dapt::AtomicFile> file_;
 };
 
 std::vector<std::int32_t> numbers(const at::Tensor& row) {
@@ -51,7 +55,7 @@ void tokenize_pages(const RunOptions& run) {
   Output output(run.out);
   std::int64_t pages = 0, tokens = 0;
   for (const dapt::TokenizedPage& page : dapt::read_pages(run.pages.pages, {.policy = bad_input(run.pages)}) | dapt::tokenize(tokenizer, {.threads = run.threads})) {
-    output.stream() << nlohmann::ordered_json{{"work", page.work}, {"page", page.page}, {"ids", page.input_ids}}.dump() << '\n';
+    output.line({{"work", page.work}, {"page", page.page}, {"ids", page.input_ids}});
     ++pages;
     tokens += std::ssize(page.input_ids);
     if (stop_requested) break;
@@ -67,8 +71,8 @@ void tokenize_packed(const RunOptions& run) {
   dapt::PackedStream stream(pack_pages(read_all_pages(run.pages), tokenizer, run.packing, run.threads, packed), {.seed = run.seed, .epochs = 1});
   Output output(run.out);
   for (const dapt::Batch& batch : stream) {
-    output.stream() << nlohmann::ordered_json{{"ids", numbers(batch.input_ids[0])}, {"labels", numbers(batch.labels[0])},
-                                              {"document_starts", numbers(batch.document_starts[0])}}.dump() << '\n';
+    output.line({{"ids", numbers(batch.input_ids[0])}, {"labels", numbers(batch.labels[0])},
+                                              {"document_starts", numbers(batch.document_starts[0])}});
     if (stop_requested) break;
   }
   output.finish();

@@ -2,6 +2,8 @@
 #include <iostream>
 #include <memory>
 
+#include <dapt/core/error.hpp>
+
 #include "commands.hpp"
 #include "run.hpp"
 #include "training.hpp"
@@ -11,13 +13,13 @@ namespace {
 
 void train(RunOptions run, SettingOptions setting, const ContinuationOptions& continuation) {
   setting.name = "train";
-  run.held_out = 0;
+  if (continuation.eval_steps == 0) run.held_out = 0;
   prepare_process(run);
   const Run prepared = prepare_run(run);
   print_header(std::cerr, prepared.header);
   const auto not_scored = [](dapt::Llama&) { return std::vector<dapt::MetricValue>(); };
   Comparison comparison([&] { return load_base(run); }, [&] { return open_stream(run, setting.budget, prepared.sequences); }, not_scored);
-  print_result(std::cerr, run_setting(comparison, run, setting, run.out, &continuation, prepared.identity));
+  print_result(std::cerr, run_setting(comparison, run, setting, run.out, continuation, prepared.identity, held_out_perplexity(run, continuation, prepared)));
 }
 
 }  // namespace
@@ -34,6 +36,7 @@ void add_train(CLI::App& app) {
   add_setting_options(*command, *setting);
   add_continuation_options(*command, *continuation);
   command->callback([command, run, setting, continuation] {
+    dapt::require(command->count("--held-out") == 0 || continuation->eval_steps > 0, "--held-out has no effect without --eval-steps");
     check_setting(*setting, run->dtype, [command](const std::string& option) { return command->count(option) > 0; });
     train(*run, *setting, *continuation);
   });

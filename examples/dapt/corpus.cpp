@@ -19,6 +19,7 @@
 #include <dapt/data/tokenize.hpp>
 #include <dapt/metrics/question_set.hpp>
 
+#include "interrupt.hpp"
 #include "page_scorers.hpp"
 
 namespace dapt_program {
@@ -176,7 +177,10 @@ CorpusReport filter_corpus(const PageOptions& options, const std::vector<dapt::E
 
 KeptPages read_and_filter(const PageOptions& options, const std::vector<dapt::EvaluationItem>& items, const dapt::AnyTokenizer* tokenizer, int threads) {
   KeptPages kept;
-  kept.report = filter_corpus(options, items, tokenizer, threads, [&](const dapt::Page& page) { kept.pages.push_back(page); });
+  kept.report = filter_corpus(options, items, tokenizer, threads, [&](const dapt::Page& page) {
+    dapt::require(!stop_requested, "stopped while the pages were read; nothing was trained");
+    kept.pages.push_back(page);
+  });
   return kept;
 }
 

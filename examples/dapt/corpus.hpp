@@ -14,7 +14,7 @@
 #include <dapt/data/pack.hpp>
 #include <dapt/data/read_pages.hpp>
 #include <dapt/data/screen_pages.hpp>
-#include <dapt/io/atomic_file.hpp>
+#include <dapt/core/atomic_file.hpp>
 #include <dapt/text/tokenizer.hpp>
 
 #include "options.hpp"

@@ -7,10 +7,12 @@
 
 namespace dapt_program {
 
-inline std::atomic<bool> stop_requested = false;
+inline std::atomic<bool> stop_requested = false;  // by a signal, or by a disk that cannot be written
 
 inline void on_signal(int) {
-  if (stop_requested.exchange(true)) _exit(130);
+  static std::atomic<bool> signalled = false;
+  if (signalled.exchange(true)) _exit(130);
+  stop_requested = true;
   constexpr char message[] = "\nstopping after this micro-batch and saving; press Ctrl-C again to end at once\n";
   [[maybe_unused]] const auto written = write(STDERR_FILENO, message, sizeof message - 1);
 }
@@ -19,6 +21,11 @@ inline void stop_on_signals() {
   struct sigaction action = {};
   action.sa_handler = on_signal;
   for (const int signal : {SIGINT, SIGTERM}) sigaction(signal, &action, nullptr);
+}
+
+/// For a run that tells of itself in files: a terminal that is closed, or a reader of its messages that ends, is no reason to end.
+inline void outlive_the_terminal() {
+  for (const int number : {SIGHUP, SIGPIPE}) std::signal(number, SIG_IGN);
 }
 
 }  // namespace dapt_program

@@ -59,6 +59,15 @@ void add_setting_options(CLI::App& app, SettingOptions& setting) {
   app.add_option("--max-minutes", budget.max_minutes, "stop after so many minutes of training")->check(CLI::NonNegativeNumber);
   app.add_option("--max-grad-norm", budget.max_grad_norm, "clip the gradient's norm (0: never)")->check(CLI::NonNegativeNumber)->capture_default_str();
   app.add_flag("--layer-wise", budget.layer_wise, "step each weight as soon as its gradient is complete: with one micro-batch a step the gradients never exist together");
+  app.add_option("--on-bad-loss", budget.on_bad_loss, "a NaN or infinite loss or gradient: stop, or skip (leave its step out, and count)")->check(CLI::IsMember({"stop", "skip"}))->capture_default_str();
+}
+
+void note_given(const CLI::App& app, SettingOptions& setting) {
+  CLI::App known;
+  SettingOptions unused;
+  add_setting_options(known, unused);
+  for (const CLI::Option* option : app.get_options())
+    if (option->count() > 0 && known.get_option_no_throw(option->get_name()) != nullptr) setting.given[option->get_name()] = CLI::detail::join(option->results(), " ");
 }
 
 void add_reading_options(CLI::App& app, PageOptions& pages) {
@@ -131,6 +140,11 @@ void add_continuation_options(CLI::App& app, ContinuationOptions& continuation) 
   app.add_option("--checkpoint-steps", continuation.checkpoint_steps, "optimizer steps between two checkpoints (0: by time only)")->check(CLI::NonNegativeNumber)->capture_default_str();
   app.add_option("--checkpoint-minutes", continuation.checkpoint_minutes, "minutes between two checkpoints (0: by steps only); there is always one at the end and after Ctrl-C")->check(CLI::NonNegativeNumber)->capture_default_str();
   app.add_option("--keep-checkpoints", continuation.keep_checkpoints, "newest checkpoints that stay")->check(CLI::PositiveNumber)->capture_default_str();
+  auto* eval = app.add_option("--eval-steps", continuation.eval_steps, "optimizer steps between two perplexities of the held-out pages (0: none while training)")->check(CLI::NonNegativeNumber)->capture_default_str();
+  app.add_flag("--keep-best", continuation.keep_best, "with --eval-steps: save the adapter or the model of the lowest perplexity under best/")->needs(eval);
+  app.add_option("--on-write-error", continuation.on_write_error, "a checkpoint, the log or TensorBoard's events cannot be written: stop (save what can be, then fail), or continue (and try again)")
+      ->check(CLI::IsMember({"stop", "continue"}))
+      ->capture_default_str();
 }
 
 void add_run_options(CLI::App& app, RunOptions& run) {

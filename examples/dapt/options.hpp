@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <map>
 #include <optional>
 #include <string>
 #include <vector>
@@ -85,6 +86,7 @@ struct BudgetOptions {
   double max_minutes = 0;
   double max_grad_norm = 0;
   bool layer_wise = false;
+  std::string on_bad_loss = "stop";   // stop | skip
 };
 
 struct PackingOptions {
@@ -96,6 +98,7 @@ struct PackingOptions {
 /// Everything that a setting of `compare` may change, and `train` takes once.
 struct SettingOptions {
   std::string name;
+  std::map<std::string, std::string> given = {};  // the options that the user named, with their values
   AdapterOptions adapter;
   OptimizerOptions optimizer;
   BudgetOptions budget;
@@ -107,6 +110,9 @@ struct ContinuationOptions {
   std::int64_t checkpoint_steps = 0;
   double checkpoint_minutes = 15;
   std::size_t keep_checkpoints = 2;
+  std::int64_t eval_steps = 0;  // 0: no evaluation while training
+  bool keep_best = false;
+  std::string on_write_error = "stop";  // stop | continue: where a checkpoint, the log or TensorBoard's events cannot be written
 };
 
 /// Everything that stays the same for all settings of one run.
@@ -126,6 +132,7 @@ struct RunOptions {
 };
 
 void add_setting_options(CLI::App& app, SettingOptions& setting);
+void note_given(const CLI::App& app, SettingOptions& setting);  // after parsing: the setting's options among those of `app`
 void add_reading_options(CLI::App& app, PageOptions& pages);  // --pages, --on-bad-input
 void add_page_options(CLI::App& app, PageOptions& pages);     // and the filter's
 void add_item_options(CLI::App& app, TaskOptions& tasks);      // --qa, --cloze

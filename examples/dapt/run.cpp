@@ -23,6 +23,8 @@
 #include <dapt/kernels/instruction_set.hpp>
 #include <dapt/version.hpp>
 
+#include "interrupt.hpp"
+
 namespace dapt_program {
 namespace {
 
@@ -108,6 +110,7 @@ void prepare_process(RunOptions& run) {
 }
 
 Run prepare_run(const RunOptions& run) {
+  outlive_the_terminal();
   make_folder(run.out);
   Run prepared{.tokenizer = dapt::load_tokenizer(run.models.front())};
   KeptPages kept = read_and_filter(run.pages, evaluation_items(run.tasks), &prepared.tokenizer, run.threads);
@@ -158,7 +161,7 @@ void print_result(std::ostream& out, const dapt::SettingResult& result) {
   const dapt::TrainReport& train = result.train;
   out << result.name << " (" << result.description << ")";
   if (!train.stopped_because.empty()) {
-    out << ": " << train.steps << " steps, " << train.tokens << " tokens, loss " << train.first_loss << " -> " << train.last_loss << ", " << train.seconds << " s (optimizer "
+    out << ": " << train.steps << " steps, " << (train.skipped > 0 ? std::to_string(train.skipped) + " skipped, " : "") << train.tokens << " tokens, loss " << train.first_loss << " -> " << train.last_loss << ", " << train.seconds << " s (optimizer "
         << train.optimizer_seconds << " s), peak memory " << train.peak_memory_bytes / (1 << 20) << " MiB, ended by: " << train.stopped_because;
   }
   out << '\n';

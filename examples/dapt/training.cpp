@@ -1,20 +1,27 @@
 #include "training.hpp"
 
+#include <fstream>
 #include <iostream>
+#include <iterator>
+#include <limits>
 #include <map>
 #include <optional>
 #include <sstream>
 #include <variant>
 
 #include <ATen/ops/randn.h>
+#include <nlohmann/json.hpp>
 
 #include <dapt/adapters/full_parameter.hpp>
+#include <dapt/core/append_file.hpp>
+#include <dapt/core/atomic_file.hpp>
 #include <dapt/core/error.hpp>
 #include <dapt/core/precision.hpp>
 #include <dapt/data/packed_stream.hpp>
 #include <dapt/io/checkpoint.hpp>
 #include <dapt/io/hf_model.hpp>
 #include <dapt/io/peft_adapter.hpp>
+#include <dapt/metrics/perplexity.hpp>
 #include <dapt/optim/lr_schedules.hpp>
 #include <dapt/report/json_lines.hpp>
 #include <dapt/report/progress_line.hpp>
@@ -24,6 +31,7 @@
 #include "lora_options.hpp"
 #include "optimizer_rule.hpp"
 #include "run.hpp"
+#include "write_errors.hpp"
 
 namespace dapt_program {
 namespace {
@@ -50,19 +58,6 @@ ChosenSchedule chosen_schedule(const BudgetOptions& budget) {
 
 /// Whether weights that train are bf16: LoRA's factors are fp32, modules that train whole beside them have the base's type.
 bool trains_bf16(const SettingOptions& setting, const std::string& dtype) { return dtype != "fp32" && (!uses_lora(setting) || saves_modules(setting.adapter)); }
-
-dapt::TrainOptions train_options(const RunOptions& run, const BudgetOptions& budget) {
-  return {.lr = budget.lr,
-          .batch_size = budget.batch_size,
-          .micro_batch_size = budget.micro_batch_size,
-          .max_steps = budget.max_steps,
-          .max_tokens = budget.max_tokens,
-          .max_minutes = budget.max_minutes,
-          .seed = run.seed,
-          .max_grad_norm = budget.max_grad_norm,
-          .layer_wise = budget.layer_wise,
-          .stop = &stop_requested};
-}
 
 /// LoRA with fresh values, or with those of a folder.
 class ChosenLora {
@@ -122,6 +117,69 @@ struct ForwardTo {
   }
 };
 
+/// Evaluations while training, and the best of them: evaluations.jsonl in the setting's folder.
+class Evaluations {
+ public:
+  /// Of a run that goes on, the file keeps what was measured up to step `done`.
+  Evaluations(const fs::path& folder, const ContinuationOptions& continuation, const Evaluate& evaluate, std::int64_t done)
+      : folder_(folder), steps_(continuation.eval_steps), keeps_best_(continuation.keep_best), evaluate_(evaluate) {
+    if (steps_ == 0) return;
+    const fs::path file = folder / "evaluations.jsonl";
+    std::string kept;
+    std::ifstream in(file, std::ios::binary);
+    for (std::string line; done > 0 && std::getline(in, line) && !in.eof();) {
+      const auto json = nlohmann::json::parse(line, nullptr, false);
+      if (!json.is_object() || json.value("step", done + 1) > done) break;
+      if (json.at("perplexity").is_number()) take({json.at("step").get<std::int64_t>(), json.at("perplexity").get<double>()});
+      kept += line + '\n';
+    }
+    dapt::write_file_atomically(file, kept);
+    file_.emplace(file, true);
+  }
+
+  /// save(folder) writes the weights as they are.
+  template <class Save>
+  void observe(const dapt::StepRecord& record, dapt::Llama& model, dapt::TensorBoard& events, WriteErrors& errors, Save&& save) {
+    if (steps_ == 0 || record.step % steps_ != 0) return;
+    const dapt::MetricValue value = evaluate_(model);
+    errors.attempt("evaluations", [&] { file_->append(nlohmann::ordered_json{{"step", record.step}, {value.name, value.value}}.dump() + "\n"); });
+    errors.attempt("TensorBoard events", [&] { events.scalars({{"eval/" + value.name, value.value}}, record.step); });
+    if (!take({record.step, value.value}) || !keeps_best_) return;
+    errors.attempt("best weights", [&] {
+      save(folder_ / "best");
+      dapt::write_file_atomically(folder_ / "best" / "evaluation.json", nlohmann::ordered_json{{"step", record.step}, {value.name, value.value}}.dump() + "\n");
+    });
+  }
+
+  void finish(WriteErrors& errors) {
+    if (steps_ == 0) return;
+    errors.attempt("evaluations", [&] { file_->flush(); });
+    if (best_) std::cerr << "lowest perplexity while training: " << best_->second << " after step " << best_->first << (keeps_best_ ? ", in " + (folder_ / "best").string() : "") << '\n';
+  }
+
+ private:
+  /// Whether it is the best so far. NaN never is.
+  bool take(std::pair<std::int64_t, double> step_and_value) {
+    if (!(step_and_value.second < (best_ ? best_->second : std::numeric_limits<double>::infinity()))) return false;
+    best_ = step_and_value;
+    return true;
+  }
+
+  fs::path folder_;
+  std::int64_t steps_;
+  bool keeps_best_;
+  const Evaluate& evaluate_;
+  std::optional<dapt::AppendFile> file_;
+  std::optional<std::pair<std::int64_t, double>> best_;
+};
+
+/// Observer from a function.
+template <class Call>
+struct Calling {
+  Call call;
+  void observe(const dapt::StepRecord& record) { call(record); }
+};
+
 /// Where the run goes on; nothing where it begins. A folder with checkpoints is not written over.
 std::optional<dapt::Checkpoint> newest_checkpoint(const fs::path& folder, const ContinuationOptions& continuation, const dapt::RunHeader& identity) {
   const std::vector<fs::path> complete = dapt::complete_checkpoints(folder);
@@ -138,19 +196,7 @@ std::optional<dapt::Checkpoint> newest_checkpoint(const fs::path& folder, const 
       std::cerr << "checkpoint left out: " << error.what() << '\n';
       continue;
     }
-    const auto values = [](const dapt::RunHeader& header, const std::string& key) {
-      std::string all;
-      for (const auto& [name, value] : header.entries)
-        if (name == key) all += (all.empty() ? "" : "; ") + value;
-      return all;
-    };
-    for (const auto& [key, unused] : identity.entries) {
-      const std::string now = values(identity, key), then = values(checkpoint.run, key);
-      if (now == then) continue;
-      const std::string difference = key + " is \"" + now + "\" and was \"" + then + "\"";
-      dapt::require(continuation.allow_changes, "--resume: ", difference, "; the run would not be the one that was stopped. Give --allow-changes to go on all the same");
-      std::cerr << "resumed although " << difference << '\n';
-    }
+    require_same_run(identity, checkpoint.run, continuation.allow_changes);
     std::cerr << "resumed from: " << newest->string() << ", after step " << checkpoint.progress.windows << '\n';
     return checkpoint;
   }
@@ -175,6 +221,40 @@ dapt::Llama tiny_model(const RunOptions& run) {
 }
 
 }  // namespace
+
+dapt::TrainOptions train_options(const RunOptions& run, const BudgetOptions& budget) {
+  return {.lr = budget.lr,
+          .batch_size = budget.batch_size,
+          .micro_batch_size = budget.micro_batch_size,
+          .max_steps = budget.max_steps,
+          .max_tokens = budget.max_tokens,
+          .max_minutes = budget.max_minutes,
+          .seed = run.seed,
+          .max_grad_norm = budget.max_grad_norm,
+          .layer_wise = budget.layer_wise,
+          .on_bad_loss = budget.on_bad_loss == "skip" ? dapt::OnBadLoss::skip : dapt::OnBadLoss::stop,
+          .stop = &stop_requested};
+}
+
+void require_same_run(const dapt::RunHeader& now, const dapt::RunHeader& then, bool allow_changes) {
+  std::map<std::string, std::pair<std::string, std::string>> values;  // by key: now, then
+  const auto add = [](std::string& all, const std::string& value) { all += (all.empty() ? "" : "; ") + value; };
+  for (const auto& [key, value] : now.entries) add(values[key].first, value);
+  for (const auto& [key, value] : then.entries) add(values[key].second, value);
+  for (const auto& [key, both] : values) {
+    if (both.first == both.second) continue;
+    const std::string difference = key + " is \"" + both.first + "\" and was \"" + both.second + "\"";
+    dapt::require(!key.starts_with("--"), "--resume: ", difference, "; the setting would not be the one that was stopped");
+    dapt::require(allow_changes, "--resume: ", difference, "; the run would not be the one that was stopped. Give --allow-changes to go on all the same");
+    std::cerr << "resumed although " << difference << '\n';
+  }
+}
+
+Evaluate held_out_perplexity(const RunOptions& run, const ContinuationOptions& continuation, const Run& prepared) {
+  if (continuation.eval_steps == 0) return {};
+  dapt::require(!prepared.held_out.empty(), "--eval-steps: --held-out ", run.held_out, " leaves no page to evaluate on");
+  return [metric = dapt::Perplexity{.pages = prepared.held_out, .max_length = run.packing.max_length}, &prepared](dapt::Llama& model) { return metric.evaluate(model, prepared.tokenizer); };
+}
 
 dapt::MemoryPlan plan_setting(const dapt::LlamaConfig& config, const RunOptions& run, const SettingOptions& setting) {
   dapt::Llama shapes = dapt::Llama::without_storage(config, dapt::dtype_from_name(run.dtype), {.gradient_checkpointing = run.gradient_checkpointing});
@@ -229,39 +309,57 @@ SettingOptions parse_setting(const std::string& text, const SettingOptions& comm
     dapt::fail("--setting \"", setting.name, "\": ", error.what());
   }
   check_setting(setting, dtype, [&app](const std::string& option) { return app.count(option) > 0; });
+  note_given(app, setting);
   return setting;
 }
 
-const dapt::SettingResult& run_setting(Comparison& comparison, const RunOptions& run, const SettingOptions& setting, const fs::path& folder,
-                                       const ContinuationOptions* continuation, const dapt::RunHeader& identity) {
-  std::optional<dapt::Checkpoint> checkpoint;
-  if (continuation != nullptr) checkpoint = newest_checkpoint(folder / "checkpoints", *continuation, identity);
+const dapt::SettingResult& run_setting(Comparison& comparison, const RunOptions& run, const SettingOptions& setting, const fs::path& folder, const ContinuationOptions& continuation,
+                                       const dapt::RunHeader& identity, const Evaluate& evaluate) {
+  std::optional<dapt::Checkpoint> checkpoint = newest_checkpoint(folder / "checkpoints", continuation, identity);
+  const std::int64_t done = checkpoint ? checkpoint->progress.windows : 0;
   dapt::ProgressLine progress({.what = setting.name});
-  dapt::JsonLines log(folder / "log.jsonl", {.append = checkpoint.has_value(), .last_step = checkpoint ? checkpoint->progress.windows : -1});
-  dapt::TensorBoard events(folder);
+  dapt::JsonLines log(folder / "log.jsonl", {.append = checkpoint.has_value(), .last_step = checkpoint ? done : -1});
+  std::vector<dapt::StepRecord> steps = dapt::read_json_lines(log.path());  // of the run before
+  if (std::ssize(steps) != done) std::cerr << log.path().string() << ": holds " << steps.size() << " of the " << done << " steps before the checkpoint; the others are lost to log and report\n";
+  dapt::TensorBoard events(folder, {.last_step = continuation.resume ? done : -1});
+  WriteErrors errors(continuation.on_write_error == "stop", [&] { progress.finish(); });
+  Evaluations evaluations(folder, continuation, evaluate, done);
   const auto train = [&](auto adapter) -> const dapt::SettingResult& {
     using Trained = dapt::Trainer<dapt::Llama, decltype(adapter), dapt::AnyOptimizer, ChosenSchedule>;
     std::optional<dapt::CheckpointWriter<Trained>> checkpoints;  // made with the trainer
+    Trained* training = nullptr;  // while it trains
     const auto start = [&](Trained& trainer) {
-      if (continuation == nullptr) return;
+      training = &trainer;
       if (checkpoint) trainer.restore(*checkpoint);
       checkpoint.reset();
       checkpoints.emplace(trainer, folder / "checkpoints",
-                          dapt::CheckpointOptions{.every_steps = continuation->checkpoint_steps, .every_minutes = continuation->checkpoint_minutes, .keep = continuation->keep_checkpoints, .run = identity});
+                          dapt::CheckpointOptions{.every_steps = continuation.checkpoint_steps, .every_minutes = continuation.checkpoint_minutes, .keep = continuation.keep_checkpoints, .run = identity});
+    };
+    const auto write_weights = [&](Trained& trainer, const fs::path& to) {
+      if constexpr (std::is_same_v<decltype(adapter), ChosenLora>) dapt::save_peft_adapter(trainer.adapter().options(), trainer.adapter_state(), to / "adapter", run.models.front().string());
+      else dapt::save_llama(trainer.model(), run.models.front(), to / "model");
     };
     const auto save = [&](Trained& trainer) {
       progress.finish();
-      if (checkpoints) std::cerr << "checkpoint: " << checkpoints->write().string() << '\n';
-      if constexpr (std::is_same_v<decltype(adapter), ChosenLora>) {
-        dapt::save_peft_adapter(trainer.adapter().options(), trainer.adapter_state(), folder / "adapter", run.models.front().string());
-      } else {
-        dapt::save_llama(trainer.model(), run.models.front(), folder / "model");
-      }
+      errors.attempt("checkpoint", [&] { std::cerr << "checkpoint: " << checkpoints->write().string() << '\n'; });
+      write_weights(trainer, folder);
+      errors.attempt("log", [&] { log.finish(); });
+      evaluations.finish(errors);
+      errors.attempt("TensorBoard events", [&] { events.finish(); });
+      errors.finish();
     };
+    Calling evaluating{[&](const dapt::StepRecord& record) {
+      evaluations.observe(record, training->model(), events, errors, [&](const fs::path& to) { write_weights(*training, to); });
+    }};
+    ForwardTo forward{checkpoints};
     return comparison.run(dapt::Setting{setting.name, description(setting), adapter, optimizer_rule(setting.optimizer, trains_bf16(setting, run.dtype)), train_options(run, setting.budget), chosen_schedule(setting.budget)},
-                          Stages{start, save}, ShownHeader(), progress, log, events, ForwardTo{checkpoints});
+                          Stages{start, save}, ShownHeader(), progress, Attempting{errors, "log", log}, Attempting{errors, "TensorBoard events", events}, evaluating,
+                          Attempting{errors, "checkpoint", forward});
   };
-  return with_adapter(setting, train);
+  with_adapter(setting, train);
+  dapt::SettingResult& result = comparison.result().settings.back();
+  result.steps.insert(result.steps.begin(), std::make_move_iterator(steps.begin()), std::make_move_iterator(steps.end()));
+  return result;
 }
 
 }  // namespace dapt_program

@@ -12,6 +12,7 @@
 #include <dapt/train/memory_plan.hpp>
 
 #include "options.hpp"
+#include "run.hpp"
 
 namespace dapt_program {
 
@@ -23,16 +24,25 @@ void check_setting(const SettingOptions& setting, const std::string& dtype, cons
 /// "LoRA 8 = --adapter lora --rank 8" parsed over a copy of `common`, and checked.
 SettingOptions parse_setting(const std::string& text, const SettingOptions& common, const std::string& dtype);
 
+dapt::TrainOptions train_options(const RunOptions& run, const BudgetOptions& budget);
+
+/// Refuses by name what differs between two runs, or says it where `allow_changes` is set; a setting's options ("--rank") may never differ.
+void require_same_run(const dapt::RunHeader& now, const dapt::RunHeader& then, bool allow_changes);
+
 /// What training `config` with a setting will need.
 dapt::MemoryPlan plan_setting(const dapt::LlamaConfig& config, const RunOptions& run, const SettingOptions& setting);
 
 /// A step with a model of a few weights: afterwards the process holds what it needs for the setting whatever the model.
 void train_tiny_model(const RunOptions& run, const SettingOptions& setting);
 
-/// Trains one more setting of `comparison`, with log.jsonl and TensorBoard events in `folder`. What was reached is saved there, also after
-/// Ctrl-C: the adapter in PEFT's layout under adapter/, or the model in Hugging Face's under model/. With `continuation` there are checkpoints under
-/// checkpoints/, from which the run goes on; `identity` says what besides the setting must be as it was.
-const dapt::SettingResult& run_setting(Comparison& comparison, const RunOptions& run, const SettingOptions& setting, const fs::path& folder,
-                                       const ContinuationOptions* continuation = nullptr, const dapt::RunHeader& identity = {});
+/// The perplexity of held-out pages, for evaluations while training; empty where there are none.
+using Evaluate = std::function<dapt::MetricValue(dapt::Llama&)>;
+Evaluate held_out_perplexity(const RunOptions& run, const ContinuationOptions& continuation, const Run& prepared);
+
+/// Trains one more setting of `comparison`, with log.jsonl, TensorBoard events and checkpoints in `folder`, from which it goes on where `continuation` says so. What was reached is saved there, also
+/// after Ctrl-C: the adapter in PEFT's layout under adapter/, or the model in Hugging Face's under model/. `identity` says what besides the setting must be as it was. `evaluate` is asked every
+/// continuation.eval_steps: evaluations.jsonl, TensorBoard's eval/perplexity, and best/ where that is wanted.
+const dapt::SettingResult& run_setting(Comparison& comparison, const RunOptions& run, const SettingOptions& setting, const fs::path& folder, const ContinuationOptions& continuation,
+                                       const dapt::RunHeader& identity, const Evaluate& evaluate);
 
 }  // namespace dapt_program

@@ -17,6 +17,8 @@
 #include <dapt/concepts/optimizer.hpp>
 #include <dapt/concepts/page_scorer.hpp>
 #include <dapt/concepts/tokenizer.hpp>
+#include <dapt/core/append_file.hpp>
+#include <dapt/core/atomic_file.hpp>
 #include <dapt/core/batch.hpp>
 #include <dapt/core/checkpoint.hpp>
 #include <dapt/core/error.hpp>
@@ -61,7 +63,6 @@
 #include <dapt/data/tokenize.hpp>
 #include <dapt/data/utf8.hpp>
 #include <dapt/data/word_ngrams.hpp>
-#include <dapt/io/atomic_file.hpp>
 #include <dapt/io/checkpoint.hpp>
 #include <dapt/io/hf_classifier.hpp>
 #include <dapt/io/hf_model.hpp>
@@ -69,6 +70,7 @@
 #include <dapt/io/peft_adapter.hpp>
 #include <dapt/io/pytorch_bin.hpp>
 #include <dapt/io/safetensors.hpp>
+#include <dapt/io/setting_result.hpp>
 #include <dapt/io/stored_zip.hpp>
 #include <dapt/io/tensor_pickle.hpp>
 #include <dapt/io/weight_file.hpp>

@@ -287,3 +287,32 @@ TEST_CASE("CheckpointWriter writes every so many steps while training goes on, a
   const std::vector<Tensor> found = weights_of(again), wanted = weights_of(model);
   for (std::size_t i = 0; i < wanted.size(); ++i) REQUIRE(at::equal(found[i], wanted[i]));
 }
+
+TEST_CASE("CheckpointWriter tells at the next step that a checkpoint could not be written, and writes the next ones") {
+  const TemporaryFolder folder;
+  Watch watch;
+  ToyLM model;
+  Trainer trainer(model, FullParameter{}, AdamW{}, options_of(watch));
+  PackedStream stream = rows_to_train_on();
+  write_bytes(folder.path() / "checkpoints", "a file where the folder should be");
+  CheckpointWriter writer(trainer, folder.path() / "checkpoints", {.every_steps = 4, .every_minutes = 0});
+  struct Repairs {
+    CheckpointWriter<decltype(trainer)>& writer;
+    std::filesystem::path file;
+    std::vector<std::string> errors = {};
+    void observe(const StepRecord& record) {
+      try {
+        writer.observe(record);
+        if (record.step == 4) while (errors.empty()) observe({.step = 5});  // asked as often as the thread needs to fail
+      } catch (const Error& error) {
+        errors.push_back(error.what());
+        std::filesystem::remove(file);
+      }
+    }
+  } repairs{writer, folder.path() / "checkpoints"};
+  trainer.train(stream, repairs);
+  REQUIRE(repairs.errors.size() == 1);
+  REQUIRE_THAT(repairs.errors[0], Catch::Contains((folder.path() / "checkpoints").string()) && Catch::Contains("cannot make the folder"));
+  writer.write();
+  REQUIRE(complete_checkpoints(folder.path() / "checkpoints").size() == 2);  // of steps 8 and 11
+}

@@ -1,5 +1,6 @@
 #include <dapt/report/json_lines.hpp>
 
+#include <cmath>
 #include <fstream>
 #include <limits>
 #include <sstream>
@@ -15,9 +16,9 @@ using dapt::testing_support::write_bytes;
 namespace {
 
 const dapt::StepRecord third_step{.step = 3, .tokens = 4096, .loss = 2.5, .lr = 1e-4, .grad_norm = 0.75, .tokens_per_second = 512.5,
-                              .peak_memory_bytes = 5'000'000'000, .seconds = 8.25, .phase_seconds = {{"backward", 2.0}, {"forward", 1.0}}, .fraction = 0.5};
+                              .peak_memory_bytes = 5'000'000'000, .seconds = 8.25, .phase_seconds = {{"backward", 2.0}, {"forward", 1.0}}, .skipped_steps = 1, .fraction = 0.5};
 const std::string line = R"({"step":3,"tokens":4096,"loss":2.5,"lr":0.0001,"grad_norm":0.75,"tokens_per_second":512.5,"peak_memory_bytes":5000000000,)"
-                         R"("seconds":8.25,"phase_seconds":{"backward":2.0,"forward":1.0},"skipped":false,"fraction":0.5})" "\n";
+                         R"("seconds":8.25,"phase_seconds":{"backward":2.0,"forward":1.0},"skipped":false,"skipped_steps":1,"fraction":0.5})" "\n";
 
 }  // namespace
 
@@ -70,4 +71,27 @@ TEST_CASE("log.jsonl: a folder that cannot be made and a file that cannot be wri
   CHECK_THROWS_WITH(dapt::JsonLines(folder.path()), Catch::Contains(folder.path().string()) && Catch::Contains("Is a directory"));
   dapt::JsonLines full("/dev/full");
   CHECK_THROWS_WITH(full.observe(third_step), Catch::Contains("/dev/full") && Catch::Contains("step 3") && Catch::Contains("No space left"));
+}
+
+TEST_CASE("log.jsonl is read back with the same bits, up to a line that was cut off; a line that is no step is named") {
+  const dapt::testing_support::TemporaryFolder folder;
+  const auto file = folder.path() / "log.jsonl";
+  REQUIRE(dapt::read_json_lines(file).empty());
+  auto other = third_step;
+  other.loss = 1.0 / 3;
+  other.grad_norm = std::numeric_limits<double>::quiet_NaN();
+  other.skipped = true;
+  dapt::JsonLines log(file);
+  log.observe(third_step);
+  log.observe(other);
+  const auto steps = dapt::read_json_lines(file);
+  REQUIRE(steps.size() == 2);
+  REQUIRE(dapt::to_json(steps[0]) == dapt::to_json(third_step));
+  REQUIRE(steps[1].loss == 1.0 / 3);
+  REQUIRE(std::isnan(steps[1].grad_norm));
+  REQUIRE(dapt::to_json(steps[1]) == dapt::to_json(other));
+  std::filesystem::resize_file(file, read_bytes(file).size() - 1);
+  REQUIRE(dapt::read_json_lines(file).size() == 1);
+  dapt::testing_support::write_bytes(file, line + "{\"step\": 4}\n");
+  REQUIRE_THROWS_WITH(dapt::read_json_lines(file), Catch::Contains("log.jsonl:2: no step of a log"));
 }

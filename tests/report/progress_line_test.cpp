@@ -84,8 +84,9 @@ TEST_CASE("progress line: a loss that is no number and a skipped step are told")
   screen.now += 1;
   dapt::StepRecord skipped = record(2, 0);
   skipped.skipped = true;
+  skipped.skipped_steps = 1;
   line.observe(skipped);
-  REQUIRE(screen.text() == drawn("x  0 %  step 1  loss not finite  1,234 tokens/s") + drawn("x  0 %  step 2  skipped, nothing changed  1,234 tokens/s"));
+  REQUIRE(screen.text() == drawn("x  0 %  step 1  loss not finite  1,234 tokens/s") + drawn("x  0 %  step 2  skipped, nothing changed  1,234 tokens/s  1 skipped"));
 }
 
 TEST_CASE("progress line: text from outside cannot move the cursor") {

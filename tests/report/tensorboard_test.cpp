@@ -73,3 +73,42 @@ TEST_CASE("event files: a folder that cannot be written is named") {
   std::ofstream(folder.path() / "file") << "x";
   CHECK_THROWS_WITH(dapt::TensorBoard(folder.path() / "file" / "run"), Catch::Contains((folder.path() / "file" / "run").string()));
 }
+
+TEST_CASE("event files of a run that goes on: each step once, whatever was written after the checkpoint") {
+  namespace tensorboard = dapt::tensorboard;
+  const dapt::testing_support::TemporaryFolder folder;
+  const auto write = [&](std::initializer_list<std::int64_t> steps, std::int64_t last_step) {
+    dapt::TensorBoard board(folder.path(), {.last_step = last_step, .wall_time = [] { return 1.0; }});
+    for (const std::int64_t step : steps) board.scalars({{"train/loss", static_cast<double>(step)}}, step);
+    return board.path();
+  };
+  const auto bytes = [](std::initializer_list<std::int64_t> steps) {
+    std::string expected = tensorboard::record(tensorboard::version_event(1.0));
+    for (const std::int64_t step : steps) expected += tensorboard::record(tensorboard::scalar_event(1.0, step, {{"train/loss", static_cast<double>(step)}}));
+    return expected;
+  };
+  const auto first = write({1, 2, 3, 300}, -1);
+  const auto second = write({3, 300, 301}, 2);  // 300 needs two bytes as a varint
+  REQUIRE(read_bytes(first) == bytes({1, 2}));
+  REQUIRE(read_bytes(second) == bytes({3, 300, 301}));
+  std::filesystem::resize_file(second, read_bytes(second).size() - 1);  // killed while it wrote 301
+  const auto third = write({301}, 301);
+  REQUIRE(read_bytes(second) == bytes({3, 300}));
+  REQUIRE(read_bytes(third) == bytes({301}));
+  dapt::testing_support::write_bytes(folder.path() / "other", "not ours");
+  write({1}, 0);  // a run that begins again
+  REQUIRE_FALSE(std::filesystem::exists(first));
+  REQUIRE_FALSE(std::filesystem::exists(second));
+  REQUIRE_FALSE(std::filesystem::exists(third));
+  REQUIRE(read_bytes(folder.path() / "other") == "not ours");
+}
+
+TEST_CASE("event files: the step of a message, and bytes that are none") {
+  namespace tensorboard = dapt::tensorboard;
+  REQUIRE(tensorboard::step_of(tensorboard::scalar_event(1.5, 1'000'000'007, {{"a", 1}, {"b", 2}})) == 1'000'000'007);
+  REQUIRE(tensorboard::step_of(tensorboard::version_event(1.5)) == 0);
+  const std::string event = tensorboard::scalar_event(1.5, 300, {{"a", 1}});
+  REQUIRE(tensorboard::step_of(std::string_view(event).substr(0, event.size() - 1)) == -1);
+  REQUIRE(tensorboard::step_of(std::string(11, '\xff')) == -1);
+  REQUIRE(tensorboard::step_of("\x0b") == -1);  // a group, which proto3 does not have
+}

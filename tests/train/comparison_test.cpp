@@ -70,3 +70,16 @@ TEST_CASE("settings that cannot be compared are refused") {
   REQUIRE_THROWS_WITH(runs.run(setting("b", {.batch_size = 2, .max_steps = 1}), nothing), "Comparison: setting \"b\" has batch_size 2, the first setting has 1");
   REQUIRE_NOTHROW(runs.run(setting("b", {.lr = 1, .batch_size = 1, .max_steps = 1}), nothing));
 }
+
+TEST_CASE("a setting that was trained earlier takes its place among the others, under the same conditions") {
+  auto runs = comparison();
+  const TrainOptions options{.batch_size = 1, .max_steps = 1};
+  runs.add({.name = "a", .description = "earlier", .header = {}, .metrics = {}, .steps = {}, .train = {.steps = 1}}, options);
+  const auto setting = [](TrainOptions own) { return Setting{.name = "b", .description = "", .adapter = Lora{}, .rule = AdamW{}, .options = own}; };
+  const auto nothing = [](auto&) {};
+  REQUIRE_THROWS_WITH(runs.run(setting({.batch_size = 1, .max_steps = 2}), nothing), "Comparison: setting \"b\" has max_steps 2, the first setting has 1");
+  REQUIRE_THROWS_WITH(runs.add({.name = "a", .description = "", .header = {}, .metrics = {}, .steps = {}, .train = {}}, options), "Comparison: two settings are called \"a\"");
+  runs.run(setting(options), nothing);
+  REQUIRE(runs.result().settings.size() == 2);
+  REQUIRE(runs.result().settings[0].description == "earlier");
+}

@@ -32,6 +32,7 @@ struct StepRecord {
   double seconds = 0;                ///< since the start of training
   std::map<std::string, double> phase_seconds;  ///< of this step: "data", "forward", "backward", "optimizer"
   bool skipped = false;              ///< nothing was updated: no supervised token in the window, or a bad loss; loss and grad_norm are NaN then
+  std::int64_t skipped_steps = 0;    ///< how many were skipped since the start, this one included
   double fraction = 0;               ///< share of the budget spent after this step, in [0, 1]
 };
 

@@ -10,6 +10,7 @@
 #include <cstdint>
 #include <cstdio>
 #include <cstring>
+#include <exception>
 #include <filesystem>
 #include <future>
 #include <limits>
@@ -17,16 +18,14 @@
 #include <utility>
 #include <vector>
 
-#include <fcntl.h>
-#include <unistd.h>
 #include <zlib.h>
 
 #include <nlohmann/json.hpp>
 
+#include <dapt/core/atomic_file.hpp>
 #include <dapt/core/checkpoint.hpp>
 #include <dapt/core/error.hpp>
 #include <dapt/core/json.hpp>
-#include <dapt/io/atomic_file.hpp>
 #include <dapt/io/safetensors.hpp>
 #include <dapt/io/weight_file.hpp>
 
@@ -50,13 +49,6 @@ inline std::string checkpoint_name(std::int64_t windows) {
 
 /// NaN as null: JSON has no other word for it.
 inline double number_or_nan(const nlohmann::json& json) { return json.is_null() ? std::numeric_limits<double>::quiet_NaN() : json.get<double>(); }
-
-inline void flush_folder(const std::filesystem::path& folder) {
-  if (const int descriptor = ::open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC); descriptor >= 0) {
-    ::fsync(descriptor);
-    ::close(descriptor);
-  }
-}
 
 }  // namespace detail
 
@@ -131,7 +123,8 @@ inline std::filesystem::path write_checkpoint(const std::filesystem::path& folde
       }
       std::filesystem::remove_all(target, error);  // damaged: the run was continued from one before it
     }
-    require(::rename(temporary.c_str(), target.c_str()) == 0, target.string(), ": cannot rename the finished checkpoint: ", std::strerror(errno));
+    const int reason = ::rename(temporary.c_str(), target.c_str()) == 0 ? 0 : errno;
+    require(reason == 0, target.string(), ": cannot rename the finished checkpoint: ", std::strerror(reason));
     detail::flush_folder(folder);
   } catch (...) {
     std::filesystem::remove_all(temporary, error);
@@ -159,21 +152,32 @@ class CheckpointWriter {
     require(options_.every_minutes >= 0 && std::isfinite(options_.every_minutes), "CheckpointOptions: every_minutes is ", options_.every_minutes, ", expected 0 (off) or more");
   }
 
-  /// Throws dapt::Error where the checkpoint before could not be written.
+  /// Throws dapt::Error where the checkpoint before could not be written, at the first step after that; one that is due is begun all the same.
   void observe(const StepRecord& record) {
     const bool by_step = options_.every_steps > 0 && record.step % options_.every_steps == 0;
     const bool by_time = options_.every_minutes > 0 && Clock::now() - last_ >= std::chrono::duration<double>(60 * options_.every_minutes);
-    if (!by_step && !by_time) return;
-    wait();
+    const bool is_written = writing_.valid() && writing_.wait_for(std::chrono::seconds(0)) == std::future_status::ready;
+    if (!by_step && !by_time) {
+      if (is_written) writing_.get();
+      return;
+    }
+    std::exception_ptr failure;
+    try {
+      wait();
+    } catch (...) {
+      failure = std::current_exception();
+    }
     last_ = Clock::now();
     Checkpoint checkpoint = take();
     for (auto& [name, tensor] : checkpoint.tensors) tensor = tensor.clone();
     writing_ = std::async(std::launch::async, [this, checkpoint = std::move(checkpoint)] { return write_checkpoint(folder_, checkpoint, options_.keep); });
+    if (failure) std::rethrow_exception(failure);
   }
 
-  /// Writes where the trainer stands now, and returns when that is on the disk. Throws as write_checkpoint does.
+  /// Writes where the trainer stands now, and returns when that is on the disk. Throws as write_checkpoint does; that an earlier one failed does not matter any more.
   std::filesystem::path write() {
-    wait();
+    if (writing_.valid()) writing_.wait();
+    writing_ = {};
     return write_checkpoint(folder_, take(), options_.keep);
   }
 

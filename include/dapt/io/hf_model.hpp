@@ -9,10 +9,10 @@
 
 #include <nlohmann/json.hpp>
 
+#include <dapt/core/atomic_file.hpp>
 #include <dapt/core/error.hpp>
 #include <dapt/core/json.hpp>
 #include <dapt/core/precision.hpp>
-#include <dapt/io/atomic_file.hpp>
 #include <dapt/io/safetensors.hpp>
 #include <dapt/io/weight_folder.hpp>
 #include <dapt/models/llama.hpp>

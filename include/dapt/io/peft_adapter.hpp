@@ -15,9 +15,9 @@
 #include <nlohmann/json.hpp>
 
 #include <dapt/adapters/lora.hpp>
+#include <dapt/core/atomic_file.hpp>
 #include <dapt/core/error.hpp>
 #include <dapt/core/json.hpp>
-#include <dapt/io/atomic_file.hpp>
 #include <dapt/io/safetensors.hpp>
 
 namespace dapt {

@@ -16,10 +16,10 @@
 
 #include <nlohmann/json.hpp>
 
+#include <dapt/core/atomic_file.hpp>
 #include <dapt/core/error.hpp>
 #include <dapt/core/json.hpp>
 #include <dapt/core/named_parameter.hpp>
-#include <dapt/io/atomic_file.hpp>
 #include <dapt/io/weight_file.hpp>
 
 namespace dapt {

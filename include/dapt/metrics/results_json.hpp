@@ -4,7 +4,6 @@
 #include <cmath>
 #include <cstdint>
 #include <filesystem>
-#include <fstream>
 #include <span>
 #include <string>
 #include <string_view>
@@ -12,7 +11,7 @@
 
 #include <nlohmann/json.hpp>
 
-#include <dapt/core/error.hpp>
+#include <dapt/core/atomic_file.hpp>
 #include <dapt/core/step_record.hpp>
 
 namespace dapt {
@@ -53,12 +52,8 @@ inline nlohmann::ordered_json results_json(std::string_view model, std::span<con
 
 /// Writes `json` (one model's object, or an array of them) to `file`. Throws dapt::Error where that is not possible.
 inline void write_results(const std::filesystem::path& file, const nlohmann::ordered_json& json) {
-  std::ofstream stream(file, std::ios::binary);
-  require(stream.is_open(), file.string(), ": cannot be written");
   // A generated answer may end inside a character; the tokenizer has put U+FFFD there, other sources of text may not have.
-  stream << json.dump(1, ' ', false, nlohmann::ordered_json::error_handler_t::replace) << '\n';
-  stream.flush();
-  require(stream.good(), file.string(), ": could not be written to its end");
+  write_file_atomically(file, json.dump(1, ' ', false, nlohmann::ordered_json::error_handler_t::replace) + "\n");
 }
 
 }  // namespace dapt

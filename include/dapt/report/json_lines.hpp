@@ -1,19 +1,20 @@
 // One JSON object a step, flushed at once, so that a run can be followed and what was reached survives a crash.
 #pragma once
 
-#include <cerrno>
 #include <cstdint>
-#include <cstdio>
-#include <cstring>
 #include <filesystem>
 #include <fstream>
-#include <memory>
+#include <limits>
+#include <map>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include <nlohmann/json.hpp>
 
 #include <dapt/concepts/observer.hpp>
+#include <dapt/core/append_file.hpp>
+#include <dapt/core/atomic_file.hpp>
 #include <dapt/core/error.hpp>
 #include <dapt/core/json.hpp>
 
@@ -28,7 +29,27 @@ inline nlohmann::ordered_json to_json(const StepRecord& record) {
           {"grad_norm", record.grad_norm}, {"tokens_per_second", record.tokens_per_second},
           {"peak_memory_bytes", record.peak_memory_bytes},
           {"seconds", record.seconds},     {"phase_seconds", std::move(phases)},
-          {"skipped", record.skipped},     {"fraction", record.fraction}};
+          {"skipped", record.skipped},     {"skipped_steps", record.skipped_steps},
+          {"fraction", record.fraction}};
+}
+
+/// The steps of a log that JsonLines wrote, up to the first line that is not whole; none where there is no file. null becomes NaN. Throws dapt::Error naming file and line where a line is no step.
+inline std::vector<StepRecord> read_json_lines(const std::filesystem::path& file) {
+  std::ifstream in(file, std::ios::binary);
+  std::vector<StepRecord> steps;
+  for (std::string line; std::getline(in, line) && !in.eof();) {
+    try {
+      const nlohmann::json json = nlohmann::json::parse(line);
+      const auto number = [&](const char* key) { return json.at(key).is_null() ? std::numeric_limits<double>::quiet_NaN() : json.at(key).get<double>(); };
+      steps.push_back({.step = json.at("step").get<std::int64_t>(), .tokens = json.at("tokens").get<std::int64_t>(), .loss = number("loss"), .lr = number("lr"), .grad_norm = number("grad_norm"),
+                       .tokens_per_second = number("tokens_per_second"), .peak_memory_bytes = json.at("peak_memory_bytes").get<std::int64_t>(), .seconds = number("seconds"),
+                       .phase_seconds = json.at("phase_seconds").get<std::map<std::string, double>>(), .skipped = json.at("skipped").get<bool>(),
+                       .skipped_steps = json.at("skipped_steps").get<std::int64_t>(), .fraction = number("fraction")});
+    } catch (const nlohmann::json::exception& error) {
+      fail(file.string(), ":", steps.size() + 1, ": no step of a log: ", error.what());
+    }
+  }
+  return steps;
 }
 
 struct JsonLinesOptions {
@@ -48,16 +69,20 @@ class JsonLines {
     }
     require(options.append || options.last_step < 0, path_.string(), ": last_step has no effect without append");
     if (options.last_step >= 0) keep_steps(options.last_step);
-    file_.reset(std::fopen(path_.c_str(), options.append ? "ab" : "wb"));
-    require(file_ != nullptr, path_.string(), ": cannot write: ", std::strerror(errno));
+    file_.emplace(path_, options.append);
   }
 
-  /// Throws dapt::Error where the line could not be written, e.g. on a full disk.
+  /// Throws dapt::Error where the line could not be written, e.g. on a full disk. It is then written before the next one.
   void observe(const StepRecord& record) {
-    const std::string line = to_json(record).dump() + "\n";
-    const bool written = std::fwrite(line.data(), 1, line.size(), file_.get()) == line.size() && std::fflush(file_.get()) == 0;
-    require(written, path_.string(), ": cannot write step ", record.step, ": ", std::strerror(errno));
+    try {
+      file_->append(to_json(record).dump() + "\n");
+    } catch (const Error& error) {
+      fail(error.what(), ", at step ", record.step);
+    }
   }
+
+  /// Tries again what could not be written, and flushes to the disk.
+  void finish() { file_->flush(); }
 
   const std::filesystem::path& path() const { return path_; }
 
@@ -80,21 +105,11 @@ class JsonLines {
       if (step_of(line).value_or(last_step + 1) > last_step) break;
       kept += line + '\n';
     }
-    const std::filesystem::path beside = path_.string() + ".tmp";  // renamed when it is whole: the log of days is not cut by a crash here
-    std::ofstream out(beside, std::ios::binary | std::ios::trunc);
-    out << kept;
-    require(out.flush().good(), beside.string(), ": cannot write: ", std::strerror(errno));
-    out.close();
-    std::error_code error;
-    std::filesystem::rename(beside, path_, error);
-    require(!error, path_.string(), ": cannot replace: ", error.message());
+    write_file_atomically(path_, kept);  // the log of days is not cut by a crash here
   }
 
-  struct Close {
-    void operator()(std::FILE* file) const { std::fclose(file); }
-  };
   std::filesystem::path path_;
-  std::unique_ptr<std::FILE, Close> file_;
+  std::optional<AppendFile> file_;
 };
 
 static_assert(check_observer<JsonLines>());

@@ -83,6 +83,7 @@ inline void ProgressLine::observe(const StepRecord& record) {
   std::string line = head() + report::percent(record.fraction) + "  step " + report::count(record.step);
   line += record.skipped ? "  skipped, nothing changed" : "  loss " + (std::isfinite(record.loss) ? report::fixed(record.loss, 3) : std::string("not finite"));
   line += "  " + report::count(record.tokens_per_second) + " tokens/s";
+  if (record.skipped_steps > 0) line += "  " + report::count(record.skipped_steps) + " skipped";
   if (record.fraction > 0 && record.fraction < 1) line += "  " + report::duration(record.seconds * (1 - record.fraction) / record.fraction) + " left";
   show(std::move(line), record.fraction >= 1);
 }

@@ -2,10 +2,8 @@
 #pragma once
 
 #include <algorithm>
-#include <cerrno>
 #include <cmath>
 #include <cstdint>
-#include <cstdio>
 #include <filesystem>
 #include <functional>
 #include <iterator>
@@ -18,6 +16,7 @@
 
 #include <unicode/unistr.h>
 
+#include <dapt/core/atomic_file.hpp>
 #include <dapt/core/error.hpp>
 #include <dapt/core/run_result.hpp>
 #include <dapt/report/numbers.hpp>
@@ -310,18 +309,14 @@ inline std::string valid_utf8(std::string_view text) {
   return valid;
 }
 
-/// Writes a whole file; makes its folder where it is missing. Throws dapt::Error that names what could not be written.
+/// Writes a whole file, or leaves the one that was there; makes its folder where it is missing. Throws dapt::Error that names what could not be written.
 inline void write_file(const std::filesystem::path& file, std::string_view text) {
   if (file.has_parent_path()) {
     std::error_code error;
     std::filesystem::create_directories(file.parent_path(), error);
     require(!error, file.parent_path().string(), ": cannot make the folder: ", error.message());
   }
-  std::FILE* const opened = std::fopen(file.c_str(), "wb");
-  require(opened != nullptr, file.string(), ": cannot write: ", std::generic_category().message(errno));
-  const bool written = std::fwrite(text.data(), 1, text.size(), opened) == text.size();
-  const bool closed = std::fclose(opened) == 0;
-  require(written && closed, file.string(), ": cannot write: ", std::generic_category().message(errno));
+  write_file_atomically(file, text);
 }
 
 }  // namespace report

@@ -6,22 +6,22 @@
 #include <array>
 #include <atomic>
 #include <bit>
-#include <cerrno>
 #include <chrono>
 #include <cstdint>
-#include <cstdio>
-#include <cstring>
 #include <filesystem>
+#include <fstream>
 #include <functional>
-#include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
+#include <system_error>
 #include <utility>
 #include <vector>
 
 #include <unistd.h>
 
 #include <dapt/concepts/observer.hpp>
+#include <dapt/core/append_file.hpp>
 #include <dapt/core/error.hpp>
 
 namespace dapt {
@@ -112,9 +112,80 @@ inline std::string record(std::string_view payload) {
   return out;
 }
 
+/// The step of an encoded tensorflow.Event, 0 where it has none; -1 where the bytes are no such message.
+inline std::int64_t step_of(std::string_view event) {
+  std::int64_t step = 0;
+  const auto varint = [&]() -> std::optional<std::uint64_t> {
+    std::uint64_t value = 0;
+    for (int shift = 0; shift < 64 && !event.empty(); shift += 7) {
+      const auto byte = static_cast<unsigned char>(event.front());
+      event.remove_prefix(1);
+      value |= static_cast<std::uint64_t>(byte & 0x7F) << shift;
+      if (byte < 0x80) return value;
+    }
+    return std::nullopt;
+  };
+  while (!event.empty()) {
+    const auto key = varint();
+    if (!key) return -1;
+    std::uint64_t size = 0;  // of what follows and is not looked at
+    switch (*key & 7) {
+      case 0: {
+        const auto value = varint();
+        if (!value) return -1;
+        if (*key >> 3 == 2) step = static_cast<std::int64_t>(*value);
+        break;
+      }
+      case 1: size = 8; break;
+      case 2: {
+        const auto length = varint();
+        if (!length) return -1;
+        size = *length;
+        break;
+      }
+      case 5: size = 4; break;
+      default: return -1;
+    }
+    if (size > event.size()) return -1;
+    event.remove_prefix(size);
+  }
+  return step;
+}
+
+/// Cuts the event files of `folder` off before the first event of a step after `last_step`, or the first record that is not whole; a file without any step is removed. Throws dapt::Error
+/// where a file cannot be changed.
+inline void keep_steps(const std::filesystem::path& folder, std::int64_t last_step) {
+  std::vector<std::filesystem::path> files;
+  std::error_code error;
+  for (const auto& entry : std::filesystem::directory_iterator(folder, error))
+    if (entry.path().filename().string().starts_with("events.out.tfevents.")) files.push_back(entry.path());
+  for (const std::filesystem::path& file : files) {
+    std::ifstream in(file, std::ios::binary);
+    const std::uintmax_t size = std::filesystem::file_size(file);
+    std::uintmax_t kept = 0;
+    bool has_step = false;
+    for (std::string head(12, '\0'); in.read(head.data(), 12);) {
+      std::uint64_t length = 0;
+      for (int byte = 7; byte >= 0; --byte) length = length << 8 | static_cast<unsigned char>(head[static_cast<std::size_t>(byte)]);
+      if (length > size - kept) break;
+      std::string payload(length, '\0'), tail(4, '\0');
+      if (!in.read(payload.data(), static_cast<std::streamsize>(length)) || !in.read(tail.data(), 4) || record(payload) != head + payload + tail) break;
+      const std::int64_t step = step_of(payload);
+      if (step < 0 || step > last_step) break;
+      has_step = has_step || step > 0;
+      kept += 16 + length;
+    }
+    in.close();
+    if (!has_step) std::filesystem::remove(file, error);
+    else if (kept < size) std::filesystem::resize_file(file, kept, error);
+    require(!error, file.string(), ": cannot be cut back to step ", last_step, ": ", error.message());
+  }
+}
+
 }  // namespace tensorboard
 
 struct TensorBoardOptions {
+  std::int64_t last_step = -1;          ///< of a run that goes on from there: what the folder's event files hold of later steps is cut off; -1: they stay as they are
   std::function<double()> wall_time{};  ///< seconds since 1970; default: the system's clock
 };
 
@@ -125,23 +196,23 @@ class TensorBoard {
   explicit TensorBoard(const std::filesystem::path& folder, TensorBoardOptions options = {});
 
   /// train/loss, train/lr, train/grad_norm, train/tokens, speed/tokens_per_second, memory/peak_bytes, seconds/<phase>.
-  /// A skipped step has no loss and no gradient norm.
+  /// A skipped step has no loss and no gradient norm. Throws dapt::Error where that could not be written; it is then written before what comes next.
   void observe(const StepRecord& record);
 
   /// Any further values, e.g. those of metrics: scalars({{"eval/qa_exact", 0.32}}, step).
   void scalars(const tensorboard::Scalars& values, std::int64_t step) { write(tensorboard::scalar_event(wall_time_(), step, values)); }
 
+  /// Tries again what could not be written, and flushes to the disk.
+  void finish() { file_->flush(); }
+
   const std::filesystem::path& path() const { return path_; }
 
  private:
-  void write(std::string_view event);
+  void write(std::string_view event) { file_->append(tensorboard::record(event)); }
 
-  struct Close {
-    void operator()(std::FILE* file) const { std::fclose(file); }
-  };
   std::function<double()> wall_time_;
   std::filesystem::path path_;
-  std::unique_ptr<std::FILE, Close> file_;
+  std::optional<AppendFile> file_;
 };
 
 inline TensorBoard::TensorBoard(const std::filesystem::path& folder, TensorBoardOptions options) : wall_time_(std::move(options.wall_time)) {
@@ -150,14 +221,15 @@ inline TensorBoard::TensorBoard(const std::filesystem::path& folder, TensorBoard
   std::filesystem::create_directories(folder, error);
   require(!error, folder.string(), ": cannot make the folder: ", error.message());
 
+  if (options.last_step >= 0) tensorboard::keep_steps(folder, options.last_step);
+
   char host[256] = "localhost";
   gethostname(host, sizeof host - 1);
   static std::atomic<int> number = 0;  // several files of one process in the same second
   const double now = wall_time_();
   path_ = folder / ("events.out.tfevents." + std::to_string(static_cast<std::int64_t>(now)) + "." + host + "." + std::to_string(getpid()) + "." +
                     std::to_string(number++));
-  file_.reset(std::fopen(path_.c_str(), "wb"));
-  require(file_ != nullptr, path_.string(), ": cannot write: ", std::strerror(errno));
+  file_.emplace(path_);
   write(tensorboard::version_event(now));
 }
 
@@ -170,12 +242,6 @@ inline void TensorBoard::observe(const StepRecord& record) {
                                {"memory/peak_bytes", static_cast<double>(record.peak_memory_bytes)}});
   for (const auto& [phase, seconds] : record.phase_seconds) values.emplace_back("seconds/" + phase, seconds);
   scalars(values, record.step);
-}
-
-inline void TensorBoard::write(std::string_view event) {
-  const std::string bytes = tensorboard::record(event);
-  const bool written = std::fwrite(bytes.data(), 1, bytes.size(), file_.get()) == bytes.size() && std::fflush(file_.get()) == 0;
-  require(written, path_.string(), ": cannot write: ", std::strerror(errno));
 }
 
 static_assert(check_observer<TensorBoard>());

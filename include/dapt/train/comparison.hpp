@@ -44,6 +44,13 @@ class Comparison {
   template <class Adapter, class Rule, class Schedule, class Finished, class... Observers>
   const SettingResult& run(Setting<Adapter, Rule, Schedule> setting, Finished&& finished, Observers&&... observers);
 
+  /// Takes a setting that was trained and scored earlier, under `options`, which must be comparable as in `run`.
+  const SettingResult& add(SettingResult result, const TrainOptions& options) {
+    require_comparable(result.name, options);
+    if (result_.settings.empty()) first_options_ = options;
+    return result_.settings.emplace_back(std::move(result));
+  }
+
   const ComparisonResult& result() const { return result_; }
   ComparisonResult& result() { return result_; }
 
@@ -85,8 +92,7 @@ const SettingResult& Comparison<Load, Open, Score>::run(Setting<Adapter, Rule, S
   result.train = trainer.train(stream, detail::StepsInto(result.steps), observers...);
   finished(trainer);
   result.metrics = score_(model);
-  if (result_.settings.empty()) first_options_ = setting.options;
-  return result_.settings.emplace_back(std::move(result));
+  return add(std::move(result), setting.options);
 }
 
 template <class Load, class Open, class Score>

@@ -271,6 +271,7 @@ TrainReport Trainer<Model, Adapter, Rule, Schedule>::train(Stream&& stream, Obse
     progress_.optimizer_seconds += record.phase_seconds["optimizer"];
     progress_.seconds = seconds();
     record.tokens = progress_.tokens;
+    record.skipped_steps = progress_.skipped;
     record.tokens_per_second = static_cast<double>(window.input_tokens) / std::max(seconds_since(window_start), 1e-9);
     record.peak_memory_bytes = peak_memory_bytes();
     record.seconds = progress_.seconds;
@@ -550,6 +551,7 @@ RunHeader Trainer<Model, Adapter, Rule, Schedule>::describe() const {
   if constexpr (requires { schedule_.describe(); }) header.add("lr schedule", schedule_.describe());
   header.add("batch", text(options_.batch_size, " rows in micro-batches of ", options_.micro_batch_size, options_.layer_wise ? ", layer-wise steps" : ""));
   if (options_.max_grad_norm > 0) header.add("max_grad_norm", text(options_.max_grad_norm, options_.layer_wise ? " (each parameter by its own norm)" : ""));
+  if (options_.on_bad_loss == OnBadLoss::skip) header.add("on_bad_loss", "skip");
   if (options_.max_steps > 0) header.add("max_steps", text(options_.max_steps));
   if (options_.max_tokens > 0) header.add("max_tokens", text(options_.max_tokens));
   if (options_.max_minutes > 0) header.add("max_minutes", text(options_.max_minutes));

@@ -7,7 +7,7 @@
 
 #include <catch2/catch.hpp>
 
-#include <dapt/io/atomic_file.hpp>
+#include <dapt/core/atomic_file.hpp>
 
 #include "support/paths.hpp"
 
@@ -84,4 +84,11 @@ TEST_CASE("A write that fails half way keeps the old file and names it") {
 TEST_CASE("A folder that is not there is named") {
   const TemporaryFolder folder;
   REQUIRE_THROWS_WITH(write_file_atomically(folder.path() / "none" / "a.json", "x"), Catch::Contains("none/a.json") && Catch::Contains("No such file"));
+}
+
+TEST_CASE("A target that is a folder or a device is refused and stays") {
+  const TemporaryFolder folder;
+  REQUIRE_THROWS_WITH(AtomicFile(folder.path()), Catch::Contains(folder.path().string()) && Catch::Contains("no regular file"));
+  REQUIRE_THROWS_WITH(AtomicFile("/dev/null"), Catch::Contains("/dev/null: is no regular file"));
+  REQUIRE(std::filesystem::is_character_file("/dev/null"));
 }

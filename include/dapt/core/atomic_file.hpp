@@ -15,14 +15,29 @@
 
 namespace dapt {
 
+namespace detail {
+
+/// So that a rename in `folder` survives a power cut. A folder that cannot be flushed at all (some network file systems) is no failure; one whose disk fails is.
+inline void flush_folder(const std::filesystem::path& folder) {
+  const int descriptor = ::open(folder.empty() ? "." : folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  if (descriptor < 0) return;
+  const int reason = ::fsync(descriptor) == 0 ? 0 : errno;
+  ::close(descriptor);
+  require(reason == 0 || reason == EINVAL || reason == ENOTSUP || reason == EBADF || reason == EROFS, folder.string(), ": cannot flush the folder to the disk: ", std::strerror(reason));
+}
+
+}  // namespace detail
+
 /// Write, then commit. Without commit (an exception on the way) the target stays as it was and nothing is left beside it.
-/// Every failure is a dapt::Error that names the target and the system's reason.
+/// Every failure is a dapt::Error that names the target and the system's reason. A target that is there and no regular file (a folder, a device) is refused: it would be replaced.
 class AtomicFile {
  public:
   explicit AtomicFile(std::filesystem::path target)
-      : target_(std::move(target)),
-        temporary_(target_.parent_path() / ("." + target_.filename().string() + "." + std::to_string(::getpid()) + ".tmp")),
-        descriptor_(::open(temporary_.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666)) {
+      : target_(std::move(target)), temporary_(target_.parent_path() / ("." + target_.filename().string() + "." + std::to_string(::getpid()) + ".tmp")) {
+    std::error_code error;
+    const auto status = std::filesystem::status(target_, error);
+    require(!std::filesystem::exists(status) || std::filesystem::is_regular_file(status), target_.string(), ": is no regular file, and would be replaced by one");
+    descriptor_ = ::open(temporary_.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
     if (descriptor_ < 0) fail_with_reason("cannot create a file in its folder");
   }
   AtomicFile(const AtomicFile&) = delete;
@@ -50,18 +65,14 @@ class AtomicFile {
     if (::rename(temporary_.c_str(), target_.c_str()) != 0) fail_with_reason("cannot rename the finished file");
     ::close(descriptor_);
     descriptor_ = -1;
-    // The rename itself must survive a power cut; a folder that cannot be flushed (some network file systems) is no reason to fail.
-    if (const int folder = ::open(target_.has_parent_path() ? target_.parent_path().c_str() : ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC); folder >= 0) {
-      ::fsync(folder);
-      ::close(folder);
-    }
+    detail::flush_folder(target_.parent_path());
   }
 
  private:
   [[noreturn]] void fail_with_reason(const char* what) const { fail(target_.string(), ": ", what, ": ", std::strerror(errno)); }
 
   std::filesystem::path target_, temporary_;
-  int descriptor_;
+  int descriptor_ = -1;
 };
 
 /// Replaces the whole content of `target` by `text`.

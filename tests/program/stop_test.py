@@ -1,0 +1,341 @@
+"""Runs that are stopped, killed, left by their terminal, or that meet a loss that is no number; and comparisons that go on.
+
+usage: stop_test.py SOURCE_DIR BUILD_DIR
+"""
+import csv
+import fcntl
+import json
+import os
+import pathlib
+import pty
+import signal
+import struct
+import subprocess
+import sys
+import tempfile
+import termios
+import time
+import unittest
+
+from tiny_model import write_model
+
+source, build = (pathlib.Path(argument).resolve() for argument in sys.argv[1:3])
+program = build / "bin" / "dapt"
+library = next(build.rglob("libdapt_faulty_disk.so"))
+def is_of_the_run(key):
+    """Whether a column or key of a log is the same in each run; not so the machine's speed."""
+    return not key.endswith("seconds") and key not in ("tokens_per_second", "peak_memory_bytes")
+
+
+def varint(data, at):
+    value = shift = 0
+    while True:
+        byte = data[at]
+        at += 1
+        value |= (byte & 127) << shift
+        shift += 7
+        if byte < 128:
+            return value, at
+
+
+def fields(data):
+    """(number, value) of each field of a protocol-buffer message."""
+    at = 0
+    while at < len(data):
+        key, at = varint(data, at)
+        if key & 7 == 0:
+            value, at = varint(data, at)
+        else:
+            size, at = {1: (8, at), 5: (4, at)}.get(key & 7) or varint(data, at)
+            value, at = data[at:at + size], at + size
+        yield key >> 3, value
+
+
+def scalars(folder):
+    """(step, tag, value) of all event files, in order; without those that depend on the machine's speed."""
+    found = []
+    for file in sorted(folder.glob("events.out.tfevents.*")):
+        data, at = file.read_bytes(), 0
+        while at < len(data):
+            size = int.from_bytes(data[at:at + 8], "little")
+            event = list(fields(data[at + 12:at + 12 + size]))
+            at += 16 + size
+            step = dict(event).get(2, 0)
+            for number, summary in event:
+                for _, value in fields(summary) if number == 5 else ():
+                    value = dict(fields(value))
+                    tag = value[1].decode()
+                    if not tag.startswith(("speed/", "seconds/", "memory/")):
+                        found.append((step, tag, struct.unpack("<f", value[2])[0]))
+    return sorted(found)
+
+
+def is_held_out(work, page, share):
+    """split_held_out of examples/dapt/corpus.cpp: FNV-1a of 64 bits, mixed."""
+    value = 0xcbf29ce484222325
+    for byte in f"{work}\0{page}".encode():
+        value = (value ^ byte) * 0x100000001b3 % 2**64
+    value = (value ^ value >> 33) * 0xFF51AFD7ED558CCD % 2**64
+    return ((value ^ value >> 33) >> 11) * 2**-53 < share
+
+
+class Stop(unittest.TestCase):
+    def setUp(self):
+        folder = tempfile.TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        self.folder = pathlib.Path(folder.name)
+        self.model = self.folder / "model"
+        self.model.mkdir()
+        write_model(self.model, source)
+        self.pages = self.folder / "pages.jsonl"
+        self.write_pages([f"Page {i} tells how dpkg unpacks package {i * i}. " * 20 for i in range(20)])
+
+    def write_pages(self, texts):
+        self.pages.write_text("".join(json.dumps({"work": "w", "page": i, "text": text}) + "\n" for i, text in enumerate(texts)))
+
+    def command(self, name, out, *options, lr="1e-3"):
+        return list(map(str, [program, name, "--model", self.model, "--pages", self.pages, "--max-length", 64, "--batch-size", 2, "--dtype", "fp32", "--threads", 1, "--lr", lr, "--out", out, *options]))
+
+    def run_to_its_end(self, name, out, *options, **lr):
+        return subprocess.run(self.command(name, out, *options, **lr), capture_output=True, text=True)
+
+    def start(self, name, out, *options, fault=None, lr="1e-3", **streams):
+        environment = dict(os.environ) | ({"LD_PRELOAD": str(library), "FAULTY_DISK": fault} if fault else {})
+        process = subprocess.Popen(self.command(name, out, *options, lr=lr), env=environment, **({"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL} | streams))
+        self.addCleanup(process.wait)
+        self.addCleanup(process.kill)
+        return process
+
+    def wait_for(self, process, condition):
+        while not condition():
+            self.assertIsNone(process.poll(), "the run ended before it came to the place")
+            time.sleep(0.01)
+
+    def steps(self, out):
+        log = out / "log.jsonl"
+        return len(log.read_text().splitlines()) if log.exists() else 0
+
+    def log(self, out):
+        return [{key: value for key, value in json.loads(line).items() if is_of_the_run(key)} for line in (out / "log.jsonl").read_text().splitlines()]
+
+    def assertGood(self, result):
+        self.assertEqual(result.returncode, 0, result.stderr)
+
+    def test_the_log_and_the_events_of_a_killed_run_are_those_of_one_that_was_not(self):
+        options = ("--max-steps", 60, "--checkpoint-steps", 7, "--rank", 2)
+        whole, out = self.folder / "whole", self.folder / "out"
+        self.assertGood(self.run_to_its_end("train", whole, *options))
+        process = self.start("train", out, *options)
+        self.wait_for(process, lambda: self.steps(out) >= 5)
+        process.kill()
+        process.wait()
+        for _ in range(2):
+            process = self.start("train", out, *options, "--resume")
+            before = self.steps(out)
+            self.wait_for(process, lambda: self.steps(out) >= before + 5)
+            process.kill()
+            process.wait()
+            self.assertLess(self.steps(out), 60)
+        self.assertGood(self.run_to_its_end("train", out, *options, "--resume"))
+        self.assertEqual(self.log(out), self.log(whole))
+        self.assertEqual(scalars(out), scalars(whole))
+        self.assertEqual(len(scalars(out)), 60 * 4)
+
+    def test_sigterm_and_sigint_save_what_was_reached(self):
+        for number in (signal.SIGTERM, signal.SIGINT):
+            out = self.folder / number.name
+            process = self.start("train", out, "--max-steps", 100000)
+            self.wait_for(process, lambda: self.steps(out) > 0)
+            process.send_signal(number)
+            self.assertEqual(process.wait(timeout=60), 0)
+            self.assertEqual([folder.name for folder in (out / "checkpoints").iterdir()], [f"step-{self.steps(out):09}"])
+            self.assertTrue((out / "adapter/adapter_config.json").exists())
+
+    def test_a_second_signal_ends_the_program_at_once_also_while_it_saves(self):
+        out = self.folder / "out"
+        process = self.start("train", out, "--max-steps", 100000, fault="fsync sleep /checkpoints/.step 0 0")  # saving takes a minute
+        self.wait_for(process, lambda: self.steps(out) > 0)
+        process.send_signal(signal.SIGTERM)
+        self.wait_for(process, lambda: list(out.glob("checkpoints/.step-*.tmp")))
+        process.send_signal(signal.SIGINT)
+        self.assertEqual(process.wait(timeout=30), 130)
+        self.assertEqual(list(out.glob("checkpoints/step-*")), [])
+        result = self.run_to_its_end("train", out, "--max-steps", 2, "--resume")  # nothing half-written is taken
+        self.assertGood(result)
+        self.assertIn("resumed from: nothing", result.stderr)
+        self.assertEqual([folder.name for folder in (out / "checkpoints").iterdir()], ["step-000000002"])
+
+    def test_a_terminal_that_is_closed_does_not_end_a_run(self):
+        out = self.folder / "out"
+        screen, keyboard = pty.openpty()
+
+        def own_the_terminal():
+            os.setsid()
+            fcntl.ioctl(keyboard, termios.TIOCSCTTY, 0)
+
+        process = self.start("train", out, "--max-steps", 150, stdin=keyboard, stdout=keyboard, stderr=keyboard, preexec_fn=own_the_terminal)
+        os.close(keyboard)
+        os.set_blocking(screen, False)
+
+        def has_begun():
+            try:
+                os.read(screen, 2**16)  # or the terminal is full, and writing to it waits
+            except BlockingIOError:
+                pass
+            return self.steps(out) > 0
+
+        self.wait_for(process, has_begun)
+        os.close(screen)
+        self.assertLess(self.steps(out), 150, "the run ended before the terminal was closed")
+        self.assertEqual(process.wait(timeout=120), 0)
+        self.assertEqual(self.steps(out), 150)
+        self.assertTrue((out / "adapter/adapter_config.json").exists())
+
+    def test_messages_that_nobody_reads_do_not_end_a_run(self):
+        out = self.folder / "out"
+        process = self.start("train", out, "--max-steps", 3, stderr=subprocess.PIPE)
+        process.stderr.close()
+        self.assertEqual(process.wait(timeout=120), 0)
+        self.assertEqual(self.steps(out), 3)
+
+    def test_a_loss_that_is_no_number_stops_the_run_or_is_skipped_and_counted(self):
+        self.write_pages([f"Page {i} tells how dpkg unpacks package {i * i}. " * (1 if i == 3 else 20) + ("\u03a9" if i == 3 else "") for i in range(8)])
+        ids = [set(json.loads(line)["ids"]) for line in subprocess.run([program, "tokenize", "--model", self.model, "--pages", self.pages], capture_output=True, text=True).stdout.splitlines()]
+        spoiled = ids[3].difference(*(ids[i] for i in range(8) if i != 3))
+        self.assertTrue(spoiled)
+        write_model(self.model, source, spoiled)
+        out = self.folder / "out"
+        result = self.run_to_its_end("train", out, "--max-steps", 60)
+        self.assertEqual(result.returncode, 1)
+        self.assertIn("nan in micro-batch", result.stderr)
+        out = self.folder / "skipping"
+        result = self.run_to_its_end("train", out, "--max-steps", 60, "--on-bad-loss", "skip")
+        self.assertGood(result)
+        log = self.log(out)
+        skipped = [line["step"] for line in log if line["skipped"]]
+        self.assertGreaterEqual(len(skipped), 1)
+        self.assertLess(len(skipped), 20)
+        self.assertEqual([line["step"] for line in log if line["loss"] is None], skipped)
+        self.assertEqual([line["skipped_steps"] for line in log], [sum(step <= line["step"] for step in skipped) for line in log])
+        self.assertIn(f"{60 - len(skipped)} steps, {len(skipped)} skipped, ", result.stderr)
+        self.assertIn("on_bad_loss: skip", result.stderr)
+        compared = self.folder / "compared"
+        self.assertGood(self.run_to_its_end("compare", compared, "--max-steps", 60, "--held-out", 0, "--setting", "one = --on-bad-loss skip"))
+        row = next(row for row in csv.DictReader((compared / "settings.csv").read_text().splitlines(True)) if row["setting"] == "one")
+        self.assertEqual((row["steps"], row["skipped"]), (str(60 - len(skipped)), str(len(skipped))))
+
+    def test_a_comparison_that_was_stopped_or_killed_goes_on_and_its_report_is_that_of_one_that_was_not(self):
+        cloze = self.folder / "cloze.jsonl"
+        cloze.write_text("".join((source / "examples/debian/cloze.jsonl").read_text(encoding="utf-8").splitlines(True)[:3]), encoding="utf-8")
+        options = ["--cloze", cloze, "--held-out", 0.2, "--max-steps", 6, "--checkpoint-steps", 1, "--setting", "Small = --rank 2", "--setting",
+                   "All = --adapter full --optimizer galore-adamw --galore-rank 8 --update-proj-gap 3"]
+        whole = self.folder / "whole"
+        self.assertGood(self.run_to_its_end("compare", whole, *options))
+
+        def table(out, file):
+            rows = list(csv.DictReader((out / file).read_text(encoding="utf-8").splitlines(True)))
+            self.assertTrue(rows)
+            return [{key: value for key, value in row.items() if is_of_the_run(key)} for row in rows]
+
+        def assertWhole(out):
+            for file in ("settings.csv", "steps.csv", "questions.csv"):
+                self.assertEqual(table(out, file), table(whole, file), file)
+            for file in ("small/adapter/adapter_model.safetensors", "all/model/model.safetensors"):
+                self.assertEqual((out / file).read_bytes(), (whole / file).read_bytes())
+            for setting in ("small", "all"):
+                self.assertEqual(self.log(out / setting), self.log(whole / setting))
+                self.assertEqual(scalars(out / setting), scalars(whole / setting))
+            self.assertEqual([file.name for file in out.rglob("checkpoints")], [])
+            self.assertEqual((out / "report.md").read_text(encoding="utf-8").count("\n"), (whole / "report.md").read_text(encoding="utf-8").count("\n"))
+
+        places = {"base": ("fsync sleep base/.result.json 0 0", lambda out: list(out.glob("base/.result.json.*"))),
+                  "first": ("fsync sleep small/checkpoints/.step-000000003 0 0", lambda out: list(out.glob("small/checkpoints/.step-000000003.tmp"))),
+                  "scored": ("fsync sleep small/.result.json 0 0", lambda out: list(out.glob("small/.result.json.*"))),
+                  "second": ("fsync sleep all/checkpoints/.step-000000004 0 0", lambda out: list(out.glob("all/checkpoints/.step-000000004.tmp"))),
+                  "report": ("fsync sleep /.report.md 1 0", lambda out: (out / "all/result.json").exists() and list(out.glob(".report.md.*")))}
+        for place, (fault, reached) in places.items():
+            with self.subTest(place):
+                out = self.folder / place
+                process = self.start("compare", out, *options, fault=fault)
+                self.wait_for(process, lambda: reached(out))
+                process.kill()
+                process.wait()
+                complete = {setting: (out / setting / "result.json").stat().st_mtime_ns for setting in ("base", "small", "all") if (out / setting / "result.json").exists()}
+                models = {file: file.stat().st_mtime_ns for setting in complete for file in (out / setting).rglob("*model.safetensors")}
+                if place != "base":
+                    refused = self.run_to_its_end("compare", out, *options)
+                    self.assertEqual(refused.returncode, 1)
+                    self.assertIn(": holds a result or checkpoints of an earlier comparison; give --resume", refused.stderr)
+                result = self.run_to_its_end("compare", out, *options, "--resume")
+                self.assertGood(result)
+                self.assertEqual(result.stderr.count("complete already: "), len(complete))
+                self.assertEqual({file: file.stat().st_mtime_ns for file in models}, models)  # not trained again
+                assertWhole(out)
+        result = self.run_to_its_end("compare", out, *options, "--resume")  # all is there
+        self.assertGood(result)
+        self.assertEqual(result.stderr.count("complete already: "), 3)
+        assertWhole(out)
+
+        stopped = self.folder / "stopped"
+        process = self.start("compare", stopped, *options, fault="fsync nap small/checkpoints/.step-000000003 0 1")
+        self.wait_for(process, lambda: list(stopped.glob("small/checkpoints/.step-000000003.tmp")))
+        process.send_signal(signal.SIGINT)
+        self.assertEqual(process.wait(timeout=120), 0)
+        self.assertFalse((stopped / "small/result.json").exists())
+        self.assertFalse((stopped / "all").exists())
+        for change, message in (([*options[:-4], "--setting", "Small = --rank 4", *options[-2:]], '--rank is "4" and was "2"'), ([*options, "--optimizer", "lion"], '--optimizer is "lion" and was ""'),
+                                ([*options, "--seed", 3], 'seed is "3" and was "0"'), ([*options, "--start-token", "the"], "checksum of tasks and held-out pages is")):
+            refused = self.run_to_its_end("compare", stopped, *change, "--resume")
+            self.assertEqual(refused.returncode, 1)
+            self.assertIn(message, refused.stderr)
+        self.assertGood(self.run_to_its_end("compare", stopped, *options, "--resume"))
+        assertWhole(stopped)
+
+    def test_evaluations_while_training_and_the_best_weights_are_those_of_a_run_that_was_not_killed(self):
+        options = ("--max-steps", 40, "--checkpoint-steps", 5, "--rank", 4, "--eval-steps", 3, "--held-out", 0.2, "--keep-best")
+        whole, out, plain = self.folder / "whole", self.folder / "out", self.folder / "plain"
+        lr = "1e-2"
+        self.write_pages([(f"The cook peels onion {i} and lets it fry in a pan of butter. " if is_held_out("w", i, 0.2) else f"Page {i} tells how dpkg unpacks package {i * i}. ") * 20
+                          for i in range(20)])  # of another field than what is trained on, so the best comes before the last
+        result = self.run_to_its_end("train", whole, *options, lr=lr)
+        self.assertGood(result)
+        lines = [json.loads(line) for line in (whole / "evaluations.jsonl").read_text().splitlines()]
+        self.assertEqual([line["step"] for line in lines], list(range(3, 41, 3)))
+        best = min(lines, key=lambda line: line["perplexity"])
+        self.assertLess(best["step"], 39)
+        self.assertEqual(json.loads((whole / "best/evaluation.json").read_text()), best)
+        self.assertIn(f"lowest perplexity while training: ", result.stderr)
+        self.assertEqual([(step, value) for step, tag, value in scalars(whole) if tag == "eval/perplexity"],
+                         [(line["step"], struct.unpack("<f", struct.pack("<f", line["perplexity"]))[0]) for line in lines])
+
+        # `dapt eval` of the best adapter on the same pages has the same perplexity
+        held_out = self.folder / "held_out.jsonl"
+        held_out.write_text("".join(line for line in self.pages.read_text().splitlines(True) if is_held_out("w", json.loads(line)["page"], 0.2)))
+        results = self.folder / "results.json"
+        evaluated = subprocess.run(list(map(str, [program, "eval", "--model", self.model, "--peft", whole / "best/adapter", "--pages", held_out, "--max-length", 64, "--dtype", "fp32", "--threads", 1,
+                                                  "--out", results])), capture_output=True, text=True)
+        self.assertGood(evaluated)
+        adapted = [entry for entry in json.loads(results.read_text()) if "best" in entry["model"]][0]
+        self.assertAlmostEqual(adapted["perplexity"], best["perplexity"], delta=1e-4 * best["perplexity"])
+
+        process = self.start("train", out, *options, lr=lr)
+        self.wait_for(process, lambda: self.steps(out) >= best["step"] + 1)
+        process.kill()
+        process.wait()
+        self.assertGood(self.run_to_its_end("train", out, *options, "--resume", lr=lr))
+        for file in ("evaluations.jsonl", "best/evaluation.json", "best/adapter/adapter_model.safetensors", "adapter/adapter_model.safetensors"):
+            self.assertEqual((out / file).read_bytes(), (whole / file).read_bytes(), file)
+        self.assertEqual(scalars(out), scalars(whole))
+        self.assertIn("--keep-best", self.run_to_its_end("train", plain, "--max-steps", 1, "--keep-best").stderr)
+        refused = self.run_to_its_end("train", plain, "--max-steps", 1, "--held-out", 0.2)
+        self.assertEqual(refused.returncode, 1)
+        self.assertIn("--held-out has no effect without --eval-steps", refused.stderr)
+
+    def test_settings_that_would_share_a_folder_are_refused(self):
+        result = self.run_to_its_end("compare", self.folder / "out", "--max-steps", 1, "--setting", "LoRA 8 = --rank 8", "--setting", "lora-8 = --rank 8 --lr 1e-3")
+        self.assertEqual(result.returncode, 1)
+        self.assertIn('"lora-8" and "LoRA 8" would share the folder', result.stderr)
+
+
+if __name__ == "__main__":
+    unittest.main(argv=sys.argv[:1] + sys.argv[3:])
