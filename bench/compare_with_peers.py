@@ -21,6 +21,8 @@ DOMAIN = ROOT / "examples/debian"
 FULL = ["--adapter", "full", "--optimizer"]
 SETTINGS = {  # name: the peer's method, dapt's options
     "LoRA 8": ("lora:8", ["--adapter", "lora", "--rank", "8", "--alpha", "16"]),
+    "LoRA 8 over nf4": ("lora:8:nf4", ["--adapter", "lora", "--rank", "8", "--alpha", "16", "--quantize", "nf4"]),
+    "LoRA 8 over int8": ("lora:8:int8", ["--adapter", "lora", "--rank", "8", "--alpha", "16", "--quantize", "int8"]),
     "LoRA 256": ("lora:256", ["--adapter", "lora", "--rank", "256", "--alpha", "512"]),
     "GaLore 128": ("galore:128", FULL + ["galore-adamw", "--galore-rank", "128"]),
     "GaLore 512": ("galore:512", FULL + ["galore-adamw", "--galore-rank", "512"]),

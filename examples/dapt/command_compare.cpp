@@ -85,7 +85,10 @@ void add_compare(CLI::App& app) {
       ->take_all();
   command->callback([run, common, texts] {
     std::vector<SettingOptions> settings;
-    for (const std::string& text : texts->empty() ? experiment : *texts) settings.push_back(parse_setting(text, *common, run->dtype));
+    for (const std::string& text : texts->empty() ? experiment : *texts) {
+      settings.push_back(parse_setting(text, *common, run->dtype));
+      check_quantization(*run, settings.back());
+    }
     compare(*run, settings);
   });
 }

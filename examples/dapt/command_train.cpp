@@ -35,6 +35,7 @@ void add_train(CLI::App& app) {
   add_continuation_options(*command, *continuation);
   command->callback([command, run, setting, continuation] {
     check_setting(*setting, run->dtype, [command](const std::string& option) { return command->count(option) > 0; });
+    check_quantization(*run, *setting);
     train(*run, *setting, *continuation);
   });
 }
