@@ -37,6 +37,7 @@ struct OutputScale {
     const at::NoGradGuard no_grad;
     const auto linears = model.linears();
     for (std::size_t i = 0; i < linears.size(); ++i) {
+      linears[i]->thaw();  // a quantised weight becomes an ordinary one
       linears[i]->weight.mul_(state.factors[i].value.unsqueeze(1));
       linears[i]->adapted = nullptr;
     }

@@ -4,7 +4,7 @@
 usage: train_hf.py MODEL_DIR ROWS METHOD [--dtype bf16|fp32] [--micro 1] [--accumulate 4] [--steps 3] [--lr 1e-4] [--threads 2] [--tuned]
 
 ROWS    what `dapt tokenize --packed` writes: ids and labels of each sequence, in order
-METHOD  full | lora:RANK | galore:RANK
+METHOD  full | lora:RANK | lora:RANK:nf4 | lora:RANK:int8 | galore:RANK; over nf4 and int8 the base is bitsandbytes' (its LLM.int8 computes products in 8 bits, too)
 --tuned what a careful user would set: LoRA's factors in bf16 (PEFT keeps them in fp32 by default), and an allocator that keeps freed memory
 
 Prints losses [steps], seconds of each step, and seconds in the optimizer of each. The caller takes the peak memory.
@@ -35,11 +35,17 @@ LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_
 torch.set_num_threads(a.threads)
 torch.manual_seed(0)
 dtype = {"bf16": torch.bfloat16, "fp32": torch.float32}[a.dtype]
-model = AutoModelForCausalLM.from_pretrained(a.model, dtype=dtype, attn_implementation="sdpa")
+kind, rank, quantization = (a.method.split(":") + ["", ""])[:3]
+options = {}
+if quantization:
+    from transformers import BitsAndBytesConfig
+    options["quantization_config"] = (BitsAndBytesConfig(load_in_8bit=True) if quantization == "int8" else
+                                      BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype))
+    options["device_map"] = "cpu"
+model = AutoModelForCausalLM.from_pretrained(a.model, dtype=dtype, attn_implementation="sdpa", **options)
 model.train()
 model.config.use_cache = False
 
-kind, _, rank = a.method.partition(":")
 if kind == "lora":
     from peft import LoraConfig, get_peft_model
     config = LoraConfig(r=int(rank), lora_alpha=2 * int(rank), target_modules=list(LINEAR), task_type="CAUSAL_LM")

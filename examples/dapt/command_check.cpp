@@ -251,9 +251,9 @@ void print_plans(const CheckOptions& run, const std::vector<Planned>& plans, std
     return other.setting.budget.batch_size == budget.batch_size && other.setting.budget.micro_batch_size == budget.micro_batch_size;
   });
   std::cout.flush();
-  std::printf("memory, %s: length %lld, %s, %s, gradient checkpointing %s, %s products of bf16\n", gib ? "GiB" : "MiB", static_cast<long long>(run.packing.max_length),
+  std::printf("memory, %s: length %lld, %s, %s, linear layers' weights quantised: %s, gradient checkpointing %s, %s products of bf16\n", gib ? "GiB" : "MiB", static_cast<long long>(run.packing.max_length),
               same ? text(budget.batch_size, " sequences a step in micro-batches of ", budget.micro_batch_size).c_str() : "batches as each setting has them", run.dtype.c_str(),
-              run.gradient_checkpointing ? "on" : "off", dapt::bf16_products() == dapt::Bf16Products::widened ? "widened" : "native");
+              run.quantize.c_str(), checkpointing(run).name().c_str(), dapt::bf16_products() == dapt::Bf16Products::widened ? "widened" : "native");
   std::printf("%-*s", static_cast<int>(width), "setting");
   for (const char* column : {"trained, M", "weights", "adapter", "optimizer", "gradients", "activations", "working", "process", "sum", "most at"}) std::printf("  %10s", column);
   std::printf("\n");
@@ -311,6 +311,7 @@ std::vector<SettingOptions> chosen_settings(CLI::App& command, const CheckOption
     return {common};
   }
   for (const std::string& setting : run.settings.empty() ? planned : run.settings) settings.push_back(parse_setting(setting, common, run.dtype));
+  if (run.settings.empty() && run.quantize != "none") std::erase_if(settings, [](const SettingOptions& setting) { return setting.adapter.adapter != "lora"; });
   return settings;
 }
 
@@ -325,7 +326,7 @@ void add_check(CLI::App& app) {
   command->add_option("MODEL_DIR", run->models, "Hugging Face folder, or one with a config.json alone; the same as --model");
   command->add_option("--sample", run->samples, "sentence to tokenize and score; repeatable (default: an English and a Japanese one)")->allow_extra_args(false)->take_all();
   command->add_option("--max-length", run->packing.max_length, "tokens of one sequence")->check(CLI::PositiveNumber)->capture_default_str();
-  command->add_flag("--gradient-checkpointing", run->gradient_checkpointing, "plan with activations that are recomputed in the backward pass");
+  add_checkpointing_option(*command, *run);
   add_setting_options(*command, *common);
   command->add_option("--setting", run->settings, "NAME = OPTIONS, over the options given outside; once for each setting (default: LoRA 8, LoRA 256, GaLore 128, GaLore 512, full AdamW)")
       ->allow_extra_args(false)
@@ -333,7 +334,9 @@ void add_check(CLI::App& app) {
   command->callback([command, run, common] {
     dapt::require(run->models.size() == 1, "check: found ", run->models.size(), " model folders, expected one: dapt check MODEL_DIR");
     if (run->samples.empty()) run->samples = sample_sentences;
-    check(*run, chosen_settings(*command, *run, *common));
+    const std::vector<SettingOptions> settings = chosen_settings(*command, *run, *common);
+    for (const SettingOptions& setting : settings) check_quantization(*run, setting);
+    check(*run, settings);
   });
 }
 

@@ -168,7 +168,10 @@ void add_compare(CLI::App& app) {
   command->callback([command, run, common, continuation, texts] {
     note_given(*command, *common);
     std::vector<SettingOptions> settings;
-    for (const std::string& text : texts->empty() ? experiment : *texts) settings.push_back(parse_setting(text, *common, run->dtype));
+    for (const std::string& text : texts->empty() ? experiment : *texts) {
+      settings.push_back(parse_setting(text, *common, run->dtype));
+      check_quantization(*run, settings.back());
+    }
     compare(*run, settings, *continuation);
   });
 }

@@ -57,7 +57,7 @@ void evaluate(RunOptions run) {
   const auto score = [&](const fs::path& folder, const fs::path& peft) {
     if (stop_requested) return;
     const dapt::AnyTokenizer tokenizer = dapt::load_tokenizer(folder);
-    dapt::Llama model = dapt::load_llama(folder, dtype);
+    dapt::Llama model = dapt::load_llama(folder, dtype, llama_options(run));
     if (!peft.empty()) dapt::load_peft_adapter(peft, model);
     const std::string name = peft.empty() ? folder.string() : folder.string() + " + " + peft.string();
     rows.push_back({name, evaluation.evaluate(model, tokenizer, name)});

@@ -15,13 +15,14 @@ namespace {
 
 struct MergeOptions {
   fs::path model, peft, out;
-  std::string dtype = "base";
+  std::string dtype = "base", quantize = "adapter";
 };
 
 void merge(const MergeOptions& options) {
   make_folder(options.out);
   const auto dtype = options.dtype == "base" ? std::nullopt : std::optional(dapt::dtype_from_name(options.dtype));
-  const dapt::MergedFolder merged = dapt::merge_peft_adapter(options.model, options.peft, options.out, dtype);
+  const auto quantization = options.quantize == "adapter" ? std::nullopt : std::optional(dapt::quantization_from_name(options.quantize));
+  const dapt::MergedFolder merged = dapt::merge_peft_adapter(options.model, options.peft, options.out, dtype, quantization);
   std::cerr << merged.report.text() << "\nwritten: " << fs::absolute(options.out).string() << ", weights in " << dapt::dtype_name(merged.dtype) << '\n';
 }
 
@@ -35,6 +36,9 @@ void add_merge(CLI::App& app) {
   command->add_option("--out", options->out, "folder to write to")->required();
   command->add_option("--dtype", options->dtype, "of the written weights: base (as they are), bf16, fp32, fp16")
       ->check(CLI::IsMember({"base", "bf16", "fp32", "fp16"}))
+      ->capture_default_str();
+  command->add_option("--quantize", options->quantize, "of the base before the adapter is added: adapter (as its file says it was trained), none (the folder's weights), int8, nf4")
+      ->check(CLI::IsMember({"adapter", "none", "int8", "nf4"}))
       ->capture_default_str();
   command->callback([options] { merge(*options); });
 }

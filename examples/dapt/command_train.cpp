@@ -38,6 +38,7 @@ void add_train(CLI::App& app) {
   command->callback([command, run, setting, continuation] {
     dapt::require(command->count("--held-out") == 0 || continuation->eval_steps > 0, "--held-out has no effect without --eval-steps");
     check_setting(*setting, run->dtype, [command](const std::string& option) { return command->count(option) > 0; });
+    check_quantization(*run, *setting);
     train(*run, *setting, *continuation);
   });
 }

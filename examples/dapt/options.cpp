@@ -2,6 +2,9 @@
 
 #include <tuple>
 
+#include <dapt/core/error.hpp>
+#include <dapt/models/recompute.hpp>
+
 namespace dapt_program {
 
 void add_setting_options(CLI::App& app, SettingOptions& setting) {
@@ -131,6 +134,9 @@ void add_model_options(CLI::App& app, RunOptions& run, bool several_models) {
   app.add_option("--dtype", run.dtype, "of weights and compute: bf16, fp32, or auto (the one that this processor multiplies faster, measured at the start)")
       ->check(CLI::IsMember({"bf16", "fp32", "auto"}))
       ->capture_default_str();
+  app.add_option("--quantize", run.quantize, "how the weights of the linear layers (not head and embedding) are stored, which then stay frozen: none, int8, nf4")
+      ->check(CLI::IsMember({"none", "int8", "nf4"}))
+      ->capture_default_str();
   app.add_option("--threads", run.threads, "CPU threads (0: all cores)")->check(CLI::NonNegativeNumber);
 }
 
@@ -147,10 +153,23 @@ void add_continuation_options(CLI::App& app, ContinuationOptions& continuation) 
       ->capture_default_str();
 }
 
+void add_checkpointing_option(CLI::App& app, RunOptions& run) {
+  app.add_flag("--gradient-checkpointing{layers}", run.gradient_checkpointing,
+               "recompute activations in the backward pass: less memory, more time. Alone: of every layer; =every:K of every K-th layer, =attention, =mlp of that half of each layer")
+      ->check([](const std::string& name) {
+        try {
+          if (name != "true" && name != "false") dapt::GradientCheckpointing::from_name(name);
+        } catch (const dapt::Error& error) {
+          return std::string(error.what());
+        }
+        return std::string();
+      });
+}
+
 void add_run_options(CLI::App& app, RunOptions& run) {
   app.add_option("--out", run.out, "folder to write to")->required();
   app.add_option("--seed", run.seed, "the same seed gives the same run")->capture_default_str();
-  app.add_flag("--gradient-checkpointing", run.gradient_checkpointing, "recompute activations in the backward pass: less memory, more time");
+  add_checkpointing_option(app, run);
   app.add_option("--held-out", run.held_out, "share of the kept pages that is not trained on and gives the perplexity")->check(CLI::Range(0.0, 0.9))->capture_default_str();
 }
 

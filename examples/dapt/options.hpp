@@ -121,7 +121,8 @@ struct RunOptions {
   std::vector<fs::path> peft;  // adapter folders, evaluated on the first model
   std::string dtype = "bf16";  // bf16 | fp32 | auto, which prepare_process replaces by one of the two
   std::string dtype_choice;    // why, where it was auto
-  bool gradient_checkpointing = false;
+  std::string quantize = "none";  // none | int8 | nf4
+  std::string gradient_checkpointing = "none";  // none | layers | every:K | attention | mlp
   int threads = 0;  // 0: as many as there are cores
   std::uint64_t seed = 0;
   fs::path out;
@@ -142,6 +143,7 @@ std::vector<CLI::Option*> add_packing_options(CLI::App& app, PackingOptions& pac
 void add_model_options(CLI::App& app, RunOptions& run, bool several_models);
 
 void add_continuation_options(CLI::App& app, ContinuationOptions& continuation);
+void add_checkpointing_option(CLI::App& app, RunOptions& run);
 void add_run_options(CLI::App& app, RunOptions& run);  // --out, --seed, --gradient-checkpointing, --held-out
 
 }  // namespace dapt_program

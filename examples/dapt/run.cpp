@@ -124,6 +124,7 @@ Run prepare_run(const RunOptions& run) {
   const dapt::PackSummary& packed = prepared.packed;
   header.add("model", run.models.front().string());
   header.add("dtype of weights and compute", std::string(dapt::dtype_name(dapt::dtype_from_name(run.dtype))) + run.dtype_choice);
+  header.add("frozen base weights", run.quantize == "none" ? "not quantised" : describe(dapt::quantization_from_name(run.quantize)) + "; embedding, head and norms are not quantised");
   header.add("pages", run.pages.pages.string());
   describe(header, prepared.corpus);
   header.add("training data", std::to_string(train.size()) + " pages, " + std::to_string(packed.source_tokens) + " tokens in " + std::to_string(packed.sequences) +
@@ -132,7 +133,7 @@ Run prepare_run(const RunOptions& run) {
   header.add("first border of documents", first_border(prepared, run.packing.eos));
   header.add("held-out pages", std::to_string(prepared.held_out.size()));
   header.add("seed", std::to_string(run.seed));
-  header.add("gradient checkpointing", run.gradient_checkpointing ? "on" : "off");
+  header.add("gradient checkpointing", checkpointing(run).name());
   header.add("machine", processor() + ", " + std::to_string(at::get_num_threads()) + " threads");
   header.add("memory allocator", memory_allocator());
   for (const std::string& line : dapt::kernel_report()) header.add("kernels", line);
@@ -140,13 +141,21 @@ Run prepare_run(const RunOptions& run) {
   for (const auto& [key, value] : header.entries)
     if (key == "model" || key == "training data" || key == "seed" || key == "machine" || key == "kernels" || key == "versions") prepared.identity.add(key, value);
   prepared.identity.add("dtype", run.dtype);
+  prepared.identity.add("quantize", run.quantize);
   prepared.identity.add("checksum of the training data", std::to_string(checksum(prepared.sequences)));
   return prepared;
 }
 
-dapt::Llama load_base(const RunOptions& run) {
-  return dapt::load_llama(run.models.front(), dapt::dtype_from_name(run.dtype), {.gradient_checkpointing = run.gradient_checkpointing});
+dapt::GradientCheckpointing checkpointing(const RunOptions& run) {
+  const std::string& name = run.gradient_checkpointing;  // a flag of a configuration file is true or false
+  return dapt::GradientCheckpointing::from_name(name == "true" ? "layers" : name == "false" ? "none" : name);
 }
+
+dapt::LlamaOptions llama_options(const RunOptions& run) {
+  return {.gradient_checkpointing = checkpointing(run), .quantization = dapt::quantization_from_name(run.quantize)};
+}
+
+dapt::Llama load_base(const RunOptions& run) { return dapt::load_llama(run.models.front(), dapt::dtype_from_name(run.dtype), llama_options(run)); }
 
 dapt::PackedStream open_stream(const RunOptions& run, const BudgetOptions& budget, const std::vector<dapt::PackedSequence>& sequences) {
   return dapt::PackedStream(sequences, {.micro_batch_size = budget.micro_batch_size, .seed = run.seed});

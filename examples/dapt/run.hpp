@@ -35,6 +35,8 @@ void prepare_process(RunOptions& run);
 /// Makes the output folder, reads, filters and packs the pages.
 Run prepare_run(const RunOptions& run);
 
+dapt::GradientCheckpointing checkpointing(const RunOptions& run);
+dapt::LlamaOptions llama_options(const RunOptions& run);
 dapt::Llama load_base(const RunOptions& run);
 dapt::PackedStream open_stream(const RunOptions& run, const BudgetOptions& budget, const std::vector<dapt::PackedSequence>& sequences);
 

@@ -217,7 +217,7 @@ dapt::Llama tiny_model(const RunOptions& run) {
   const auto dtype = dapt::dtype_from_name(run.dtype);
   std::map<std::string, at::Tensor> weights;
   for (const auto& parameter : dapt::Llama::without_storage(config, dtype).parameters()) weights[parameter.name] = at::randn(parameter.value.sizes(), dtype).mul_(0.05);
-  return dapt::Llama(config, [&](const std::string& name) { return weights.at(name); }, {.gradient_checkpointing = run.gradient_checkpointing});
+  return dapt::Llama(config, [&](const std::string& name) { return weights.at(name); }, llama_options(run));
 }
 
 }  // namespace
@@ -257,7 +257,7 @@ Evaluate held_out_perplexity(const RunOptions& run, const ContinuationOptions& c
 }
 
 dapt::MemoryPlan plan_setting(const dapt::LlamaConfig& config, const RunOptions& run, const SettingOptions& setting) {
-  dapt::Llama shapes = dapt::Llama::without_storage(config, dapt::dtype_from_name(run.dtype), {.gradient_checkpointing = run.gradient_checkpointing});
+  dapt::Llama shapes = dapt::Llama::without_storage(config, dapt::dtype_from_name(run.dtype), llama_options(run));
   return with_adapter(setting, [&](const auto& adapter) {
     return dapt::plan_memory(shapes, adapter, optimizer_rule(setting.optimizer, trains_bf16(setting, run.dtype)), train_options(run, setting.budget), run.packing.max_length);
   });
@@ -292,6 +292,11 @@ void check_setting(const SettingOptions& setting, const std::string& dtype, cons
   only_with(setting.budget.schedule != "constant", {"--warmup"}, "--schedule linear or cosine");
   dapt::require(setting.budget.max_steps > 0 || setting.budget.max_tokens > 0 || setting.budget.max_minutes > 0, where,
                 "no budget; give --max-steps, --max-tokens or --max-minutes");
+}
+
+void check_quantization(const RunOptions& run, const SettingOptions& setting) {
+  const std::string where = setting.name.empty() ? "" : "setting \"" + setting.name + "\": ";
+  dapt::require(run.quantize == "none" || uses_lora(setting), where, "--quantize ", run.quantize, " freezes the weights that --adapter full trains; give --adapter lora, or no --quantize");
 }
 
 SettingOptions parse_setting(const std::string& text, const SettingOptions& common, const std::string& dtype) {

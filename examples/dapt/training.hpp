@@ -21,6 +21,9 @@ using Comparison = dapt::Comparison<std::function<dapt::Llama()>, std::function<
 /// Refuses combinations that cannot work and options that would have no effect in this one; `given` says whether the user named an option.
 void check_setting(const SettingOptions& setting, const std::string& dtype, const std::function<bool(const std::string& option)>& given);
 
+/// Refuses to train all parameters of a quantised model.
+void check_quantization(const RunOptions& run, const SettingOptions& setting);
+
 /// "LoRA 8 = --adapter lora --rank 8" parsed over a copy of `common`, and checked.
 SettingOptions parse_setting(const std::string& text, const SettingOptions& common, const std::string& dtype);
 

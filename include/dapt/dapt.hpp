@@ -22,6 +22,7 @@
 #include <dapt/core/batch.hpp>
 #include <dapt/core/checkpoint.hpp>
 #include <dapt/core/error.hpp>
+#include <dapt/core/frozen_weight.hpp>
 #include <dapt/core/gradient.hpp>
 #include <dapt/core/hash.hpp>
 #include <dapt/core/json.hpp>
@@ -32,6 +33,7 @@
 #include <dapt/core/precision.hpp>
 #include <dapt/core/product.hpp>
 #include <dapt/core/pull_range.hpp>
+#include <dapt/core/quantization.hpp>
 #include <dapt/core/run_result.hpp>
 #include <dapt/core/seed.hpp>
 #include <dapt/core/step_record.hpp>
@@ -80,11 +82,13 @@
 #include <dapt/kernels/cpu/avx512.hpp>
 #include <dapt/kernels/cpu/cross_entropy_avx512.hpp>
 #include <dapt/kernels/cpu/elementwise_avx512.hpp>
+#include <dapt/kernels/cpu/quantized_avx512.hpp>
 #include <dapt/kernels/cpu/workspace.hpp>
 #include <dapt/kernels/instruction_set.hpp>
 #include <dapt/kernels/linear_cross_entropy.hpp>
 #include <dapt/kernels/lora_linear.hpp>
 #include <dapt/kernels/memory.hpp>
+#include <dapt/kernels/quantized_weight.hpp>
 #include <dapt/kernels/rms_norm.hpp>
 #include <dapt/kernels/rope.hpp>
 #include <dapt/kernels/swiglu.hpp>

@@ -161,3 +161,41 @@ TEST_CASE("A merge holds a few tensors at a time, not the model") {
   REQUIRE(peak_memory_bytes() - before < 16 * 4 * hidden * hidden * 4);  // sixteen fp32 copies of the largest tensor, a third of the model
   REQUIRE(static_cast<std::int64_t>(std::filesystem::file_size(folder.path() / "out" / "model.safetensors")) == model_bytes);
 }
+
+TEST_CASE("An adapter trained over a quantised base is merged into that base's values, unless asked otherwise") {
+  for (const auto quantization : {Quantization::int8, Quantization::nf4}) {
+    const TemporaryFolder folder;
+    const auto base = tiny_folder("llama_grouped");
+    Llama model = load_llama(base, at::kBFloat16, {.quantization = quantization});
+    const Lora lora{.rank = 2, .targets = {"q_proj", "up_proj"}};
+    auto state = lora.attach(model);
+    for (auto& module : state.modules) module.b.detach().fill_(0.05);
+    save_peft_adapter(lora, state, folder.path() / "adapter");
+    const PeftAdapter adapter(folder.path() / "adapter");
+    REQUIRE(adapter.base_quantization() == quantization);
+    REQUIRE(adapter.base_dtype() == at::kBFloat16);
+
+    const MergedFolder merged = merge_peft_adapter(base, folder.path() / "adapter", folder.path() / "out", at::kBFloat16);
+    REQUIRE_THAT(merged.report.text(), Catch::Contains("those of " + std::string(quantization_name(quantization)) + ", dequantised"));
+    lora.merge(state, model);
+    for (Linear* linear : model.linears()) linear->thaw();
+    const auto equal = [&](const std::filesystem::path& written) {
+      Llama read = load_llama(written, at::kBFloat16);
+      const NamedParameters found = read.parameters(), expected = model.parameters();
+      bool all = found.size() == expected.size();
+      for (std::size_t i = 0; all && i < found.size(); ++i) all = found[i].value.equal(expected[i].value);
+      return all;
+    };
+    REQUIRE(equal(folder.path() / "out"));
+    const MergedFolder into_full = merge_peft_adapter(base, folder.path() / "adapter", folder.path() / "full", at::kBFloat16, Quantization::none);
+    REQUIRE_THAT(into_full.report.text(), !Catch::Contains("dequantised"));
+    REQUIRE_FALSE(equal(folder.path() / "full"));
+  }
+  REQUIRE(PeftAdapter(peft_adapters / "patterns").base_quantization() == Quantization::none);
+}
+
+TEST_CASE("A quantised model is not written as a folder of full weights") {
+  const TemporaryFolder folder;
+  Llama model = load_llama(tiny_folder("llama_grouped"), at::kFloat, {.quantization = Quantization::int8});
+  REQUIRE_THROWS_WITH(save_llama(model, tiny_folder("llama_grouped"), folder.path() / "out"), Catch::Contains("q_proj is frozen in int8"));
+}

@@ -1,4 +1,6 @@
+#include <map>
 #include <set>
+#include <tuple>
 
 #include <catch2/catch.hpp>
 
@@ -165,14 +167,23 @@ TEST_CASE("A batch without labels has loss 0 and zero gradients") {
   REQUIRE(model.token_log_probs(batch).eq(0).all().item<bool>());
 }
 
+namespace {
+
+using Part = GradientCheckpointing::Part;
+const std::vector<GradientCheckpointing> checkpointings = {true, {Part::layer, 2}, Part::attention, Part::mlp, {Part::mlp, 2}};
+
+}  // namespace
+
 TEST_CASE("Checkpointing recomputes the same gradients") {
   for (const auto& variant : tiny_variants) {
     INFO(variant);
     const auto batch = TinyReference(variant).batch();
     auto model = tiny_model(variant);
     const auto plain = gradients(model, batch);
-    model.options().gradient_checkpointing = true;
-    check_equal(gradients(model, batch), plain);
+    for (const auto& checkpointing : checkpointings) {
+      model.options().gradient_checkpointing = checkpointing;
+      check_equal(gradients(model, batch), plain);
+    }
   }
 }
 
@@ -187,16 +198,48 @@ TEST_CASE("Checkpointing reaches the adapters of a frozen base, in every layer")
     const TrainingMode training;
     seed_everything(2);
     const auto plain = adapter_gradients(model, lora, state, batch);
-    model.options().gradient_checkpointing = true;
-    seed_everything(2);
-    const auto recomputed = adapter_gradients(model, lora, state, batch);
-    check_equal(recomputed, plain);
-    for (const auto& gradient : recomputed) {
-      INFO(gradient.name);
-      REQUIRE(gradient.value.abs().max().item<double>() > 0);
+    for (const auto& checkpointing : checkpointings) {
+      model.options().gradient_checkpointing = checkpointing;
+      INFO(checkpointing.name());
+      seed_everything(2);
+      const auto recomputed = adapter_gradients(model, lora, state, batch);
+      check_equal(recomputed, plain);
+      for (const auto& gradient : recomputed) {
+        INFO(gradient.name);
+        REQUIRE(gradient.value.abs().max().item<double>() > 0);
+      }
     }
     for (const auto& parameter : model.parameters()) REQUIRE_FALSE(parameter.value.grad().defined());
   }
+}
+
+TEST_CASE("Checkpointing runs again what it names, in the layers that it names") {
+  const auto batch = TinyReference("llama_grouped").batch();
+  for (const auto& [checkpointing, name, queries, ups] : std::vector<std::tuple<GradientCheckpointing, std::string, std::vector<int>, std::vector<int>>>{
+           {false, "none", {1, 1}, {1, 1}}, {true, "layers", {2, 2}, {2, 2}}, {{Part::layer, 2}, "every:2", {2, 1}, {2, 1}}, {Part::attention, "attention", {2, 2}, {1, 1}}, {Part::mlp, "mlp", {1, 1}, {2, 2}}}) {
+    INFO(name);
+    REQUIRE(checkpointing.name() == name);
+    REQUIRE(GradientCheckpointing::from_name(name).part == checkpointing.part);
+    REQUIRE(GradientCheckpointing::from_name(name).every == checkpointing.every);
+    auto model = tiny_model("llama_grouped");
+    model.options().gradient_checkpointing = checkpointing;
+    std::map<std::string, int> calls;
+    for (Linear* linear : model.linears())
+      linear->adapted = [&calls](const Tensor& input, const Linear& layer) {
+        ++calls[layer.name];
+        return layer.plain(input);
+      };
+    gradients(model, batch);
+    for (std::size_t layer = 0; layer < 2; ++layer) {
+      const std::string prefix = "model.layers." + std::to_string(layer) + ".";
+      REQUIRE(calls[prefix + "self_attn.q_proj"] == queries[layer]);
+      REQUIRE(calls[prefix + "self_attn.o_proj"] == queries[layer]);
+      REQUIRE(calls[prefix + "mlp.up_proj"] == ups[layer]);
+      REQUIRE(calls[prefix + "mlp.down_proj"] == ups[layer]);
+    }
+  }
+  for (const char* wrong : {"", "layer", "every:", "every:0", "every:2x", "on"})
+    REQUIRE_THROWS_WITH(GradientCheckpointing::from_name(wrong), Catch::Contains("expected none, layers, every:K"));
 }
 
 TEST_CASE("Dropout of an adapter acts in training, with and without checkpointing, and not in scoring") {

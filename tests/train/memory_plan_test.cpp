@@ -35,6 +35,8 @@ using dapt::Tensor;
 
 namespace {
 
+using Part = dapt::GradientCheckpointing::Part;
+
 LlamaConfig config_of(std::int64_t layers, std::int64_t width, bool tied = true) {
   LlamaConfig config;
   config.vocab_size = 16384;
@@ -84,8 +86,7 @@ TEST_CASE("A plan made from shapes alone is within 10 % of what training takes a
     REQUIRE(report.steps == 1);
     return report.peak_memory_bytes;
   };
-  const auto check = [&](const auto& adapter, const auto& rule, std::int64_t micro_batches, bool checkpointing = false, bool tied = true) {
-    const dapt::LlamaOptions model_options{.gradient_checkpointing = checkpointing};
+  const auto check = [&](const auto& adapter, const auto& rule, std::int64_t micro_batches, dapt::LlamaOptions model_options = {}, bool tied = true) {
     const dapt::TrainOptions options{.batch_size = micro_batches, .max_steps = 1};
     constexpr std::int64_t length = 640;
     // What the process needs whatever the model: what it holds once the same has been done with a model of nearly nothing.
@@ -102,11 +103,14 @@ TEST_CASE("A plan made from shapes alone is within 10 % of what training takes a
   };
   const GaLoreAdamW galore = dapt::galore_adamw(64);
   SECTION("LoRA 8") { check(Lora{.rank = 8}, AdamW{}, 2); }
-  SECTION("LoRA 128, checkpointed") { check(Lora{.rank = 128}, AdamW{}, 2, true); }
+  SECTION("LoRA 128, checkpointed") { check(Lora{.rank = 128}, AdamW{}, 2, {.gradient_checkpointing = true}); }
+  SECTION("LoRA 8, every third layer checkpointed") { check(Lora{.rank = 8}, AdamW{}, 2, {.gradient_checkpointing = {Part::layer, 3}}); }
+  SECTION("LoRA 8 over nf4, feed-forward checkpointed") { check(Lora{.rank = 8}, AdamW{}, 2, {.gradient_checkpointing = Part::mlp, .quantization = dapt::Quantization::nf4}); }
+  SECTION("LoRA 8 over int8, attention checkpointed") { check(Lora{.rank = 8}, AdamW{}, 2, {.gradient_checkpointing = Part::attention, .quantization = dapt::Quantization::int8}); }
   SECTION("GaLore, fp32 masters, a window of three micro-batches") { check(FullParameter{}, Fp32Master<GaLoreAdamW>{.inner = galore}, 3); }
   SECTION("GaLore, stochastic rounding, one micro-batch") { check(FullParameter{}, dapt::StochasticRounding<GaLoreAdamW>{.inner = galore}, 1); }
   SECTION("all parameters under AdamW, fp32 masters") { check(FullParameter{}, Fp32Master<AdamW>{}, 2); }
-  SECTION("all parameters, a head of its own, states in 8 bits, checkpointed") { check(FullParameter{}, Fp32Master<dapt::StoredState<AdamW>>{}, 1, true, false); }
+  SECTION("all parameters, a head of its own, states in 8 bits, checkpointed") { check(FullParameter{}, Fp32Master<dapt::StoredState<AdamW>>{}, 1, {.gradient_checkpointing = true}, false); }
 }
 
 TEST_CASE("The parts of a plan are those that can be counted by hand") {
@@ -136,6 +140,12 @@ TEST_CASE("The parts of a plan are those that can be counted by hand") {
     REQUIRE(lora.trainable_parameters == factors);
     REQUIRE(lora.adapter == 4 * factors);
     REQUIRE(lora.optimizer_state == 8 * factors);
+  }
+  SECTION("A quantised base: 4.5 bits a weight of the linear layers but the head, or 8 bits and 4 bytes a row; the rest as it was") {
+    for (const auto& [quantization, bytes] : {std::pair{dapt::Quantization::nf4, 2 * layer / 2 + 4 * 2 * layer / 64}, std::pair{dapt::Quantization::int8, 2 * layer + 4 * 2 * (3 * C + 2 * K + 2 * I)}}) {
+      Llama shapes = Llama::without_storage(config, at::kBFloat16, {.quantization = quantization});
+      REQUIRE(dapt::plan_memory(shapes, Lora{}, AdamW{}, {.batch_size = 2}, 128).weights == 2 * (P - 2 * layer) + bytes);
+    }
   }
   SECTION("GaLore: moments of rank x the longer side, a bf16 projector of rank x the shorter one; full gradients in the first window only") {
     constexpr std::int64_t r = 16, numbers = 14;  // a step counter for each of 14 matrices

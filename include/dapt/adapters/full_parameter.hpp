@@ -21,7 +21,7 @@ struct FullParameter {
     NamedParameters parameters;
   };
 
-  /// Throws where a target matches no parameter, or where another adapter is attached.
+  /// Throws where a target matches no parameter or one that is quantised, or where another adapter is attached.
   template <CausalLM M>
   State attach(M& model) const;
 
@@ -46,6 +46,9 @@ FullParameter::State FullParameter::attach(M& model) const {
   State state;
   for (const NamedParameter& parameter : all) {
     const bool trains = targets.empty() || std::any_of(targets.begin(), targets.end(), [&](const auto& target) { return has(parameter, target); });
+    for (const Linear* linear : model.linears())
+      require(!trains || !linear->frozen || !linear->weight.is_same(parameter.value), "FullParameter: ", parameter.name, " is frozen in ", linear->frozen_format(),
+              " and cannot train; open the model without quantization, or train an adapter");
     parameter.value.set_requires_grad(trains);
     if (trains) state.parameters.push_back(parameter);
   }

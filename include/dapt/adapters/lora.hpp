@@ -64,14 +64,17 @@ struct Lora {
     Tensor magnitude = {};             ///< DoRA: [out], fp32; else undefined
     Tensor initial_a = {}, initial_b = {};  ///< PiSSA: what W gave up; else undefined
     Tensor base = {};                  ///< W before a merge that keeps it
+    FrozenWeightPtr frozen_base = {};  ///< the same, where W was frozen
   };
   struct State {
     std::vector<Module> modules;  ///< in the order of model.linears()
     NamedParameters saved;        ///< the model's own parameters that train: modules_to_save
-    std::vector<std::pair<std::string, std::string>> tied;  ///< further name and name in `saved`: the head of a model that ties it to the embedding
+    std::string base_format = {}; ///< of the model's frozen weights, e.g. "nf4"; empty where it has none
+    at::ScalarType base_dtype = at::kFloat;  ///< of the model's linear layers
+    std::vector<std::pair<std::string, std::string>> tied = {};  ///< further name and name in `saved`: the head of a model that ties it to the embedding
   };
 
-  /// Throws where an option matches nothing, names a tied layer, or where the model already has an adapter; the model is then as it was.
+  /// Throws where an option matches nothing, names a tied layer or needs the values of a quantised one, or where the model already has an adapter; the model is then as it was.
   template <CausalLM M>
   State attach(M& model) const;
 
@@ -84,7 +87,7 @@ struct Lora {
   /// "<module path>.lora_A.weight", ".lora_B.weight" and, under DoRA, ".lora_magnitude_vector" of each module; then modules_to_save by their own names.
   NamedParameters trainable_parameters(State& state) const;
 
-  /// W <- round(W + scaling * B A), the sum in fp32; under DoRA each row brought to its length first.
+  /// W <- round(W + scaling * B A), the sum in fp32; under DoRA each row brought to its length first. A quantised W becomes an ordinary one of the model's type.
   template <CausalLM M>
   void merge(State& state, M& model) const { merge(state, model, /*keep_base=*/false); }
   /// `keep_base`: keeps the old weights (costs their memory), so that `unmerge` can put them back, bit for bit.
@@ -153,6 +156,9 @@ void Lora::choose_saved(M& model, State& state) const {
               ": training one moves the other; name both, they stay tied");
       if (saves) state.tied.emplace_back(other, parameter.name);
     }
+    for (const Linear* linear : model.linears())
+      require(!saves || !linear->frozen || !linear->weight.is_same(parameter.value), "Lora: modules_to_save names ", parameter.name, ", which is frozen in ",
+              linear->frozen_format(), " and cannot train; open the model without quantization, or leave it out");
     if (saves) state.saved.push_back({parameter.name, parameter.value, modules_to_save_lr_factor});
   }
   for (const std::string& name : modules_to_save)
@@ -200,12 +206,18 @@ Lora::State Lora::prepare(M& model) const {
   check_ranges();
   for (const Linear* linear : model.linears()) require(!linear->adapted, "Lora: ", linear->name, " already has an adapter; merge or detach it first");
   State state;
+  for (const Linear* linear : model.linears()) {
+    if (linear->frozen) state.base_format = linear->frozen_format();
+    state.base_dtype = linear->weight.scalar_type();
+  }
   choose_saved(model, state);
   const NamedParameters parameters = model.parameters();
   for (const Linear* linear : targeted(model, state)) {
     const std::int64_t out = linear->weight.size(0), in = linear->weight.size(1), r = value_for(rank_pattern, linear->name, rank);
     const bool own = std::any_of(parameters.begin(), parameters.end(), [&](const auto& parameter) { return parameter.name == linear->name + ".weight"; });
     require(own, "Lora: ", linear->name, " shares its weight with another layer, so merging would change that one too; leave it out of the targets");
+    require(init != LoraInit::pissa || !linear->frozen, "Lora: PiSSA takes its part out of ", linear->name, ".weight, which is frozen in ", linear->frozen_format(),
+            "; take another start, or open the model without quantization");
     require(init != LoraInit::pissa || r <= std::min(in, out), "Lora: PiSSA of ", linear->name, " has rank ", r, ", expected at most ", std::min(in, out));
     const double divisor = use_rslora ? std::sqrt(static_cast<double>(r)) : static_cast<double>(r);
     const auto options = linear->weight.options().dtype(dtype).requires_grad(false);
@@ -250,7 +262,7 @@ inline void Lora::initialise(Module& module, Linear& linear) const {
     init == LoraInit::gaussian ? module.a.normal_(0, 1 / static_cast<double>(module.a.size(0))) : module.a.uniform_(-bound, bound);
     module.b.zero_();
   }
-  if (module.magnitude.defined()) module.magnitude.copy_(row_norms(linear.weight, module.a, module.b, module.scaling));
+  if (module.magnitude.defined()) module.magnitude.copy_(row_norms(linear, module.a, module.b, module.scaling));
 }
 
 inline void Lora::enter(Linear& linear, const Module& module) const {
@@ -259,7 +271,7 @@ inline void Lora::enter(Linear& linear, const Module& module) const {
     return;
   }
   linear.adapted = [a = module.a, b = module.b, scaling = module.scaling, dropout = dropout](const Tensor& input, const Linear& layer) {
-    if (dropout == 0 || !TrainingMode::is_enabled()) return lora_linear(input, layer.weight, layer.bias, a, b, scaling);
+    if (dropout == 0 || !TrainingMode::is_enabled()) return lora_linear(input, layer.weight, layer.bias, a, b, scaling, layer.frozen);
     const Tensor update = at::linear(at::linear(at::dropout(input.to(a.scalar_type()), dropout, /*train=*/true), a), b).mul(scaling);
     return layer.plain(input).add(update.to(input.scalar_type()));
   };
@@ -297,7 +309,12 @@ MergeReport Lora::merge(State& state, M& model, bool keep_base) const {
   MergeReport report;
   for (Module& module : state.modules) {
     Linear& linear = find(model, module.name, /*attached=*/true);
-    if (keep_base) module.base = linear.weight.clone();
+    if (keep_base) {
+      module.base = linear.frozen ? linear.weight : linear.weight.clone();
+      module.frozen_base = linear.frozen;
+    }
+    if (linear.frozen) report.dequantized = linear.frozen->format;
+    linear.thaw();
     report.write(linear.weight, merged_weight(module, linear.weight), module.name);
     linear.adapted = nullptr;
   }
@@ -310,8 +327,14 @@ void Lora::unmerge(State& state, M& model) const {
   for (Module& module : state.modules) {
     Linear& linear = find(model, module.name, /*attached=*/false);
     require(!linear.adapted && module.base.defined(), "Lora: ", module.name, " cannot be unmerged: it was not merged with keep_base");
-    linear.weight.copy_(module.base);
+    if (module.frozen_base) {
+      linear.weight = module.base;
+      linear.frozen = module.frozen_base;
+    } else {
+      linear.weight.copy_(module.base);
+    }
     module.base.reset();
+    module.frozen_base.reset();
     enter(linear, module);
   }
 }

@@ -18,12 +18,14 @@ struct MergeReport {
   std::int64_t unchanged = 0;   ///< of them, those with an update that rounding lost: the weight is what it was
   double largest_error = 0;     ///< max |W' - (W + update)|, W + update in fp32
   std::string largest_error_in; ///< module path; empty where no entry was rounded
+  std::string dequantized;      ///< the format of weights that were frozen before; empty where none was
 
   /// One line for a person.
   std::string text() const {
     std::ostringstream line;
     line << "merged " << entries << " weights, of which " << unchanged << " keep their value because the update is too small; largest rounding error " << largest_error;
     if (!largest_error_in.empty()) line << " in " << largest_error_in;
+    if (!dequantized.empty()) line << "; the base's weights are those of " << dequantized << ", dequantised";
     return line.str();
   }
 

@@ -125,8 +125,10 @@ void write_model_folder(const std::filesystem::path& source_folder, const std::f
 }  // namespace detail
 
 inline void save_llama(Llama& model, const std::filesystem::path& source_folder, const std::filesystem::path& out_folder) {
-  for (const Linear* linear : model.linears())
+  for (const Linear* linear : model.linears()) {
     require(!linear->adapted, "save_llama: an adapter is attached to ", linear->name, "; merge it first, or save the adapter");
+    require(!linear->frozen, "save_llama: ", linear->name, " is frozen in ", linear->frozen_format(), "; a folder holds full weights: thaw() it first");
+  }
   detail::write_model_folder(source_folder, out_folder, model.dtype(), [&](const std::filesystem::path& file) { write_safetensors(file, model.parameters()); });
 }
 

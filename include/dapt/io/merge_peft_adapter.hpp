@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <filesystem>
 #include <optional>
+#include <set>
 #include <string>
 #include <utility>
 #include <vector>
@@ -16,6 +17,7 @@
 #include <dapt/core/error.hpp>
 #include <dapt/core/json.hpp>
 #include <dapt/core/precision.hpp>
+#include <dapt/core/quantization.hpp>
 #include <dapt/io/hf_model.hpp>
 #include <dapt/io/peft_adapter.hpp>
 #include <dapt/io/weight_folder.hpp>
@@ -42,13 +44,16 @@ inline at::ScalarType dtype_of_folder(const std::filesystem::path& folder) {
 /// Writes `model_folder` with the adapter of `adapter_folder` merged into it to `out_folder`. `dtype` of the written weights: absent, as config.json of the base says.
 /// One tensor at a time: read through the file's map, summed in fp32, rounded, written, forgotten. So a model may be larger than the memory, except for an
 /// adapter with PiSSA's start that PEFT did not convert, which needs it twice in fp32 and in `dtype`.
+/// `quantization`: the layers' weights are quantised and dequantised first, as in training over such a base; absent: as the adapter's file says it was trained.
 /// Throws dapt::Error where the adapter does not fit the model, or where a sum is not finite in `dtype`; nothing of the model is then written.
 inline MergedFolder merge_peft_adapter(const std::filesystem::path& model_folder, const std::filesystem::path& adapter_folder, const std::filesystem::path& out_folder,
-                                       std::optional<at::ScalarType> dtype = {}) {
+                                       std::optional<at::ScalarType> dtype = {}, std::optional<Quantization> quantization = {}) {
   const c10::NoGradGuard no_grad;
   const PeftAdapter adapter(adapter_folder);
   MergedFolder merged{{}, dtype ? *dtype : detail::dtype_of_folder(model_folder)};
   const WeightFolder weights(model_folder);
+  const Quantization base_quantization = quantization.value_or(adapter.base_quantization());
+  if (base_quantization != Quantization::none) merged.report.dequantized = quantization_name(base_quantization);
 
   // PiSSA takes its part out of the weights when it is attached, so they must be there as a whole; everything else is attached to views into the files.
   const bool changes_base = adapter.lora.init == LoraInit::pissa;
@@ -65,6 +70,13 @@ inline MergedFolder merge_peft_adapter(const std::filesystem::path& model_folder
   });
   const std::vector<std::string> problems = detail::unexpected_tensors(weights, config, model.parameters());
   require(problems.empty(), problems.empty() ? "" : problems.front());
+  std::set<std::string> quantized;  // parameters that training over a quantised base has in fewer bits
+  if (base_quantization != Quantization::none) {
+    require(!changes_base, "merge: PiSSA takes its part out of the base's weights, which cannot be quantised then");
+    for (const Linear* linear : model.linears())
+      if (linear != model.linears().back()) quantized.insert(linear->name + ".weight");
+  }
+  const at::ScalarType trained_dtype = adapter.base_quantization() != Quantization::none ? adapter.base_dtype() : merged.dtype;
   const auto state = adapter.attach(model);
   const SafetensorsFile adapter_tensors(adapter_folder / "adapter_model.safetensors");
 
@@ -72,7 +84,8 @@ inline MergedFolder merge_peft_adapter(const std::filesystem::path& model_folder
     const std::string path = parameter.name.substr(0, parameter.name.rfind('.'));
     const auto module = std::find_if(state.modules.begin(), state.modules.end(), [&](const auto& one) { return one.name + ".weight" == parameter.name; });
     const bool is_saved = std::any_of(state.saved.begin(), state.saved.end(), [&](const auto& one) { return one.name == parameter.name; });
-    const Tensor base = weights.tensor(parameter.name);
+    Tensor base = weights.tensor(parameter.name);
+    if (quantized.contains(parameter.name)) base = quantized_weight(base.to(trained_dtype), base_quantization)->values(0, base.size(0), trained_dtype);
     Tensor value = base.to(merged.dtype);
     if (is_saved) value = merged.report.round(value, adapter_tensors.tensor(detail::peft_prefix + parameter.name).to(at::kFloat), path);
     if (module != state.modules.end()) {

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cmath>
 #include <filesystem>
+#include <map>
 #include <set>
 #include <string>
 #include <utility>
@@ -18,6 +19,8 @@
 #include <dapt/core/atomic_file.hpp>
 #include <dapt/core/error.hpp>
 #include <dapt/core/json.hpp>
+#include <dapt/core/precision.hpp>
+#include <dapt/core/quantization.hpp>
 #include <dapt/io/safetensors.hpp>
 
 namespace dapt {
@@ -44,8 +47,16 @@ class PeftAdapter {
     header.add("begins with adapter", weights_.path().parent_path().string());
     return header;
   }
+  /// How the base was stored that the adapter was trained over, and its type; `none` where the file does not say so, as those of other programs.
+  Quantization base_quantization() const { return quantization_from_name(metadata("base_quantization", "none")); }
+  at::ScalarType base_dtype() const { return dtype_from_name(metadata("base_dtype", "float32")); }
 
  private:
+  std::string metadata(const std::string& key, const char* otherwise) const {
+    const auto found = weights_.metadata().find(key);
+    return found == weights_.metadata().end() ? otherwise : found->second;
+  }
+
   SafetensorsFile weights_;
 };
 
@@ -271,7 +282,9 @@ inline void save_peft_adapter(const Lora& lora, Lora::State& state, const std::f
     for (const auto& [other, own] : state.tied)
       if (own == parameter.name) add(other, parameter.value);
   }
-  write_safetensors(folder / "adapter_model.safetensors", std::move(tensors));
+  std::map<std::string, std::string> metadata{{"format", "pt"}};
+  if (!state.base_format.empty()) metadata.insert({{"base_quantization", state.base_format}, {"base_dtype", std::string(dtype_name(state.base_dtype))}});
+  write_safetensors(folder / "adapter_model.safetensors", std::move(tensors), metadata);
   write_file_atomically(folder / "adapter_config.json", config.dump(2) + "\n");
 }
 

@@ -16,15 +16,16 @@ namespace detail {
 
 struct LoraLinearFunction : torch::autograd::Function<LoraLinearFunction> {
   static Tensor forward(torch::autograd::AutogradContext* context, const Tensor& x, const Tensor& weight, const Tensor& a,
-                        const Tensor& b, double scaling, const std::optional<Tensor>& bias) {
+                        const Tensor& b, double scaling, const std::optional<Tensor>& bias, const FrozenWeightPtr& frozen) {
     const Tensor rows = x.reshape({-1, x.size(-1)}), read = operand(rows);
     const auto dtype = read.scalar_type();
     const Tensor reduced = at::mm(read, a.to(dtype).t());
-    const Tensor y = linear_rows(read, weight, bias).addmm_(reduced, b.to(dtype).t(), /*beta=*/1, /*alpha=*/scaling);
+    const Tensor y = linear_rows(read, weight, frozen, bias).addmm_(reduced, b.to(dtype).t(), /*beta=*/1, /*alpha=*/scaling);
     context->save_for_backward({rows, weight, a, b, reduced.to(x.scalar_type())});
     context->saved_data["scaling"] = scaling;
     context->saved_data["input_shape"] = x.sizes();
     context->saved_data["has_bias"] = bias.has_value();
+    if (frozen) context->saved_data["frozen"] = c10::IValue::make_capsule(frozen);
     return as_output_of(x, y);
   }
 
@@ -36,8 +37,12 @@ struct LoraLinearFunction : torch::autograd::Function<LoraLinearFunction> {
     const auto dtype = dy.scalar_type();
     const Tensor dreduced = at::mm(dy, b.to(dtype)).mul_(scaling);
     Tensor dx, dweight, dbias, da, db;
+    const auto frozen = context->saved_data.find("frozen");
+    const auto through_weight = [&] {
+      return frozen == context->saved_data.end() ? at::mm(dy, weight.to(dtype)) : frozen_gradient(dy, *c10::static_intrusive_pointer_cast<FrozenWeight>(frozen->second.toCapsule()));
+    };
     if (context->needs_input_grad(0))
-      dx = at::mm(dy, weight.to(dtype)).addmm_(dreduced, a.to(dtype)).to(rows.scalar_type()).view(context->saved_data["input_shape"].toIntVector());
+      dx = through_weight().addmm_(dreduced, a.to(dtype)).to(rows.scalar_type()).view(context->saved_data["input_shape"].toIntVector());
     if (context->needs_input_grad(1) || context->needs_input_grad(2)) {
       const Tensor read = rows.to(dtype);
       if (context->needs_input_grad(1)) dweight = at::mm(dy.t(), read).to(weight.scalar_type());
@@ -45,19 +50,20 @@ struct LoraLinearFunction : torch::autograd::Function<LoraLinearFunction> {
     }
     if (context->needs_input_grad(3)) db = at::mm(dy.t(), saved[4].to(dtype)).mul_(scaling).to(b.scalar_type());
     if (context->saved_data["has_bias"].toBool() && context->needs_input_grad(4)) dbias = dy.sum(0).to(rows.scalar_type());
-    return {dx, dweight, da, db, Tensor(), dbias};
+    return {dx, dweight, da, db, Tensor(), dbias, Tensor()};
   }
 };
 
 }  // namespace detail
 
 /// x [..., in], weight [out, in] and bias [out] (or undefined) of x's type, a [r, in] and b [out, r] of any floating type -> [..., out] of x's type.
-/// Differentiable in all tensors; the gradients of a and b have their own types.
-inline Tensor lora_linear(const Tensor& x, const Tensor& weight, const Tensor& bias, const Tensor& a, const Tensor& b, double scaling) {
+/// Differentiable in all tensors; the gradients of a and b have their own types. `frozen`: what Linear::frozen says of the weight.
+inline Tensor lora_linear(const Tensor& x, const Tensor& weight, const Tensor& bias, const Tensor& a, const Tensor& b, double scaling, const FrozenWeightPtr& frozen = {}) {
   require(x.size(-1) == weight.size(1) && a.size(1) == weight.size(1) && b.size(0) == weight.size(0) && a.size(0) == b.size(1), "lora_linear: x has shape ",
           x.sizes(), ", weight ", weight.sizes(), ", A ", a.sizes(), ", B ", b.sizes(), "; expected [..., in], [out, in], [r, in] and [out, r]");
   require(x.scalar_type() == weight.scalar_type(), "lora_linear: x is ", x.scalar_type(), ", weight ", weight.scalar_type(), "; expected the same type");
-  return detail::LoraLinearFunction::apply(x, weight, a, b, scaling, bias.defined() ? std::optional<Tensor>(bias) : std::nullopt);
+  require(!frozen || !weight.requires_grad(), "lora_linear: the weight is frozen in ", frozen ? frozen->format : "", " and cannot train");
+  return detail::LoraLinearFunction::apply(x, weight, a, b, scaling, bias.defined() ? std::optional<Tensor>(bias) : std::nullopt, frozen);
 }
 
 }  // namespace dapt

@@ -31,6 +31,7 @@
 #include <dapt/core/error.hpp>
 #include <dapt/kernels/attention.hpp>
 #include <dapt/kernels/linear_cross_entropy.hpp>
+#include <dapt/kernels/quantized_weight.hpp>
 #include <dapt/kernels/rms_norm.hpp>
 #include <dapt/kernels/rope.hpp>
 #include <dapt/kernels/swiglu.hpp>
@@ -41,7 +42,11 @@
 namespace dapt {
 
 struct LlamaOptions {
-  bool gradient_checkpointing = false;  ///< keep only each layer's input for the backward pass and run the layer again there: less memory, about a third slower
+  /// What keeps only its input for the backward pass and is run again there: true for every layer (least memory, about a third slower), or a part.
+  GradientCheckpointing gradient_checkpointing = false;
+  /// How the weights of the layers' linear modules are stored; embedding, head, norms and biases keep their type. Read when the model is made: tensor by
+  /// tensor, so that it never exists in full. What is quantised cannot train; adapters train beside it.
+  Quantization quantization = Quantization::none;
 };
 
 /// One decoder layer: x + attention(norm(x)), then x + feed_forward(norm(x)). x, the residual stream, is fp32 where the weights are bf16: a sum over all
@@ -64,16 +69,27 @@ struct LlamaLayer {
     return {rope(normalised(split(q_proj), q_norm), table), rope(normalised(split(k_proj), k_norm), table), split(v_proj)};
   }
 
-  /// What follows attention: output projection and feed-forward. attended [B, T, H, D], x [B, T, C] -> [B, T, C].
-  Tensor finish(const Tensor& attended, const Tensor& x) const {
-    const Tensor y = x + o_proj.forward(attended.reshape({x.size(0), x.size(1), -1}));
+  Tensor add_attended(const Tensor& attended, const Tensor& x) const { return x + o_proj.forward(attended.reshape({x.size(0), x.size(1), -1})); }
+  Tensor add_feed_forward(const Tensor& y) const {
     const Tensor h = rms_norm(y, post_attention_layernorm, rms_norm_eps);
     return y + down_proj.forward(swiglu(gate_proj.forward(h), up_proj.forward(h)));
   }
-
-  Tensor forward(const Tensor& x, const RopeTable& table, const Tensor& document_starts) const {
+  Tensor add_attention(const Tensor& x, const RopeTable& table, const Tensor& document_starts) const {
     const auto [q, k, v] = heads(x, table);
-    return finish(causal_attention(q, k, v, document_starts, scale(), sliding_window), x);
+    return add_attended(causal_attention(q, k, v, document_starts, scale(), sliding_window), x);
+  }
+
+  /// What follows attention: output projection and feed-forward. attended [B, T, H, D], x [B, T, C] -> [B, T, C].
+  Tensor finish(const Tensor& attended, const Tensor& x) const { return add_feed_forward(add_attended(attended, x)); }
+
+  /// `recomputed`: what keeps only its input. The layer must outlive the backward pass.
+  Tensor forward(const Tensor& x, const RopeTable& table, const Tensor& document_starts, GradientCheckpointing::Part recomputed) const {
+    using Part = GradientCheckpointing::Part;
+    const auto attention = [this, table, document_starts](const Tensor& input) { return add_attention(input, table, document_starts); };
+    const auto feed_forward = [this](const Tensor& input) { return add_feed_forward(input); };
+    if (recomputed == Part::layer) return recompute([=](const Tensor& input) { return feed_forward(attention(input)); }, x);
+    const Tensor y = recomputed == Part::attention ? recompute(attention, x) : attention(x);
+    return recomputed == Part::mlp ? recompute(feed_forward, y) : feed_forward(y);
   }
 
   double scale() const { return 1 / std::sqrt(static_cast<double>(head_dim)); }
@@ -109,7 +125,7 @@ class Llama {
   const LlamaConfig& config() const { return config_; }
   at::ScalarType dtype() const { return embed_tokens_.scalar_type(); }
   at::Device device() const { return embed_tokens_.device(); }
-  /// May be changed at any time between two steps.
+  /// May be changed at any time between two steps, but for the quantization.
   LlamaOptions& options() { return options_; }
 
  private:
@@ -192,6 +208,17 @@ inline Llama::Llama(LlamaConfig config, const ShapedLookup& lookup, LlamaOptions
   const auto linear = [&](const std::string& name, std::int64_t out, std::int64_t in, bool bias) {
     return Linear{name, get(name + ".weight", {out, in}), bias ? get(name + ".bias", {out}) : Tensor(), {}};
   };
+  const auto inner = [&](const std::string& name, std::int64_t out, std::int64_t in, bool bias) {
+    Linear layer = linear(name, out, in, bias);
+    if (options.quantization == Quantization::none) return layer;
+    try {
+      layer.frozen = quantized_weight(layer.weight, options.quantization);
+    } catch (const Error& error) {
+      fail("Llama: tensor \"", name, ".weight\": ", error.what());
+    }
+    layer.weight = frozen_placeholder(layer.weight.sizes(), layer.weight.options());
+    return layer;
+  };
 
   embed_tokens_ = get("model.embed_tokens.weight", {c.vocab_size, c.hidden_size});
   layers_.reserve(c.num_hidden_layers);
@@ -199,10 +226,10 @@ inline Llama::Llama(LlamaConfig config, const ShapedLookup& lookup, LlamaOptions
     const std::string layer = "model.layers." + std::to_string(index) + ".", attention = layer + "self_attn.", mlp = layer + "mlp.";
     const auto heads = c.num_attention_heads * c.head_dim, key_heads = c.num_key_value_heads * c.head_dim;
     layers_.push_back({get(layer + "input_layernorm.weight", {c.hidden_size}), get(layer + "post_attention_layernorm.weight", {c.hidden_size}),
-                       linear(attention + "q_proj", heads, c.hidden_size, c.attention_bias), linear(attention + "k_proj", key_heads, c.hidden_size, c.attention_bias),
-                       linear(attention + "v_proj", key_heads, c.hidden_size, c.attention_bias), linear(attention + "o_proj", c.hidden_size, heads, c.attention_output_bias),
-                       linear(mlp + "gate_proj", c.intermediate_size, c.hidden_size, c.mlp_bias), linear(mlp + "up_proj", c.intermediate_size, c.hidden_size, c.mlp_bias),
-                       linear(mlp + "down_proj", c.hidden_size, c.intermediate_size, c.mlp_bias), c.head_dim, c.window_of(index), c.rms_norm_eps});
+                       inner(attention + "q_proj", heads, c.hidden_size, c.attention_bias), inner(attention + "k_proj", key_heads, c.hidden_size, c.attention_bias),
+                       inner(attention + "v_proj", key_heads, c.hidden_size, c.attention_bias), inner(attention + "o_proj", c.hidden_size, heads, c.attention_output_bias),
+                       inner(mlp + "gate_proj", c.intermediate_size, c.hidden_size, c.mlp_bias), inner(mlp + "up_proj", c.intermediate_size, c.hidden_size, c.mlp_bias),
+                       inner(mlp + "down_proj", c.hidden_size, c.intermediate_size, c.mlp_bias), c.head_dim, c.window_of(index), c.rms_norm_eps});
     if (!c.qk_norm) continue;
     layers_.back().q_norm = get(attention + "q_norm.weight", {c.head_dim});
     layers_.back().k_norm = get(attention + "k_norm.weight", {c.head_dim});
@@ -228,13 +255,8 @@ inline void Llama::check_labels(const Tensor& labels) const {
 inline Tensor Llama::hidden(const Batch& batch, std::int64_t length) const {
   Tensor x = embed(batch.input_ids);
   const RopeTable angles = table(batch.position_ids, length);
-  for (const LlamaLayer& layer : layers_) {
-    if (options_.gradient_checkpointing) {
-      x = recompute([&layer, angles, starts = batch.document_starts](const Tensor& input) { return layer.forward(input, angles, starts); }, x);
-    } else {
-      x = layer.forward(x, angles, batch.document_starts);
-    }
-  }
+  for (std::size_t index = 0; index < layers_.size(); ++index)
+    x = layers_[index].forward(x, angles, batch.document_starts, options_.gradient_checkpointing.in_layer(static_cast<std::int64_t>(index)));
   return rms_norm(x, norm_, config_.rms_norm_eps);
 }
 

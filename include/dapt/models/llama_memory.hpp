@@ -4,7 +4,8 @@
 //   N (2 Q + 2 K) e + 4 N heads  queries, keys, values and output of attention, and its logsumexp; with q_norm and k_norm also what these read
 //   2 N I e                      gate and up
 // and, where linear layers train or have an adapter, what they read: N C e for q, k, v, N C e for gate and up, N I e for down (o_proj reads attention's
-// output, which is kept anyway), and what the adapter keeps. Under gradient checkpointing only the layer's input, N C s; one layer has the above at a time.
+// output, which is kept anyway), and what the adapter keeps. What is recomputed keeps only its input, N C s; one layer has the above at a time.
+// A frozen weight is never there whole: a product has a block of its values at a time (core/frozen_weight.hpp).
 // Not counted: rotary tables, ids, and what little a short-lived element-wise result takes. Upper bound where only later layers train.
 // Part of models/llama.hpp, which includes it.
 #pragma once
@@ -37,29 +38,52 @@ struct MemoryUnits {
   bool widened() const { return w != e; }
 };
 
-inline std::int64_t saved_bytes(const LlamaLayer& layer, const MemoryUnits& u, const AdapterBytes& adapter_bytes) {
-  const std::int64_t C = layer.q_proj.weight.size(1), Q = layer.q_proj.weight.size(0), K = layer.k_proj.weight.size(0), I = layer.up_proj.weight.size(0);
-  const bool qkv = keeps_input(layer.q_proj) || keeps_input(layer.k_proj) || keeps_input(layer.v_proj), gate_up = keeps_input(layer.gate_proj) || keeps_input(layer.up_proj);
-  std::int64_t elements = 2 * C + 2 * Q + 2 * K + 2 * I, numbers = 2 + Q / layer.head_dim;
-  if (layer.q_norm.defined()) {
-    elements += Q + K;
-    numbers += (Q + K) / layer.head_dim;
-  }
-  elements += (qkv + gate_up) * C + keeps_input(layer.down_proj) * I;
-  std::int64_t bytes = u.tokens * (elements * u.e + numbers * u.s);
-  for (const Linear* linear : {&layer.q_proj, &layer.k_proj, &layer.v_proj, &layer.o_proj, &layer.gate_proj, &layer.up_proj, &layer.down_proj})
-    if (linear->adapted) bytes += adapter_bytes(*linear, u.tokens);
-  return bytes;
+/// What a product holds of the layer's weight, beside the weight: a copy in the type that products read, or a block of a frozen one's values.
+inline std::int64_t weight_copy(const Linear& linear, const MemoryUnits& u) {
+  const std::int64_t out = linear.weight.size(0), in = linear.weight.size(1), whole = out * in * u.w;
+  if (!linear.frozen) return u.widened() ? whole : 0;
+  return std::max(frozen_block(out, in, u.w) * in, frozen_block(in, out, u.w) * out) * u.w;
 }
 
-/// The largest temporaries of a layer's backward pass: gradients of the residual stream, and then those of the feed-forward or of attention.
-inline std::int64_t backward_bytes(const LlamaLayer& layer, const MemoryUnits& u) {
+/// Of one layer: what its two halves keep, and the largest temporaries of their backward passes beside the residual stream's gradients.
+struct LayerMemory {
+  std::int64_t attention = 0, feed_forward = 0, attention_backward = 0, feed_forward_backward = 0, stream = 0;
+
+  /// Kept when the layer's forward pass has ended. `input`: bytes of the residual stream.
+  std::int64_t kept(GradientCheckpointing::Part recomputed, std::int64_t input) const {
+    using Part = GradientCheckpointing::Part;
+    if (recomputed == Part::layer) return input;
+    return (recomputed == Part::attention ? input : attention) + (recomputed == Part::mlp ? input : feed_forward);
+  }
+  /// The most that the layer's backward pass needs beside what is kept, until it has ended.
+  std::int64_t working(GradientCheckpointing::Part recomputed, std::int64_t input) const {
+    using Part = GradientCheckpointing::Part;
+    const bool all = recomputed == Part::layer;
+    const std::int64_t attention_again = all || recomputed == Part::attention ? attention : 0, feed_forward_again = all || recomputed == Part::mlp ? feed_forward : 0;
+    const std::int64_t first = feed_forward_backward + feed_forward_again + (all ? attention : 0), second = attention_backward + attention_again;
+    return stream + std::max(first, second) + (recomputed == Part::none ? 0 : input);
+  }
+};
+
+inline LayerMemory layer_memory(const LlamaLayer& layer, const MemoryUnits& u, const AdapterBytes& adapter_bytes) {
   const std::int64_t C = layer.q_proj.weight.size(1), Q = layer.q_proj.weight.size(0), K = layer.k_proj.weight.size(0), I = layer.up_proj.weight.size(0), N = u.tokens;
-  const std::int64_t copies = u.widened() ? 2 * N * I * u.w + C * I * u.w : N * I * u.e;  // operands, and the result before it is rounded
+  const bool qkv = keeps_input(layer.q_proj) || keeps_input(layer.k_proj) || keeps_input(layer.v_proj), gate_up = keeps_input(layer.gate_proj) || keeps_input(layer.up_proj);
+  const std::int64_t normalised = layer.q_norm.defined() ? Q + K : 0;
+  const auto adapters = [&](std::initializer_list<const Linear*> linears) {
+    std::int64_t bytes = 0;
+    for (const Linear* linear : linears)
+      if (linear->adapted) bytes += adapter_bytes(*linear, N);
+    return bytes;
+  };
+  LayerMemory memory;
+  memory.attention = N * ((C + 2 * Q + 2 * K + normalised + qkv * C) * u.e + (1 + (Q + normalised) / layer.head_dim) * u.s) + adapters({&layer.q_proj, &layer.k_proj, &layer.v_proj, &layer.o_proj});
+  memory.feed_forward = N * ((C + 2 * I + gate_up * C + keeps_input(layer.down_proj) * I) * u.e + u.s) + adapters({&layer.gate_proj, &layer.up_proj, &layer.down_proj});
+  memory.stream = N * C * (2 * u.s + u.e);
+  const std::int64_t copies = (u.widened() ? 2 * N * I * u.w : N * I * u.e) + weight_copy(layer.down_proj, u);  // operands, and the result before it is rounded
   const std::int64_t weight_gradient = keeps_input(layer.down_proj) && !layer.down_proj.adapted ? C * I * (u.widened() ? u.w + u.e : u.e) : 0;
-  const std::int64_t feed_forward = 2 * N * I * u.e + copies + weight_gradient;
-  const std::int64_t attention = N * (2 * Q + 2 * K) * u.e + (u.own ? 0 : N * (4 * Q + 4 * K) * u.s);
-  return N * C * (2 * u.s + u.e) + std::max(feed_forward, attention);
+  memory.feed_forward_backward = 2 * N * I * u.e + copies + weight_gradient;
+  memory.attention_backward = N * (2 * Q + 2 * K) * u.e + (u.own ? 0 : N * (4 * Q + 4 * K) * u.s);
+  return memory;
 }
 
 /// What own attention code keeps between calls: packed queries and gradients, and a sum of the queries' gradients for each thread.
@@ -87,21 +111,23 @@ inline std::int64_t loss_bytes(const Linear& head, const MemoryUnits& u) {
 
 inline ActivationMemory Llama::activation_memory(std::int64_t batch_size, std::int64_t length, const AdapterBytes& adapter_bytes) const {
   const detail::MemoryUnits u(dtype(), batch_size * length);
-  const std::int64_t input = u.tokens * config_.hidden_size;
+  const std::int64_t input = u.tokens * config_.hidden_size * u.s;
   ActivationMemory memory;
-  std::int64_t largest_layer = 0;
-  for (const LlamaLayer& layer : layers_) {
-    const std::int64_t saved = detail::saved_bytes(layer, u, adapter_bytes);
-    memory.saved += options_.gradient_checkpointing ? input * u.s : saved;
-    largest_layer = std::max(largest_layer, saved);
-    memory.layer = std::max(memory.layer, detail::backward_bytes(layer, u));
+  std::int64_t most = 0;  // of what is kept and a layer's working memory: a layer's is freed before the one below it runs
+  for (std::size_t index = 0; index < layers_.size(); ++index) {
+    const auto recomputed = options_.gradient_checkpointing.in_layer(static_cast<std::int64_t>(index));
+    const detail::LayerMemory layer = detail::layer_memory(layers_[index], u, adapter_bytes);
+    memory.saved += layer.kept(recomputed, input);
+    most = std::max(most, memory.saved + layer.working(recomputed, input));
   }
+  memory.layer = most - memory.saved;
   const LlamaLayer& first = layers_.front();
   const bool embedding_trains = embed_tokens_.requires_grad();
   // Nothing before the first layer's first norm needs a gradient where the embedding is frozen.
-  if (!embedding_trains && !first.input_layernorm.requires_grad() && !options_.gradient_checkpointing) memory.saved -= u.tokens * (config_.hidden_size * u.e + u.s);
+  const auto recomputed = options_.gradient_checkpointing.in_layer(0);
+  const bool keeps_norm = recomputed == GradientCheckpointing::Part::none || recomputed == GradientCheckpointing::Part::mlp;
+  if (!embedding_trains && !first.input_layernorm.requires_grad() && keeps_norm) memory.saved -= u.tokens * (config_.hidden_size * u.e + u.s);
   memory.saved += u.tokens * (config_.hidden_size * u.e + u.s);  // the last norm
-  if (options_.gradient_checkpointing) memory.layer += largest_layer + input * u.s;
   // The tied head's part of the gradient waits for the embedding's, which is made whole before they are added.
   if (config_.tie_word_embeddings && embedding_trains) memory.layer += embed_tokens_.numel() * u.e;
   const std::int64_t kept = detail::attention_workspace(first, u);

@@ -34,7 +34,7 @@ struct MemoryMoment {
 /// In bytes. Without what the process needs whatever the model: code, thread stacks, pages that were read.
 struct MemoryPlan {
   std::int64_t trainable_parameters = 0;  ///< a number, not bytes
-  std::int64_t weights = 0;               ///< the model's parameters
+  std::int64_t weights = 0;               ///< the model's parameters, as they are stored
   std::int64_t adapter = 0;               ///< parameters that the adapter adds
   std::int64_t optimizer_state = 0;       ///< after the first step
   MemoryMoment peak;                      ///< of the first window
@@ -91,6 +91,8 @@ MemoryPlan plan_memory(Model& model, const Adapter& adapter, const Rule& rule, c
     require(parameter.value.is_meta(), "plan_memory: ", parameter.name, " has storage; expected a model on the meta device");
     plan.weights += detail::tensor_bytes(parameter.value);
   }
+  for (const Linear* linear : model.linears())
+    if (linear->frozen) plan.weights += linear->frozen->bytes - detail::tensor_bytes(linear->weight);
   typename Adapter::State adapter_state = adapter.attach(model);
 
   const std::int64_t micro_batches = options.batch_size / options.micro_batch_size;

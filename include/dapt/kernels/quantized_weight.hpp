@@ -1,0 +1,229 @@
+// Frozen weights in 8 or 4 bits, and their values again, in the numbers of bitsandbytes 0.50.
+//   int8  Dettmers et al. 2022 (arXiv:2208.07339), section 2: each row divided by its largest magnitude and rounded to [-127, 127]. Its values are used as they
+//         are, as weights; the products with inputs in 8 bits of that paper, and its columns of outliers, are not computed.
+//   nf4   Dettmers et al. 2023 (arXiv:2305.14314), section 3: each block of 64 values of the flat tensor divided by its largest magnitude, which stays fp32, and
+//         taken to the nearest of 16 quantiles of the normal distribution.
+// Differs from bitsandbytes: an all-zero row in int8 is zero (there NaN); blocks of nf4 go on over the end of a row (there the CPU's reader begins a new one at
+// each row, and reads wrong values where the row is no multiple of 64).
+#pragma once
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <cstdint>
+
+#include <ATen/Parallel.h>
+#include <ATen/ops/empty.h>
+#include <c10/util/BFloat16.h>
+
+#include <dapt/core/error.hpp>
+#include <dapt/core/frozen_weight.hpp>
+#include <dapt/core/quantization.hpp>
+#include <dapt/core/tensor.hpp>
+#include <dapt/kernels/cpu/quantized_avx512.hpp>
+#include <dapt/kernels/instruction_set.hpp>
+
+namespace dapt {
+
+constexpr std::int64_t nf4_block = 64;  ///< values that share a scale
+
+/// What the codes of nf4 mean before scaling: bitsandbytes' table, in fp32.
+inline constexpr std::array<float, 16> nf4_table = {-1.0f,
+                                                    -0.6961928009986877f,
+                                                    -0.5250730514526367f,
+                                                    -0.39491748809814453f,
+                                                    -0.28444138169288635f,
+                                                    -0.18477343022823334f,
+                                                    -0.09105003625154495f,
+                                                    0.0f,
+                                                    0.07958029955625534f,
+                                                    0.16093020141124725f,
+                                                    0.24611230194568634f,
+                                                    0.33791524171829224f,
+                                                    0.44070982933044434f,
+                                                    0.5626170039176941f,
+                                                    0.7229568362236023f,
+                                                    1.0f};
+
+/// A weight in 8 bits.
+struct Int8Weight {
+  Tensor codes;   ///< int8 [out, in]
+  Tensor absmax;  ///< fp32 [out]: the row's largest magnitude
+};
+
+/// A weight in 4 bits.
+struct Nf4Weight {
+  Tensor codes;   ///< uint8, two codes a byte, the first in the upper four bits: [ceil(out in / 2)]
+  Tensor absmax;  ///< fp32 [ceil(out in / 64)]: the block's largest magnitude
+  std::int64_t out = 0, in = 0;
+};
+
+namespace detail {
+
+inline constexpr float int8_unit = 7.874015718698502e-3f;  // 1 / 127, as bitsandbytes writes it
+
+/// use(values), with a pointer to the elements of fp32 or bf16.
+template <class Use>
+void with_elements(const Tensor& tensor, const char* what, Use use) {
+  require(tensor.is_cpu(), what, ": the tensor is on ", tensor.device(), "; quantised weights are supported on the CPU");
+  if (tensor.scalar_type() == at::kFloat) use(tensor.const_data_ptr<float>());
+  else if (tensor.scalar_type() == at::kBFloat16) use(tensor.const_data_ptr<c10::BFloat16>());
+  else fail(what, ": the tensor is ", tensor.scalar_type(), ", expected fp32 or bf16");
+}
+
+/// The largest magnitude; NaN where a value is not finite.
+template <class Element>
+float largest_magnitude(const Element* from, std::int64_t count) {
+  float largest = 0, check = 0;
+  for (std::int64_t i = 0; i < count; ++i) {
+    const float value = static_cast<float>(from[i]);
+    largest = std::max(largest, std::abs(value));
+    check += value - value;
+  }
+  return check == 0 ? largest : std::nanf("");
+}
+
+inline std::array<float, 15> nf4_bounds() {
+  std::array<float, 15> bounds;
+  for (std::size_t i = 0; i < bounds.size(); ++i) bounds[i] = (nf4_table[i] + nf4_table[i + 1]) / 2;
+  return bounds;
+}
+
+/// Codes of `count` values: how many bounds lie below each.
+template <class Element>
+void nf4_codes(const Element* from, std::int64_t count, float absmax, bool whole, std::uint8_t* codes) {
+  static const std::array<float, 15> bounds = nf4_bounds();
+  const float factor = 1 / std::max(absmax, 1e-38f);
+  for (std::int64_t i = 0; i < count; ++i) {
+    const float value = static_cast<float>(from[i]), scaled = whole || absmax == 0 ? value * factor : value / absmax;  // as bitsandbytes: it divides in the last block
+    int code = 0;
+    for (const float bound : bounds) code += scaled > bound;
+    codes[i] = static_cast<std::uint8_t>(code);
+  }
+}
+
+inline float round_to(float value, bool to_bf16) { return to_bf16 ? static_cast<float>(c10::BFloat16(value)) : value; }
+
+/// `count` values from the flat position `first` on.
+template <class Element>
+void read_nf4(const Nf4Weight& weight, std::int64_t first, std::int64_t count, bool to_bf16, Element* to) {
+  const std::uint8_t* codes = weight.codes.const_data_ptr<std::uint8_t>();
+  const float* absmax = weight.absmax.const_data_ptr<float>();
+  for (std::int64_t at = first; at < first + count;) {
+    const std::int64_t block = at / nf4_block;
+#if defined(__x86_64__)
+    if (const std::int64_t whole = (first + count - at) / nf4_block; at % nf4_block == 0 && whole > 0 && instruction_set() == InstructionSet::avx512_bf16) {
+      avx512::four_bit_blocks(codes + at / 2, absmax + block, nf4_table.data(), whole, to_bf16, to + (at - first));
+      at += whole * nf4_block;
+      continue;
+    }
+#endif
+    std::array<Element, 16> values;
+    for (std::size_t code = 0; code < 16; ++code) values[code] = static_cast<Element>(round_to(nf4_table[code] * absmax[block], to_bf16));
+    const std::int64_t end = std::min(first + count, (block + 1) * nf4_block);
+    for (; at < end; ++at) to[at - first] = values[at % 2 == 0 ? codes[at / 2] >> 4 : codes[at / 2] & 15];
+  }
+}
+
+template <class Element>
+void read_int8(const Int8Weight& weight, std::int64_t row, std::int64_t column, std::int64_t count, bool to_bf16, Element* to) {
+  const std::int8_t* codes = weight.codes.const_data_ptr<std::int8_t>() + row * weight.codes.size(1) + column;
+  const float absmax = weight.absmax.const_data_ptr<float>()[row];
+#if defined(__x86_64__)
+  if (instruction_set() == InstructionSet::avx512_bf16) return avx512::int8_span(codes, absmax, int8_unit, count, to_bf16, to);
+#endif
+  for (std::int64_t i = 0; i < count; ++i) to[i] = static_cast<Element>(round_to(static_cast<float>(codes[i]) * absmax * int8_unit, to_bf16));
+}
+
+/// read(row of the block, count, element type's pointer), for each row of `block`.
+template <class Read>
+void read_rows(Tensor& block, at::ScalarType dtype, Read read) {
+  const std::int64_t rows = block.size(0), columns = block.size(1);
+  const bool to_bf16 = dtype == at::kBFloat16;
+  require(block.is_contiguous() && (block.scalar_type() == dtype || block.scalar_type() == at::kFloat), "quantised weight: asked for ", block.scalar_type(), ", it has ", dtype);
+  const auto fill = [&](auto* to) {
+    at::parallel_for(0, rows, std::max<std::int64_t>(1, elementwise_grain / std::max<std::int64_t>(1, columns)), [&](std::int64_t begin, std::int64_t end) {
+      for (std::int64_t row = begin; row < end; ++row) read(row, columns, to_bf16, to + row * columns);
+    });
+  };
+  block.scalar_type() == at::kFloat ? fill(block.mutable_data_ptr<float>()) : fill(block.mutable_data_ptr<c10::BFloat16>());
+}
+
+}  // namespace detail
+
+/// weight: fp32 or bf16 [out, in], on the CPU, or on the meta device, which gives sizes alone. Throws where a value is not finite.
+inline Int8Weight quantize_int8(const Tensor& weight) {
+  const std::int64_t out = weight.size(0), in = weight.size(1);
+  Int8Weight result{at::empty({out, in}, weight.options().dtype(at::kChar)), at::empty({out}, weight.options().dtype(at::kFloat))};
+  if (weight.is_meta()) return result;
+  const Tensor dense = weight.contiguous();
+  std::int8_t* codes = result.codes.mutable_data_ptr<std::int8_t>();
+  float* absmax = result.absmax.mutable_data_ptr<float>();
+  detail::with_elements(dense, "quantize_int8", [&](const auto* from) {
+    at::parallel_for(0, out, 16, [&](std::int64_t begin, std::int64_t end) {
+      for (std::int64_t row = begin; row < end; ++row) {
+        absmax[row] = detail::largest_magnitude(from + row * in, in);
+        const float factor = absmax[row] > 0 ? 1 / absmax[row] * 127 : 0;  // two roundings, as in bitsandbytes: torch divides a number by a tensor so
+        constexpr float whole = 12582912;  // 1.5 * 2^23: adding it rounds to an integer, ties to even
+        for (std::int64_t i = 0; i < in; ++i) codes[row * in + i] = static_cast<std::int8_t>((static_cast<float>(from[row * in + i]) * factor + whole) - whole);
+      }
+    });
+  });
+  require(result.absmax.isfinite().all().item<bool>(), "quantize_int8: the weight has values that are not finite");
+  return result;
+}
+
+/// As quantize_int8.
+inline Nf4Weight quantize_nf4(const Tensor& weight) {
+  const std::int64_t count = weight.numel(), blocks = (count + nf4_block - 1) / nf4_block;
+  Nf4Weight result{at::empty({(count + 1) / 2}, weight.options().dtype(at::kByte)), at::empty({blocks}, weight.options().dtype(at::kFloat)), weight.size(0), weight.size(1)};
+  if (weight.is_meta()) return result;
+  const Tensor dense = weight.contiguous();
+  std::uint8_t* codes = result.codes.mutable_data_ptr<std::uint8_t>();
+  float* absmax = result.absmax.mutable_data_ptr<float>();
+  detail::with_elements(dense, "quantize_nf4", [&](const auto* from) {
+    at::parallel_for(0, blocks, 128, [&](std::int64_t begin, std::int64_t end) {
+      for (std::int64_t block = begin; block < end; ++block) {
+        const std::int64_t first = block * nf4_block, size = std::min(nf4_block, count - first);
+        std::array<std::uint8_t, nf4_block> one;
+        absmax[block] = detail::largest_magnitude(from + first, size);
+        one.fill(7);  // what follows an odd end: the code of 0
+        detail::nf4_codes(from + first, size, absmax[block], size == nf4_block, one.data());
+        for (std::int64_t i = 0; i < size; i += 2) {
+          const auto at = static_cast<std::size_t>(i);
+          codes[(first + i) / 2] = static_cast<std::uint8_t>(one[at] << 4 | one[at + 1]);
+        }
+      }
+    });
+  });
+  require(result.absmax.isfinite().all().item<bool>(), "quantize_nf4: the weight has values that are not finite");
+  return result;
+}
+
+/// Weight [out, in] as a layer's frozen one; values come back in the weight's type. Not Quantization::none.
+inline FrozenWeightPtr quantized_weight(const Tensor& weight, Quantization quantization) {
+  require(quantization != Quantization::none, "quantized_weight: quantization is none, expected int8 or nf4");
+  require(weight.scalar_type() == at::kFloat || weight.scalar_type() == at::kBFloat16, "quantized_weight: the weight is ", weight.scalar_type(), ", expected fp32 or bf16");
+  auto frozen = c10::make_intrusive<FrozenWeight>();
+  frozen->format = quantization_name(quantization);
+  frozen->out = weight.size(0);
+  frozen->in = weight.size(1);
+  frozen->dtype = weight.scalar_type();
+  const auto stored = [&](const auto& quantized) { frozen->bytes = static_cast<std::int64_t>(quantized.codes.nbytes() + quantized.absmax.nbytes()); };
+  if (quantization == Quantization::int8) {
+    Int8Weight quantized = quantize_int8(weight.detach());
+    stored(quantized);
+    frozen->read = [quantized, dtype = frozen->dtype](Tensor& block, std::int64_t row, std::int64_t column) {
+      detail::read_rows(block, dtype, [&](std::int64_t at, std::int64_t count, bool to_bf16, auto* to) { detail::read_int8(quantized, row + at, column, count, to_bf16, to); });
+    };
+  } else {
+    Nf4Weight quantized = quantize_nf4(weight.detach());
+    stored(quantized);
+    frozen->read = [quantized, dtype = frozen->dtype](Tensor& block, std::int64_t row, std::int64_t column) {
+      detail::read_rows(block, dtype, [&](std::int64_t at, std::int64_t count, bool to_bf16, auto* to) { detail::read_nf4(quantized, (row + at) * quantized.in + column, count, to_bf16, to); });
+    };
+  }
+  return frozen;
+}
+
+}  // namespace dapt
