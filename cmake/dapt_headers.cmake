@@ -21,6 +21,7 @@ set(DAPT_HEADERS
   include/dapt/core/error.hpp
   include/dapt/core/gradient.hpp
   include/dapt/core/hash.hpp
+  include/dapt/core/hash_of_bits.hpp
   include/dapt/core/linear.hpp
   include/dapt/core/named_parameter.hpp
   include/dapt/core/page.hpp
@@ -28,6 +29,7 @@ set(DAPT_HEADERS
   include/dapt/core/precision.hpp
   include/dapt/core/product.hpp
   include/dapt/core/pull_range.hpp
+  include/dapt/core/ranks.hpp
   include/dapt/core/run_result.hpp
   include/dapt/core/seed.hpp
   include/dapt/core/step_record.hpp
@@ -60,6 +62,10 @@ set(DAPT_HEADERS
   include/dapt/data/tokenize.hpp
   include/dapt/data/utf8.hpp
   include/dapt/data/word_ngrams.hpp
+  include/dapt/dist/heartbeat.hpp
+  include/dapt/dist/process_group.hpp
+  include/dapt/dist/rendezvous.hpp
+  include/dapt/dist/shared_model.hpp
   include/dapt/fwd.hpp
   include/dapt/io/atomic_file.hpp
   include/dapt/io/checkpoint.hpp
@@ -163,6 +169,7 @@ set(DAPT_HEADERS
   include/dapt/train/accumulation_window.hpp
   include/dapt/train/comparison.hpp
   include/dapt/train/evaluator.hpp
+  include/dapt/train/gradient_exchange.hpp
   include/dapt/train/memory_plan.hpp
   include/dapt/train/train_options.hpp
   include/dapt/train/trainer.hpp

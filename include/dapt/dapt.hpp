@@ -22,6 +22,7 @@
 #include <dapt/core/error.hpp>
 #include <dapt/core/gradient.hpp>
 #include <dapt/core/hash.hpp>
+#include <dapt/core/hash_of_bits.hpp>
 #include <dapt/core/linear.hpp>
 #include <dapt/core/named_parameter.hpp>
 #include <dapt/core/page.hpp>
@@ -29,6 +30,7 @@
 #include <dapt/core/precision.hpp>
 #include <dapt/core/product.hpp>
 #include <dapt/core/pull_range.hpp>
+#include <dapt/core/ranks.hpp>
 #include <dapt/core/run_result.hpp>
 #include <dapt/core/seed.hpp>
 #include <dapt/core/step_record.hpp>
@@ -159,6 +161,7 @@
 #include <dapt/train/accumulation_window.hpp>
 #include <dapt/train/comparison.hpp>
 #include <dapt/train/evaluator.hpp>
+#include <dapt/train/gradient_exchange.hpp>
 #include <dapt/train/memory_plan.hpp>
 #include <dapt/train/train_options.hpp>
 #include <dapt/train/trainer.hpp>
