@@ -9,6 +9,7 @@
 #include <dapt/report/report.hpp>
 
 #include "commands.hpp"
+#include "processes.hpp"
 #include "evaluation.hpp"
 #include "interrupt.hpp"
 #include "run.hpp"
@@ -84,6 +85,7 @@ void add_compare(CLI::App& app) {
       ->allow_extra_args(false)
       ->take_all();
   command->callback([run, common, texts] {
+    require_one_process("compare");
     std::vector<SettingOptions> settings;
     for (const std::string& text : texts->empty() ? experiment : *texts) settings.push_back(parse_setting(text, *common, run->dtype));
     compare(*run, settings);

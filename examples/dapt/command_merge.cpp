@@ -8,6 +8,7 @@
 
 #include "commands.hpp"
 #include "options.hpp"
+#include "processes.hpp"
 #include "run.hpp"
 
 namespace dapt_program {
@@ -36,7 +37,7 @@ void add_merge(CLI::App& app) {
   command->add_option("--dtype", options->dtype, "of the written weights: base (as they are), bf16, fp32, fp16")
       ->check(CLI::IsMember({"base", "bf16", "fp32", "fp16"}))
       ->capture_default_str();
-  command->callback([options] { merge(*options); });
+  command->callback([options] { require_one_process("merge"); merge(*options); });
 }
 
 }  // namespace dapt_program

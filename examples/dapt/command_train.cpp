@@ -3,6 +3,7 @@
 #include <memory>
 
 #include "commands.hpp"
+#include "processes.hpp"
 #include "run.hpp"
 #include "training.hpp"
 
@@ -12,6 +13,7 @@ namespace {
 void train(RunOptions run, SettingOptions setting, const ContinuationOptions& continuation) {
   setting.name = "train";
   run.held_out = 0;
+  meet_processes(run.rank_timeout);
   prepare_process(run);
   const Run prepared = prepare_run(run);
   print_header(std::cerr, prepared.header);
@@ -33,6 +35,7 @@ void add_train(CLI::App& app) {
   add_packing_options(*command, run->packing);
   add_setting_options(*command, *setting);
   add_continuation_options(*command, *continuation);
+  add_process_options(*command, *run);
   command->callback([command, run, setting, continuation] {
     check_setting(*setting, run->dtype, [command](const std::string& option) { return command->count(option) > 0; });
     train(*run, *setting, *continuation);

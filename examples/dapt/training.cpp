@@ -23,6 +23,7 @@
 #include "interrupt.hpp"
 #include "lora_options.hpp"
 #include "optimizer_rule.hpp"
+#include "processes.hpp"
 #include "run.hpp"
 
 namespace dapt_program {
@@ -61,7 +62,8 @@ dapt::TrainOptions train_options(const RunOptions& run, const BudgetOptions& bud
           .seed = run.seed,
           .max_grad_norm = budget.max_grad_norm,
           .layer_wise = budget.layer_wise,
-          .stop = &stop_requested};
+          .stop = &stop_requested,
+          .ranks = processes()};
 }
 
 /// LoRA with fresh values, or with those of a folder.
@@ -117,6 +119,10 @@ struct Stages {
 template <class Observer>
 struct ForwardTo {
   std::optional<Observer>& observer;
+  void begin(const dapt::RunHeader& header) {
+    if constexpr (requires { observer->begin(header); })
+      if (observer) observer->begin(header);
+  }
   void observe(const dapt::StepRecord& record) {
     if (observer) observer->observe(record);
   }
@@ -145,7 +151,9 @@ std::optional<dapt::Checkpoint> newest_checkpoint(const fs::path& folder, const 
       return all;
     };
     for (const auto& [key, unused] : identity.entries) {
-      const std::string now = values(identity, key), then = values(checkpoint.run, key);
+      const std::string now = values(identity, key);
+      std::string then = values(checkpoint.run, key);
+      if (key == "processes" && then.empty()) then = "1";  // before there could be several
       if (now == then) continue;
       const std::string difference = key + " is \"" + now + "\" and was \"" + then + "\"";
       dapt::require(continuation.allow_changes, "--resume: ", difference, "; the run would not be the one that was stopped. Give --allow-changes to go on all the same");
@@ -236,9 +244,13 @@ const dapt::SettingResult& run_setting(Comparison& comparison, const RunOptions&
                                        const ContinuationOptions* continuation, const dapt::RunHeader& identity) {
   std::optional<dapt::Checkpoint> checkpoint;
   if (continuation != nullptr) checkpoint = newest_checkpoint(folder / "checkpoints", *continuation, identity);
-  dapt::ProgressLine progress({.what = setting.name});
-  dapt::JsonLines log(folder / "log.jsonl", {.append = checkpoint.has_value(), .last_step = checkpoint ? checkpoint->progress.windows : -1});
-  dapt::TensorBoard events(folder);
+  dapt::ProgressLine progress({.what = setting.name, .stream = message_stream()});
+  std::optional<dapt::JsonLines> log;
+  std::optional<dapt::TensorBoard> events;
+  if (is_first_process()) {
+    log.emplace(folder / "log.jsonl", dapt::JsonLinesOptions{.append = checkpoint.has_value(), .last_step = checkpoint ? checkpoint->progress.windows : -1});
+    events.emplace(folder);
+  }
   const auto train = [&](auto adapter) -> const dapt::SettingResult& {
     using Trained = dapt::Trainer<dapt::Llama, decltype(adapter), dapt::AnyOptimizer, ChosenSchedule>;
     std::optional<dapt::CheckpointWriter<Trained>> checkpoints;  // made with the trainer
@@ -246,11 +258,13 @@ const dapt::SettingResult& run_setting(Comparison& comparison, const RunOptions&
       if (continuation == nullptr) return;
       if (checkpoint) trainer.restore(*checkpoint);
       checkpoint.reset();
+      if (!is_first_process()) return;
       checkpoints.emplace(trainer, folder / "checkpoints",
                           dapt::CheckpointOptions{.every_steps = continuation->checkpoint_steps, .every_minutes = continuation->checkpoint_minutes, .keep = continuation->keep_checkpoints, .run = identity});
     };
     const auto save = [&](Trained& trainer) {
       progress.finish();
+      if (!is_first_process()) return;
       if (checkpoints) std::cerr << "checkpoint: " << checkpoints->write().string() << '\n';
       if constexpr (std::is_same_v<decltype(adapter), ChosenLora>) {
         dapt::save_peft_adapter(trainer.adapter().options(), trainer.adapter_state(), folder / "adapter", run.models.front().string());
@@ -259,7 +273,7 @@ const dapt::SettingResult& run_setting(Comparison& comparison, const RunOptions&
       }
     };
     return comparison.run(dapt::Setting{setting.name, description(setting), adapter, optimizer_rule(setting.optimizer, trains_bf16(setting, run.dtype)), train_options(run, setting.budget), chosen_schedule(setting.budget)},
-                          Stages{start, save}, ShownHeader(), progress, log, events, ForwardTo{checkpoints});
+                          Stages{start, save}, ShownHeader(), progress, ForwardTo{log}, ForwardTo{events}, ForwardTo{checkpoints});
   };
   return with_adapter(setting, train);
 }

@@ -6,41 +6,17 @@ usage: kill_test.py SOURCE_DIR BUILD_DIR [KILLS]        KILLS: 6 by default
 import json
 import pathlib
 import random
-import struct
 import subprocess
 import sys
 import tempfile
 import time
 
+from tiny_model import write_model
+
 source, build = (pathlib.Path(argument).resolve() for argument in sys.argv[1:3])
 wanted = int(sys.argv[3]) if len(sys.argv) > 3 else 6
 program = build / "bin" / "dapt"
 STEPS = 40
-
-
-def write_model(folder):
-    """A Llama of two layers with random fp32 weights and GPT-NeoX's small tokenizer."""
-    hidden, inner, layers, vocabulary = 64, 128, 2, 1024
-    config = {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "vocab_size": vocabulary, "hidden_size": hidden, "intermediate_size": inner, "num_hidden_layers": layers,
-              "num_attention_heads": 4, "num_key_value_heads": 2, "tie_word_embeddings": True, "torch_dtype": "float32"}
-    shapes = {"model.embed_tokens.weight": [vocabulary, hidden], "model.norm.weight": [hidden]}
-    for i in range(layers):
-        at = f"model.layers.{i}."
-        shapes |= {at + "self_attn.q_proj.weight": [hidden, hidden], at + "self_attn.k_proj.weight": [hidden // 2, hidden], at + "self_attn.v_proj.weight": [hidden // 2, hidden],
-                   at + "self_attn.o_proj.weight": [hidden, hidden], at + "mlp.gate_proj.weight": [inner, hidden], at + "mlp.up_proj.weight": [inner, hidden],
-                   at + "mlp.down_proj.weight": [hidden, inner], at + "input_layernorm.weight": [hidden], at + "post_attention_layernorm.weight": [hidden]}
-    draw, header, data = random.Random(1), {}, b""
-    for name, shape in shapes.items():
-        count = shape[0] * (shape[1] if len(shape) > 1 else 1)
-        values = [1.0] * count if "norm" in name else [draw.gauss(0, 0.1) for _ in range(count)]
-        header[name] = {"dtype": "F32", "shape": shape, "data_offsets": [len(data), len(data) + 4 * count]}
-        data += struct.pack(f"<{count}f", *values)
-    text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)
-    (folder / "model.safetensors").write_bytes(struct.pack("<Q", len(text)) + text + data)
-    (folder / "config.json").write_text(json.dumps(config))
-    (folder / "tokenizer.json").write_bytes((source / "tests/parity/text/gpt_neox.tokenizer.json").read_bytes())
-    (folder / "tokenizer_config.json").write_text('{"eos_token": "<|endoftext|>"}')
 
 
 def complete(out):
@@ -50,7 +26,7 @@ def complete(out):
 with tempfile.TemporaryDirectory() as name:
     work = pathlib.Path(name)
     (work / "model").mkdir()
-    write_model(work / "model")
+    write_model(work / "model", source)
     (work / "pages.jsonl").write_text("".join(json.dumps({"work": "w", "page": i, "text": f"Page {i} tells how dpkg unpacks package {i * i}. " * 20}) + "\n" for i in range(40)))
 
     def train(out, *options):
