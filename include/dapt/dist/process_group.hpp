@@ -36,9 +36,7 @@ struct ProcessGroupOptions {
   std::chrono::milliseconds timeout = std::chrono::minutes(5);  ///< of the meeting and of each operation; longer than a rank may let the others wait, e.g. while it saves
 };
 
-/// Makes the backend of a group: Gloo if none is given. With CUDA, for instance
-///
-///     [](auto store, int rank, int size, auto) { return c10::make_intrusive<c10d::ProcessGroupNCCL>(store, rank, size); }
+/// Makes the backend of a group: Gloo if none is given. It must take CPU tensors, in which losses and texts are sent, so NCCL alone does not do.
 using MakeBackend = std::function<c10::intrusive_ptr<c10d::Backend>(c10::intrusive_ptr<c10d::Store> store, int rank, int size, std::chrono::milliseconds timeout)>;
 
 /// Gloo over the interface that GLOO_SOCKET_IFNAME names, else over the loopback where the store is there, else over that of this machine's name.
