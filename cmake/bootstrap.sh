@@ -45,7 +45,7 @@ install_packages() {
   command -v git >/dev/null || missing+=(git)
   command -v python3 >/dev/null || missing+=(python3)
   python3 -c 'import ensurepip, venv' 2>/dev/null || missing+=(python3-venv)
-  for package in ca-certificates librange-v3-dev nlohmann-json3-dev libicu-dev zlib1g-dev libzstd-dev libsentencepiece-dev libcli11-dev libtomlplusplus-dev catch2 libbenchmark-dev libtcmalloc-minimal4; do
+  for package in ca-certificates librange-v3-dev nlohmann-json3-dev libicu-dev zlib1g-dev libzstd-dev libsentencepiece-dev libcli11-dev libtomlplusplus-dev catch2 libbenchmark-dev libgloo-dev libtcmalloc-minimal4; do
     [ "$(dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null)" = installed ] || missing+=("$package")
   done
   [ "$fuzz" = no ] || command -v clang++-19 >/dev/null || missing+=(clang-19 libclang-rt-19-dev)

@@ -9,6 +9,12 @@ if(PROJECT_IS_TOP_LEVEL AND DAPT_CCACHE AND NOT CMAKE_CXX_COMPILER_LAUNCHER)
   set(CMAKE_CXX_COMPILER_LAUNCHER ${CMAKE_COMMAND} -E env CCACHE_SLOPPINESS=pch_defines,time_macros ${DAPT_CCACHE})
 endif()
 
+find_path(DAPT_GLOO_INCLUDE gloo/context.h)
+mark_as_advanced(DAPT_GLOO_INCLUDE)
+if(NOT DAPT_GLOO_INCLUDE)
+  message(FATAL_ERROR "dapt: Gloo's headers were not found, which the program and the tests need for several processes: install libgloo-dev.")
+endif()
+
 set(CMAKE_CXX_EXTENSIONS OFF)
 add_library(dapt_development INTERFACE)
 target_compile_options(dapt_development INTERFACE -Wall -Wextra $<$<BOOL:${DAPT_WERROR}>:-Werror>)

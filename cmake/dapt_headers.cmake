@@ -24,6 +24,7 @@ set(DAPT_HEADERS
   include/dapt/core/frozen_weight.hpp
   include/dapt/core/gradient.hpp
   include/dapt/core/hash.hpp
+  include/dapt/core/hash_of_bits.hpp
   include/dapt/core/json.hpp
   include/dapt/core/linear.hpp
   include/dapt/core/named_parameter.hpp
@@ -33,6 +34,7 @@ set(DAPT_HEADERS
   include/dapt/core/product.hpp
   include/dapt/core/pull_range.hpp
   include/dapt/core/quantization.hpp
+  include/dapt/core/ranks.hpp
   include/dapt/core/run_result.hpp
   include/dapt/core/seed.hpp
   include/dapt/core/step_record.hpp
@@ -65,6 +67,10 @@ set(DAPT_HEADERS
   include/dapt/data/tokenize.hpp
   include/dapt/data/utf8.hpp
   include/dapt/data/word_ngrams.hpp
+  include/dapt/dist/heartbeat.hpp
+  include/dapt/dist/process_group.hpp
+  include/dapt/dist/rendezvous.hpp
+  include/dapt/dist/shared_model.hpp
   include/dapt/fwd.hpp
   include/dapt/io/checkpoint.hpp
   include/dapt/io/hf_classifier.hpp
@@ -171,6 +177,7 @@ set(DAPT_HEADERS
   include/dapt/train/accumulation_window.hpp
   include/dapt/train/comparison.hpp
   include/dapt/train/evaluator.hpp
+  include/dapt/train/gradient_exchange.hpp
   include/dapt/train/memory_plan.hpp
   include/dapt/train/train_options.hpp
   include/dapt/train/trainer.hpp

@@ -19,6 +19,7 @@
 #include <dapt/report/report.hpp>
 
 #include "commands.hpp"
+#include "processes.hpp"
 #include "evaluation.hpp"
 #include "interrupt.hpp"
 #include "run.hpp"
@@ -166,6 +167,7 @@ void add_compare(CLI::App& app) {
       ->allow_extra_args(false)
       ->take_all();
   command->callback([command, run, common, continuation, texts] {
+    require_one_process("compare");
     note_given(*command, *common);
     std::vector<SettingOptions> settings;
     for (const std::string& text : texts->empty() ? experiment : *texts) {

@@ -16,6 +16,7 @@
 #include "evaluation.hpp"
 #include "interrupt.hpp"
 #include "options.hpp"
+#include "processes.hpp"
 #include "run.hpp"
 
 namespace dapt_program {
@@ -47,6 +48,7 @@ void print_table(std::vector<Row> rows) {
 }
 
 void evaluate(RunOptions run) {
+  meet_processes(run.rank_timeout);
   prepare_process(run);
   dapt::require(run.peft.empty() || run.models.size() == 1, "--peft adapts one model: found ", run.models.size(), " of --model, expected 1");
   const Evaluation evaluation(run.tasks, run.pages.pages.empty() ? std::vector<dapt::Page>() : read_all_pages(run.pages), run.packing.max_length);
@@ -55,7 +57,7 @@ void evaluate(RunOptions run) {
 
   std::vector<Row> rows;
   const auto score = [&](const fs::path& folder, const fs::path& peft) {
-    if (stop_requested) return;
+    if (stop_requested && processes() == nullptr) return;
     const dapt::AnyTokenizer tokenizer = dapt::load_tokenizer(folder);
     dapt::Llama model = dapt::load_llama(folder, dtype, llama_options(run));
     if (!peft.empty()) dapt::load_peft_adapter(peft, model);
@@ -66,6 +68,7 @@ void evaluate(RunOptions run) {
   for (const fs::path& peft : run.peft) score(run.models.front(), peft);
   dapt::require(!rows.empty(), "eval: stopped before the first model was scored");
 
+  if (!is_first_process()) return;
   print_table(rows);
   if (run.out.empty()) return;
   std::vector<nlohmann::ordered_json> results;
@@ -84,6 +87,7 @@ void add_eval(CLI::App& app) {
   command->add_option("--pages", run->pages.pages, "pages that training has not seen, for the perplexity");
   command->add_option("--max-length", run->packing.max_length, "tokens of one window of the perplexity")->check(CLI::PositiveNumber)->capture_default_str();
   command->add_option("--out", run->out, "results.json: every answer and every score");
+  add_process_options(*command, *run);
   command->callback([run] { evaluate(*run); });
 }
 

@@ -13,6 +13,7 @@
 #include "corpus.hpp"
 #include "interrupt.hpp"
 #include "options.hpp"
+#include "processes.hpp"
 
 namespace dapt_program {
 namespace {
@@ -48,6 +49,7 @@ void add_filter(CLI::App& app) {
   command->add_option("--show", run->pages.shown, "pages just above and just below the threshold that are printed, each")->check(CLI::NonNegativeNumber)->capture_default_str();
   command->add_option("--out", run->out, "the kept pages with their scores, as JSON lines; without it nothing is written, and no threshold is needed");
   command->callback([run] {
+    require_one_process("filter");
     run->pages.look_only = run->out.empty();
     filter(*run);
   });

@@ -8,6 +8,7 @@
 
 #include "commands.hpp"
 #include "options.hpp"
+#include "processes.hpp"
 #include "run.hpp"
 
 namespace dapt_program {
@@ -40,7 +41,7 @@ void add_merge(CLI::App& app) {
   command->add_option("--quantize", options->quantize, "of the base before the adapter is added: adapter (as its file says it was trained), none (the folder's weights), int8, nf4")
       ->check(CLI::IsMember({"adapter", "none", "int8", "nf4"}))
       ->capture_default_str();
-  command->callback([options] { merge(*options); });
+  command->callback([options] { require_one_process("merge"); merge(*options); });
 }
 
 }  // namespace dapt_program

@@ -18,6 +18,7 @@
 #include "corpus.hpp"
 #include "interrupt.hpp"
 #include "options.hpp"
+#include "processes.hpp"
 
 namespace dapt_program {
 namespace {
@@ -91,7 +92,7 @@ void add_tokenize(CLI::App& app) {
   std::vector<CLI::Option*> packing = add_packing_options(*command, run->packing);
   packing.push_back(command->add_option("--seed", run->seed, "of the order")->capture_default_str());
   for (CLI::Option* option : packing) option->needs(packed);
-  command->callback([run] { run->packed ? tokenize_packed(*run) : tokenize_pages(*run); });
+  command->callback([run] { require_one_process("tokenize"); run->packed ? tokenize_packed(*run) : tokenize_pages(*run); });
 }
 
 }  // namespace dapt_program

@@ -5,6 +5,7 @@
 #include <dapt/core/error.hpp>
 
 #include "commands.hpp"
+#include "processes.hpp"
 #include "run.hpp"
 #include "training.hpp"
 
@@ -14,6 +15,8 @@ namespace {
 void train(RunOptions run, SettingOptions setting, const ContinuationOptions& continuation) {
   setting.name = "train";
   if (continuation.eval_steps == 0) run.held_out = 0;
+  meet_processes(run.rank_timeout);
+  dapt::require(processes() == nullptr || continuation.eval_steps == 0, "--eval-steps is for one process; several were started");
   prepare_process(run);
   const Run prepared = prepare_run(run);
   print_header(std::cerr, prepared.header);
@@ -35,6 +38,7 @@ void add_train(CLI::App& app) {
   add_packing_options(*command, run->packing);
   add_setting_options(*command, *setting);
   add_continuation_options(*command, *continuation);
+  add_process_options(*command, *run);
   command->callback([command, run, setting, continuation] {
     dapt::require(command->count("--held-out") == 0 || continuation->eval_steps > 0, "--held-out has no effect without --eval-steps");
     check_setting(*setting, run->dtype, [command](const std::string& option) { return command->count(option) > 0; });

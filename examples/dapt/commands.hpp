@@ -14,5 +14,6 @@ void add_eval(CLI::App& app);
 void add_merge(CLI::App& app);
 void add_filter(CLI::App& app);
 void add_tokenize(CLI::App& app);
+void add_launch(CLI::App& app);
 
 }  // namespace dapt_program

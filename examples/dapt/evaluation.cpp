@@ -4,7 +4,10 @@
 #include <map>
 
 #include <dapt/core/error.hpp>
+#include <dapt/dist/shared_model.hpp>
 #include <dapt/report/progress_line.hpp>
+
+#include "processes.hpp"
 
 namespace dapt_program {
 
@@ -51,13 +54,18 @@ Evaluation::Evaluation(const TaskOptions& tasks, std::vector<dapt::Page> held_ou
 }
 
 std::vector<dapt::MetricValue> Evaluation::evaluate(dapt::Llama& model, const dapt::AnyTokenizer& tokenizer, const std::string& what) const {
-  dapt::ProgressLine progress({.what = what});
+  dapt::ProgressLine progress({.what = what, .stream = message_stream()});
   const std::int64_t total = questions_.has_value() + sentences_.has_value() + perplexity_.has_value();
   std::vector<dapt::MetricValue> values;
   const auto measure = [&](const auto& metric) {
     if (!metric) return;
     progress.update(std::ssize(values), total, metric->name);
-    values.push_back(metric->evaluate(model, tokenizer));
+    if (processes() == nullptr) {
+      values.push_back(metric->evaluate(model, tokenizer));
+    } else {
+      dapt::SharedModel shared(model, *processes());
+      values.push_back(metric->evaluate(shared, tokenizer));
+    }
   };
   measure(questions_);
   measure(sentences_);

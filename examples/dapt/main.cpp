@@ -10,6 +10,7 @@
 
 #include "commands.hpp"
 #include "interrupt.hpp"
+#include "processes.hpp"
 #include "toml_config.hpp"
 
 int main(int argc, char** argv) {
@@ -26,6 +27,7 @@ int main(int argc, char** argv) {
   dapt_program::add_merge(app);
   dapt_program::add_filter(app);
   dapt_program::add_tokenize(app);
+  dapt_program::add_launch(app);
   dapt::keep_freed_memory();  // of the C library's allocator; tcmalloc keeps it anyway
   dapt_program::stop_on_signals();
   try {
@@ -33,8 +35,12 @@ int main(int argc, char** argv) {
   } catch (const CLI::ParseError& error) {
     return app.exit(error);
   } catch (const std::exception& error) {
-    std::fprintf(stderr, "dapt: error: %s\n", error.what());
+    const auto* ranks = dapt_program::processes();
+    if (ranks == nullptr) std::fprintf(stderr, "dapt: error: %s\n", error.what());
+    else std::fprintf(stderr, "dapt, rank %d: error: %s\n", ranks->rank(), error.what());
+    dapt_program::leave_processes(error.what());
     return 1;
   }
+  dapt_program::leave_processes("");
   return 0;
 }

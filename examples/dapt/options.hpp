@@ -130,6 +130,7 @@ struct RunOptions {
   PackingOptions packing;
   TaskOptions tasks;
   double held_out = 0.02;  // share of the kept pages whose perplexity is measured and that are not trained on
+  double rank_timeout = 300;  // seconds that one of several processes waits for another
 };
 
 void add_setting_options(CLI::App& app, SettingOptions& setting);
@@ -144,6 +145,7 @@ void add_model_options(CLI::App& app, RunOptions& run, bool several_models);
 
 void add_continuation_options(CLI::App& app, ContinuationOptions& continuation);
 void add_checkpointing_option(CLI::App& app, RunOptions& run);
+void add_process_options(CLI::App& app, RunOptions& run);  // --rank-timeout
 void add_run_options(CLI::App& app, RunOptions& run);  // --out, --seed, --gradient-checkpointing, --held-out
 
 }  // namespace dapt_program

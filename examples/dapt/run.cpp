@@ -24,6 +24,7 @@
 #include <dapt/version.hpp>
 
 #include "interrupt.hpp"
+#include "processes.hpp"
 
 namespace dapt_program {
 namespace {
@@ -100,10 +101,12 @@ void make_folder(const fs::path& folder) {
 }
 
 void prepare_process(RunOptions& run) {
-  at::set_num_threads(run.threads > 0 ? run.threads : static_cast<int>(std::max(1u, std::thread::hardware_concurrency())));
+  const int cores = static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));
+  at::set_num_threads(run.threads > 0 ? run.threads : std::max(1, cores / processes_on_this_machine()));
   if (run.dtype != "auto") return;
   const double bf16 = product_gigaflops(at::kBFloat16), fp32 = product_gigaflops(at::kFloat);
   run.dtype = bf16 > fp32 ? "bf16" : "fp32";
+  if (processes() != nullptr) run.dtype = processes()->gather(run.dtype)[0];  // the first one's measurement, for all
   std::ostringstream choice;
   choice << ", chosen by --dtype auto: products run at " << std::lround(bf16) << " GFLOP/s in bf16 and " << std::lround(fp32) << " in fp32";
   run.dtype_choice = choice.str();
@@ -142,6 +145,7 @@ Run prepare_run(const RunOptions& run) {
     if (key == "model" || key == "training data" || key == "seed" || key == "machine" || key == "kernels" || key == "versions") prepared.identity.add(key, value);
   prepared.identity.add("dtype", run.dtype);
   prepared.identity.add("quantize", run.quantize);
+  prepared.identity.add("processes", std::to_string(processes() == nullptr ? 1 : processes()->size()));
   prepared.identity.add("checksum of the training data", std::to_string(checksum(prepared.sequences)));
   return prepared;
 }

@@ -30,6 +30,7 @@
 #include "interrupt.hpp"
 #include "lora_options.hpp"
 #include "optimizer_rule.hpp"
+#include "processes.hpp"
 #include "run.hpp"
 #include "write_errors.hpp"
 
@@ -112,6 +113,10 @@ struct Stages {
 template <class Observer>
 struct ForwardTo {
   std::optional<Observer>& observer;
+  void begin(const dapt::RunHeader& header) {
+    if constexpr (requires { observer->begin(header); })
+      if (observer) observer->begin(header);
+  }
   void observe(const dapt::StepRecord& record) {
     if (observer) observer->observe(record);
   }
@@ -322,11 +327,16 @@ const dapt::SettingResult& run_setting(Comparison& comparison, const RunOptions&
                                        const dapt::RunHeader& identity, const Evaluate& evaluate) {
   std::optional<dapt::Checkpoint> checkpoint = newest_checkpoint(folder / "checkpoints", continuation, identity);
   const std::int64_t done = checkpoint ? checkpoint->progress.windows : 0;
-  dapt::ProgressLine progress({.what = setting.name});
-  dapt::JsonLines log(folder / "log.jsonl", {.append = checkpoint.has_value(), .last_step = checkpoint ? done : -1});
-  std::vector<dapt::StepRecord> steps = dapt::read_json_lines(log.path());  // of the run before
-  if (std::ssize(steps) != done) std::cerr << log.path().string() << ": holds " << steps.size() << " of the " << done << " steps before the checkpoint; the others are lost to log and report\n";
-  dapt::TensorBoard events(folder, {.last_step = continuation.resume ? done : -1});
+  dapt::ProgressLine progress({.what = setting.name, .stream = message_stream()});
+  std::optional<dapt::JsonLines> log;  // of the first process alone, as all that is written
+  std::optional<dapt::TensorBoard> events;
+  std::vector<dapt::StepRecord> steps;  // of the run before
+  if (is_first_process()) {
+    log.emplace(folder / "log.jsonl", dapt::JsonLinesOptions{.append = checkpoint.has_value(), .last_step = checkpoint ? done : -1});
+    steps = dapt::read_json_lines(log->path());
+    if (std::ssize(steps) != done) std::cerr << log->path().string() << ": holds " << steps.size() << " of the " << done << " steps before the checkpoint; the others are lost to log and report\n";
+    events.emplace(folder, dapt::TensorBoardOptions{.last_step = continuation.resume ? done : -1});
+  }
   WriteErrors errors(continuation.on_write_error == "stop", [&] { progress.finish(); });
   Evaluations evaluations(folder, continuation, evaluate, done);
   const auto train = [&](auto adapter) -> const dapt::SettingResult& {
@@ -337,6 +347,7 @@ const dapt::SettingResult& run_setting(Comparison& comparison, const RunOptions&
       training = &trainer;
       if (checkpoint) trainer.restore(*checkpoint);
       checkpoint.reset();
+      if (!is_first_process()) return;
       checkpoints.emplace(trainer, folder / "checkpoints",
                           dapt::CheckpointOptions{.every_steps = continuation.checkpoint_steps, .every_minutes = continuation.checkpoint_minutes, .keep = continuation.keep_checkpoints, .run = identity});
     };
@@ -346,19 +357,22 @@ const dapt::SettingResult& run_setting(Comparison& comparison, const RunOptions&
     };
     const auto save = [&](Trained& trainer) {
       progress.finish();
+      if (!is_first_process()) return;
       errors.attempt("checkpoint", [&] { std::cerr << "checkpoint: " << checkpoints->write().string() << '\n'; });
       write_weights(trainer, folder);
-      errors.attempt("log", [&] { log.finish(); });
+      errors.attempt("log", [&] { log->finish(); });
       evaluations.finish(errors);
-      errors.attempt("TensorBoard events", [&] { events.finish(); });
+      errors.attempt("TensorBoard events", [&] { events->finish(); });
       errors.finish();
     };
     Calling evaluating{[&](const dapt::StepRecord& record) {
-      evaluations.observe(record, training->model(), events, errors, [&](const fs::path& to) { write_weights(*training, to); });
+      evaluations.observe(record, training->model(), *events, errors, [&](const fs::path& to) { write_weights(*training, to); });
     }};
     ForwardTo forward{checkpoints};
+    ForwardTo forward_log{log};
+    ForwardTo forward_events{events};
     return comparison.run(dapt::Setting{setting.name, description(setting), adapter, optimizer_rule(setting.optimizer, trains_bf16(setting, run.dtype)), train_options(run, setting.budget), chosen_schedule(setting.budget)},
-                          Stages{start, save}, ShownHeader(), progress, Attempting{errors, "log", log}, Attempting{errors, "TensorBoard events", events}, evaluating,
+                          Stages{start, save}, ShownHeader(), progress, Attempting{errors, "log", forward_log}, Attempting{errors, "TensorBoard events", forward_events}, evaluating,
                           Attempting{errors, "checkpoint", forward});
   };
   with_adapter(setting, train);

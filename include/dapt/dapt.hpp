@@ -25,6 +25,7 @@
 #include <dapt/core/frozen_weight.hpp>
 #include <dapt/core/gradient.hpp>
 #include <dapt/core/hash.hpp>
+#include <dapt/core/hash_of_bits.hpp>
 #include <dapt/core/json.hpp>
 #include <dapt/core/linear.hpp>
 #include <dapt/core/named_parameter.hpp>
@@ -34,6 +35,7 @@
 #include <dapt/core/product.hpp>
 #include <dapt/core/pull_range.hpp>
 #include <dapt/core/quantization.hpp>
+#include <dapt/core/ranks.hpp>
 #include <dapt/core/run_result.hpp>
 #include <dapt/core/seed.hpp>
 #include <dapt/core/step_record.hpp>
@@ -167,6 +169,7 @@
 #include <dapt/train/accumulation_window.hpp>
 #include <dapt/train/comparison.hpp>
 #include <dapt/train/evaluator.hpp>
+#include <dapt/train/gradient_exchange.hpp>
 #include <dapt/train/memory_plan.hpp>
 #include <dapt/train/train_options.hpp>
 #include <dapt/train/trainer.hpp>

@@ -11,8 +11,8 @@ headers = sorted(str(path.relative_to(source / "include")) for path in (source /
 if "dapt/dapt.hpp" not in headers:
     headers = sorted(headers + ["dapt/dapt.hpp"])
 
-# The umbrella leaves out what a program does not need: names without definitions, and what tests one's own policies.
-in_umbrella = [name for name in headers if name not in ("dapt/dapt.hpp", "dapt/fwd.hpp") and not name.startswith("dapt/testing/")]
+# The umbrella leaves out what a program does not need: names without definitions, what tests one's own policies, and several processes, which need Gloo's headers.
+in_umbrella = [name for name in headers if name not in ("dapt/dapt.hpp", "dapt/fwd.hpp") and not name.startswith(("dapt/testing/", "dapt/dist/"))]
 
 wanted = {
     source / "cmake/dapt_headers.cmake": "\n".join(

@@ -17,6 +17,7 @@ ALLOWED = {
     "optim": BASE,
     "metrics": BASE,
     "report": BASE,
+    "dist": BASE,
     "train": BASE,  # no concrete policy: that proves that policies are pluggable
 }
 ANYTHING = {"testing", "dapt.hpp"}

@@ -1,4 +1,5 @@
-// The micro-batches of one optimizer step, taken from a stream before the first is used, because the loss is divided by the tokens of them all.
+// The micro-batches of one optimizer step, taken from a stream before the first is used, because the loss is divided by the tokens of them all. Of several ranks each reads them
+// all and keeps its share: so tokens, the place in the data and its end are known without a word between them, and another number of ranks goes on at the same place.
 #pragma once
 
 #include <cstdint>
@@ -13,8 +14,12 @@
 namespace dapt::detail {
 
 struct AccumulationWindow {
-  std::vector<Batch> batches;          ///< those with a supervised token
-  std::int64_t micro_batches = 0;      ///< also those without
+  struct MicroBatch {
+    std::int64_t number = 0;           ///< in the window, from 1, the same whatever the number of ranks
+    Batch batch;
+  };
+  std::vector<MicroBatch> batches;     ///< those with a supervised token; of several ranks, this one's share
+  std::int64_t micro_batches = 0;      ///< also those without, and those of other ranks
   std::int64_t supervised_tokens = 0;
   std::int64_t input_tokens = 0;
 };
@@ -24,7 +29,8 @@ template <class Stream>
 class WindowReader {
  public:
   WindowReader(Stream& stream, const TrainOptions& options)
-      : stream_(stream), rows_(options.micro_batch_size), micro_batches_(options.batch_size / options.micro_batch_size) {}
+      : stream_(stream), rows_(options.micro_batch_size), micro_batches_(options.batch_size / options.micro_batch_size),
+        rank_(options.ranks == nullptr ? 0 : options.ranks->rank()), ranks_(options.ranks == nullptr ? 1 : options.ranks->size()) {}
 
   /// A window with fewer micro-batches where the stream ends in it, and an empty one after that.
   AccumulationWindow next() {
@@ -41,7 +47,7 @@ class WindowReader {
       ++window.micro_batches;
       window.supervised_tokens += batch.supervised_tokens;
       window.input_tokens += batch.input_ids.numel();
-      if (batch.supervised_tokens > 0) window.batches.push_back(batch);
+      if (batch.supervised_tokens > 0 && (window.micro_batches - 1) % ranks_ == rank_) window.batches.push_back({window.micro_batches, batch});
     }
     return window;
   }
@@ -56,7 +62,7 @@ class WindowReader {
   }
 
   Stream& stream_;
-  std::int64_t rows_, micro_batches_, short_rows_ = 0;
+  std::int64_t rows_, micro_batches_, rank_, ranks_, short_rows_ = 0;
   std::optional<ranges::iterator_t<Stream>> position_;
   bool ended_ = false, was_short_ = false;
 };

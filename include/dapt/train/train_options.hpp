@@ -8,6 +8,7 @@
 
 #include <dapt/core/error.hpp>
 #include <dapt/core/named_parameter.hpp>
+#include <dapt/core/ranks.hpp>
 
 namespace dapt {
 
@@ -28,7 +29,8 @@ struct TrainOptions {
   double max_grad_norm = 0;           ///< what was accumulated is scaled down to this L2 norm over all parameters, or of each where layer_wise; 0: off
   bool layer_wise = false;            ///< step each parameter as soon as its gradient is complete: the gradients never exist together
   OnBadLoss on_bad_loss = OnBadLoss::stop;
-  const std::atomic<bool>* stop = nullptr;  ///< once true, training ends before the next micro-batch; what its window held is dropped
+  const std::atomic<bool>* stop = nullptr;  ///< once true, training ends before the next micro-batch; what its window held is dropped. On any of several ranks: ends all of them after a window
+  Ranks* ranks = nullptr;             ///< the processes that share each window's micro-batches (dist/process_group.hpp), all with the same options and data; null: this one alone
   std::function<double(const NamedParameter&)> lr_factor = {};  ///< own factor of lr for each parameter, asked once; empty: 1 for all
 
   /// Throws on a value out of range, and on options that contradict each other.
@@ -41,6 +43,8 @@ struct TrainOptions {
     require(max_tokens >= 0, "TrainOptions: max_tokens is ", max_tokens, ", expected 0 (no limit) or more");
     require(max_minutes >= 0 && std::isfinite(max_minutes), "TrainOptions: max_minutes is ", max_minutes, ", expected 0 (no limit) or more");
     require(max_grad_norm >= 0 && std::isfinite(max_grad_norm), "TrainOptions: max_grad_norm is ", max_grad_norm, ", expected 0 (off) or more");
+    require(ranks == nullptr || batch_size / micro_batch_size >= ranks->size(), "TrainOptions: batch_size ", batch_size, " is ", batch_size / micro_batch_size,
+            " micro-batches of ", micro_batch_size, ", fewer than the ", ranks == nullptr ? 1 : ranks->size(), " ranks that share them");
   }
   bool has_budget() const { return max_steps > 0 || max_tokens > 0 || max_minutes > 0; }
 };

@@ -1,6 +1,6 @@
 // The training loop, once, for every model, adapter, optimizer and schedule. An optimizer is the rule of one parameter; when it steps is decided
 // here: after the accumulation window, or layer by layer from the gradient hooks. Loss and gradient of a window are the sum over its supervised
-// tokens divided by their number, whatever the split into micro-batches.
+// tokens divided by their number, whatever the split into micro-batches and over ranks.
 #pragma once
 
 #include <algorithm>
@@ -12,6 +12,7 @@
 #include <map>
 #include <memory>
 #include <numeric>
+#include <optional>
 #include <set>
 #include <sstream>
 #include <string>
@@ -20,6 +21,8 @@
 #include <vector>
 
 #include <ATen/ops/scalar_tensor.h>
+#include <ATen/ops/zeros.h>
+#include <ATen/ops/zeros_like.h>
 #include <torch/csrc/autograd/function_hook.h>
 #include <torch/csrc/autograd/variable.h>
 
@@ -33,11 +36,13 @@
 #include <dapt/core/error.hpp>
 #include <dapt/core/gradient.hpp>
 #include <dapt/core/hash.hpp>
+#include <dapt/core/hash_of_bits.hpp>
 #include <dapt/core/peak_memory.hpp>
 #include <dapt/core/run_result.hpp>
 #include <dapt/core/seed.hpp>
 #include <dapt/core/training_mode.hpp>
 #include <dapt/train/accumulation_window.hpp>
+#include <dapt/train/gradient_exchange.hpp>
 #include <dapt/train/train_options.hpp>
 
 namespace dapt {
@@ -60,7 +65,8 @@ class Trainer {
 
   /// Trains on `stream` until a limit of the options, a stop request, or the stream's end; the limits count from here, the optimizer's steps
   /// from construction. After `restore` it goes on where the checkpoint was taken, to the bit. Observers see each window's StepRecord, and may take a
-  /// checkpoint then. Throws dapt::Error on a bad loss under OnBadLoss::stop.
+  /// checkpoint then. Throws dapt::Error on a bad loss under OnBadLoss::stop. Of several ranks all call it alike; they end after the same window with the same weights, whose bits are
+  /// compared before and after.
   template <class Stream, class... Observers>
   TrainReport train(Stream&& stream, Observers&&... observers);
 
@@ -121,12 +127,17 @@ class Trainer {
   Outcome run_window(const Window& window, StepRecord& record);
   double measure(Trained& trained);
   void clip(Trained& trained, double norm);
+  void step_alone(Trained& trained);
   bool finish_window(StepRecord& record);
   void step(Trained& trained);
   void drop_window();
+  void begin_agreement(double loss_sum);
+  void exchange_rest(bool is_bad);
+  void require_equal_ranks(const char* when);
   void require_attached() const;
   void require_same_setting(const RunHeader& header) const;
   RunHeader describe() const;
+  bool is_shared() const { return options_.ranks != nullptr && options_.ranks->size() > 1; }
   bool stop_requested() const { return options_.stop != nullptr && options_.stop->load(std::memory_order_relaxed); }
   static double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
 
@@ -149,7 +160,16 @@ class Trainer {
   bool bad_gradient_ = false;
   std::string bad_parameter_;
   double squared_norm_ = 0;
-  double optimizer_seconds_ = 0;  ///< of this window
+  double optimizer_seconds_ = 0;  ///< of this window, waiting for other ranks included
+
+  // With several ranks.
+  std::optional<detail::GradientExchange> exchange_;
+  bool exchanges_in_hook_ = false;  ///< this is the window's last micro-batch of this rank
+  Tensor agreement_;                ///< sums over the ranks: loss; those asked to stop; rank 0's seconds
+  Pending agreed_;
+  bool a_rank_stops_ = false;
+  Clock::time_point start_;         ///< of train()
+  double seconds_before_ = 0;       ///< of the run, before it
 };
 
 namespace detail {
@@ -193,6 +213,13 @@ Trainer<Model, Adapter, Rule, Schedule>::Trainer(Model& model, Adapter adapter, 
   require(!trained_.empty(), "Trainer: the adapter has no trainable parameter");
   const double factor = schedule_.factor({1, 0});  // so that a schedule's bad option shows now
   require(factor >= 0 && std::isfinite(factor), "Trainer: the learning-rate schedule's first factor is ", factor, ", expected 0 or more");
+  if (is_shared()) {
+    const auto gradient = [this](std::size_t i) -> Tensor& { return rule_.accumulated(trained_[i].state); };
+    const auto arrived = [this](std::size_t i) {
+      if (options_.layer_wise) step_alone(trained_[i]);
+    };
+    exchange_.emplace(*options_.ranks, trained_.size(), gradient, arrived, options_.layer_wise);
+  }
   header_ = describe();
 }
 
@@ -217,9 +244,11 @@ TrainReport Trainer<Model, Adapter, Rule, Schedule>::train(Stream&& stream, Obse
 
   TrainReport report;
   report.trainable_parameters = trainable_parameters();
-  const auto start = Clock::now();
-  const double seconds_before = progress_.seconds;
-  const auto seconds = [&] { return seconds_before + seconds_since(start); };
+  if (is_shared()) require_equal_ranks("before training");
+  a_rank_stops_ = false;
+  const auto start = start_ = Clock::now();
+  const double seconds_before = seconds_before_ = progress_.seconds;
+  const auto seconds = [&] { return is_shared() ? progress_.seconds : seconds_before + seconds_since(start); };  // the learning rate and the end may depend on it
   const auto fraction = [&](std::int64_t windows) {
     double spent = 0;
     if (options_.max_steps > 0) spent = std::max(spent, static_cast<double>(windows) / static_cast<double>(options_.max_steps));
@@ -251,7 +280,6 @@ TrainReport Trainer<Model, Adapter, Rule, Schedule>::train(Stream&& stream, Obse
       break;
     }
     record.lr = options_.lr * schedule_.factor({record.step, fraction(progress_.windows)});
-    seed_everything(splitmix64(options_.seed, static_cast<std::uint64_t>(updates_ + progress_.skipped)));  // a seed for each window: dropout is the same in a continued run
     const Outcome outcome = run_window(window, record);
     if (outcome == Outcome::stopped) {
       report.stopped_because = "stop requested";
@@ -277,7 +305,12 @@ TrainReport Trainer<Model, Adapter, Rule, Schedule>::train(Stream&& stream, Obse
     record.seconds = progress_.seconds;
     record.fraction = fraction(progress_.windows);
     (observers.observe(std::as_const(record)), ...);
+    if (a_rank_stops_) {
+      report.stopped_because = "stop requested";
+      break;
+    }
   }
+  if (is_shared()) require_equal_ranks("after training");
 
   const std::vector<double>& losses = progress_.last_losses;
   report.steps = progress_.steps;
@@ -302,10 +335,17 @@ auto Trainer<Model, Adapter, Rule, Schedule>::run_window(const Window& window, S
   squared_norm_ = optimizer_seconds_ = 0;
   bad_gradient_ = false;
   record.loss = record.grad_norm = std::numeric_limits<double>::quiet_NaN();  // of a window that is skipped
+  if (window.supervised_tokens == 0) return Outcome::skipped;
+  const std::uint64_t seed = splitmix64(options_.seed, static_cast<std::uint64_t>(updates_ + progress_.skipped));
   double loss_sum = 0;
-  for (std::size_t i = 0; i < window.batches.size(); ++i) {
-    if (stop_requested()) return Outcome::stopped;
-    const Batch& batch = window.batches[i];
+  bool is_bad = false;
+  if (is_shared()) exchange_->begin();
+  for (std::size_t i = 0; i < window.batches.size() && !is_bad; ++i) {
+    if (!is_shared() && stop_requested()) return Outcome::stopped;
+    const auto& [number, batch] = window.batches[i];
+    const bool is_last = i + 1 == window.batches.size();
+    // A seed for each micro-batch: dropout is the same in a continued run, and whichever rank has it.
+    seed_everything(splitmix64(seed, static_cast<std::uint64_t>(number)));
     LossSum loss;
     {
       const detail::Stopwatch watch(forward);
@@ -314,13 +354,17 @@ auto Trainer<Model, Adapter, Rule, Schedule>::run_window(const Window& window, S
     }
     require(loss.tokens == batch.supervised_tokens, "Trainer: the model counted ", loss.tokens, " supervised tokens in a batch that says ", batch.supervised_tokens);
     require(loss.sum.requires_grad(), "Trainer: the loss depends on no trainable parameter");
-    if (!std::isfinite(loss_sum)) {
+    is_bad = !std::isfinite(loss_sum);
+    if (is_bad && !is_shared()) {
       drop_window();
-      require(options_.on_bad_loss == OnBadLoss::skip, "Trainer: the loss is ", loss_sum, " in micro-batch ", i + 1, " of ", window.batches.size(),
+      require(options_.on_bad_loss == OnBadLoss::skip, "Trainer: the loss is ", loss_sum, " in micro-batch ", number, " of ", window.micro_batches,
               " at step ", record.step, " (lr ", record.lr, "); the weights are those before it");
       return Outcome::skipped;
     }
-    steps_in_hook_ = options_.layer_wise && i + 1 == window.batches.size();
+    if (is_bad) break;
+    if (is_last && is_shared()) begin_agreement(loss_sum);
+    steps_in_hook_ = options_.layer_wise && is_last && !is_shared();
+    exchanges_in_hook_ = is_last && is_shared();
     for (Trained& trained : trained_) trained.gradients = 0;
     backward -= optimizer_seconds_;  // what the hooks spend is not the backward pass's
     {
@@ -329,13 +373,73 @@ auto Trainer<Model, Adapter, Rule, Schedule>::run_window(const Window& window, S
     }
     backward += optimizer_seconds_;
   }
-  if (window.batches.empty()) return Outcome::skipped;
+  if (is_shared()) {
+    if (is_bad || window.batches.empty()) begin_agreement(loss_sum);
+    exchange_rest(is_bad);
+    loss_sum = agreement_[0].template item<double>();
+    a_rank_stops_ = agreement_[1].template item<double>() > 0;
+    progress_.seconds = agreement_[2].template item<double>();
+    if (!std::isfinite(loss_sum)) {
+      drop_window();
+      require(options_.on_bad_loss == OnBadLoss::skip, "Trainer: the loss is ", loss_sum, " over the micro-batches of ", options_.ranks->size(), " ranks at step ", record.step,
+              " (lr ", record.lr, "); the weights are those before it");
+      return Outcome::skipped;
+    }
+  }
   const bool stepped = finish_window(record);
-  record.phase_seconds["optimizer"] = optimizer_seconds_;
+  const double waited = is_shared() ? exchange_->waited() : 0;
+  record.phase_seconds["optimizer"] = optimizer_seconds_ - waited;
+  if (is_shared()) record.phase_seconds["communication"] = waited;
   if (!stepped) return Outcome::skipped;
   record.loss = loss_sum / static_cast<double>(window.supervised_tokens);
   ++updates_;
   return Outcome::stepped;
+}
+
+/// Begins to sum what all ranks must know of a window. `loss_sum`: of this rank's micro-batches, not finite where one was not.
+template <class Model, class Adapter, class Rule, class Schedule>
+void Trainer<Model, Adapter, Rule, Schedule>::begin_agreement(double loss_sum) {
+  agreement_ = at::zeros({3}, at::kDouble);
+  double* values = agreement_.mutable_data_ptr<double>();
+  values[0] = loss_sum;
+  values[1] = stop_requested() ? 1 : 0;
+  values[2] = options_.ranks->rank() == 0 ? seconds_before_ + seconds_since(start_) : 0;
+  agreed_ = options_.ranks->sum(agreement_, "losses");
+}
+
+/// Sends what the hooks have not sent, and waits for all sums. A bad loss goes to the other ranks as gradients that are not finite, which are dropped as any other are.
+template <class Model, class Adapter, class Rule, class Schedule>
+void Trainer<Model, Adapter, Rule, Schedule>::exchange_rest(bool is_bad) {
+  const detail::Stopwatch watch(optimizer_seconds_);
+  const at::NoGradGuard no_grad;
+  for (std::size_t i = trained_.size(); i-- > 0;) {
+    if (exchange_->is_ready(i)) continue;
+    Trained& trained = trained_[i];
+    const bool has_any = rule_.accumulated(trained.state).defined();
+    if (!has_any) rule_.accumulate(trained.state, at::zeros_like(trained.weight));
+    if (is_bad) rule_.accumulated(trained.state).fill_(std::numeric_limits<double>::quiet_NaN());
+    exchange_->ready(i, has_any || is_bad);
+  }
+  exchange_->finish();
+  agreed_();
+}
+
+/// The bits of all weights and of the optimizer's state, and the place in the run, compared with those of rank 0.
+template <class Model, class Adapter, class Rule, class Schedule>
+void Trainer<Model, Adapter, Rule, Schedule>::require_equal_ranks(const char* when) {
+  const at::NoGradGuard no_grad;
+  std::uint64_t weights = 0, state = 0;
+  for (const NamedParameter& parameter : model_.parameters()) weights = splitmix64(weights ^ hash_of_bits(parameter.value));
+  for (const Trained& trained : trained_) weights = splitmix64(weights ^ hash_of_bits(trained.weight));
+  visit_optimizer_state([&](std::string_view, std::string_view, auto& value) {
+    if constexpr (std::is_same_v<std::remove_cvref_t<decltype(value)>, Tensor>) state = splitmix64(state ^ (value.defined() ? hash_of_bits(value) : 0));
+    else state = splitmix64(state ^ static_cast<std::uint64_t>(value));
+  });
+  std::ostringstream mine;
+  mine << "weights " << weights << ", optimizer state " << state << ", windows " << progress_.windows << ", epoch " << progress_.position.epoch << ", sequence " << progress_.position.sequence;
+  const std::vector<std::string> all = options_.ranks->gather(mine.str());
+  for (std::size_t rank = 1; rank < all.size(); ++rank)
+    require(all[rank] == all[0], "Trainer: rank ", rank, " is not where rank 0 is ", when, "; it has ", all[rank], ", expected ", all[0]);
 }
 
 /// Called once for each parameter and micro-batch, when the parameter's gradient is complete.
@@ -343,16 +447,13 @@ template <class Model, class Adapter, class Rule, class Schedule>
 void Trainer<Model, Adapter, Rule, Schedule>::receive_gradient(Trained& trained) {
   const detail::Stopwatch watch(optimizer_seconds_);
   const at::NoGradGuard no_grad;
-  require(++trained.gradients == 1 || !steps_in_hook_, "Trainer: ", trained.parameter.name,
-          " got its gradient in several parts in one backward pass; layer_wise needs it whole");
+  require(++trained.gradients == 1 || !(steps_in_hook_ || exchanges_in_hook_), "Trainer: ", trained.parameter.name,
+          " got its gradient in several parts in one backward pass; ", exchanges_in_hook_ ? "several ranks need" : "layer_wise needs", " it whole");
   Tensor& gradient = trained.parameter.value.mutable_grad();
   rule_.accumulate(trained.state, gradient);
   gradient.reset();
-  if (!steps_in_hook_) return;
-  const double norm = measure(trained);
-  if (bad_gradient_) return;
-  clip(trained, norm);
-  step(trained);
+  if (steps_in_hook_) step_alone(trained);
+  if (exchanges_in_hook_) exchange_->ready(static_cast<std::size_t>(&trained - trained_.data()));
 }
 
 /// The norm of what was accumulated, which enters that of the window; nothing is left of the gradient where one was bad.
@@ -373,6 +474,15 @@ double Trainer<Model, Adapter, Rule, Schedule>::measure(Trained& trained) {
 template <class Model, class Adapter, class Rule, class Schedule>
 void Trainer<Model, Adapter, Rule, Schedule>::clip(Trained& trained, double norm) {
   if (options_.max_grad_norm > 0 && norm > options_.max_grad_norm) rule_.accumulated(trained.state).mul_(options_.max_grad_norm / (norm + 1e-6));
+}
+
+/// The whole of a layer-wise step.
+template <class Model, class Adapter, class Rule, class Schedule>
+void Trainer<Model, Adapter, Rule, Schedule>::step_alone(Trained& trained) {
+  const double norm = measure(trained);
+  if (bad_gradient_) return;
+  clip(trained, norm);
+  step(trained);
 }
 
 /// Steps what has not stepped in a hook. False where a gradient was bad.
@@ -482,6 +592,7 @@ void Trainer<Model, Adapter, Rule, Schedule>::require_same_setting(const RunHead
   for (const auto& [key, value] : header.entries) add(values[key].second, value);
   for (const auto& [key, both] : values) {
     if (is_constant && (key == "max_steps" || key == "max_tokens" || key == "max_minutes")) continue;
+    if (key == "ranks") continue;  // the data and their order are the same for any number
     require(both.first == both.second, "Trainer: the checkpoint is of another setting: ", key, " is \"", both.first, "\" here and \"", both.second, "\" in the checkpoint");
   }
 }
@@ -556,6 +667,7 @@ RunHeader Trainer<Model, Adapter, Rule, Schedule>::describe() const {
   if (options_.max_tokens > 0) header.add("max_tokens", text(options_.max_tokens));
   if (options_.max_minutes > 0) header.add("max_minutes", text(options_.max_minutes));
   header.add("seed", text(options_.seed));
+  if (is_shared()) header.add("ranks", options_.ranks->describe());
   return header;
 }
 

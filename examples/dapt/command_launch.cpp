@@ -1,0 +1,119 @@
+// dapt launch: starts a command as several processes of this machine, and ends them together.
+#include <atomic>
+#include <cerrno>
+#include <csignal>
+#include <cstdio>
+#include <cstring>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include <arpa/inet.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <dapt/core/error.hpp>
+
+#include "commands.hpp"
+
+namespace dapt_program {
+namespace {
+
+struct LaunchOptions {
+  int processes = 2, port = 0;
+  std::vector<std::string> command;
+};
+
+int a_free_port() {
+  const int descriptor = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+  sockaddr_in address{};
+  address.sin_family = AF_INET;
+  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+  socklen_t size = sizeof address;
+  dapt::require(descriptor >= 0 && bind(descriptor, reinterpret_cast<sockaddr*>(&address), size) == 0 && getsockname(descriptor, reinterpret_cast<sockaddr*>(&address), &size) == 0,
+                "launch: no free port: ", std::strerror(errno));
+  close(descriptor);
+  return ntohs(address.sin_port);
+}
+
+pid_t start_process(const LaunchOptions& options, int rank) {
+  const pid_t parent = getpid(), child = fork();
+  dapt::require(child >= 0, "launch: cannot start rank ", rank, ": ", std::strerror(errno));
+  if (child > 0) return child;
+  setpgid(0, 0);  // Ctrl-C in a terminal goes to the launcher alone, which passes it on once
+  prctl(PR_SET_PDEATHSIG, SIGTERM);
+  if (getppid() != parent) _exit(1);
+  const auto set = [](const char* name, int value) { setenv(name, std::to_string(value).c_str(), 1); };
+  setenv("MASTER_ADDR", "127.0.0.1", 1);
+  set("MASTER_PORT", options.port);
+  set("WORLD_SIZE", options.processes);
+  set("RANK", rank);
+  set("LOCAL_WORLD_SIZE", options.processes);
+  set("LOCAL_RANK", rank);
+  std::vector<std::string> words = options.command;
+  words.insert(words.begin(), "dapt");
+  std::vector<char*> arguments;
+  for (std::string& word : words) arguments.push_back(word.data());
+  arguments.push_back(nullptr);
+  execv("/proc/self/exe", arguments.data());
+  std::fprintf(stderr, "dapt launch: cannot start rank %d: %s\n", rank, std::strerror(errno));
+  _exit(127);
+}
+
+std::atomic<int> interrupts = 0, terminations = 0;  // to be passed on
+
+void pass_on(int signal) { ++(signal == SIGTERM ? terminations : interrupts); }
+
+/// Runs until all have ended. After the first that failed the others have `patience` seconds to find out and say so, and as long after SIGTERM.
+void launch(LaunchOptions options) {
+  constexpr double patience = 10;
+  if (options.port == 0) options.port = a_free_port();
+  struct sigaction action = {};
+  action.sa_handler = pass_on;
+  for (const int signal : {SIGINT, SIGTERM}) sigaction(signal, &action, nullptr);
+
+  std::vector<pid_t> processes;
+  for (int rank = 0; rank < options.processes; ++rank) processes.push_back(start_process(options, rank));
+  const auto send = [&](int signal) {
+    for (const pid_t process : processes)
+      if (process > 0) kill(process, signal);
+  };
+  std::string failure;
+  double waited = 0;
+  int sent = 0;
+  for (std::size_t left = processes.size(); left > 0;) {
+    for (; interrupts > 0; --interrupts) send(SIGINT);
+    for (; terminations > 0; --terminations) send(SIGTERM);
+    for (std::size_t rank = 0; rank < processes.size(); ++rank) {
+      int status = 0;
+      if (processes[rank] == 0 || waitpid(processes[rank], &status, WNOHANG) != processes[rank]) continue;
+      processes[rank] = 0;
+      --left;
+      if (status == 0 || !failure.empty()) continue;
+      failure = "rank " + std::to_string(rank) + (WIFSIGNALED(status) ? std::string(" was ended by signal ") + strsignal(WTERMSIG(status)) : " ended with exit status " + std::to_string(WEXITSTATUS(status)));
+      std::fprintf(stderr, "dapt launch: %s; the others are to end\n", failure.c_str());
+    }
+    usleep(20000);
+    if (!failure.empty() && left > 0 && (waited += 0.02) > patience * (sent + 1)) {
+      send(sent == 0 ? SIGTERM : SIGKILL);
+      send(SIGCONT);  // one that was stopped hears no other signal
+      ++sent;
+    }
+  }
+  dapt::require(failure.empty(), "launch: ", failure);
+}
+
+}  // namespace
+
+void add_launch(CLI::App& app) {
+  auto options = std::make_shared<LaunchOptions>();
+  CLI::App* command = app.add_subcommand("launch", "Run train or eval as several processes of this machine: dapt launch -n 2 -- train ...");
+  command->add_option("-n,--processes", options->processes, "how many")->check(CLI::PositiveNumber)->capture_default_str();
+  command->add_option("--port", options->port, "where they meet (0: a free one)")->check(CLI::Range(0, 65535));
+  command->add_option("command", options->command, "the command and its options, after --")->required();
+  command->callback([options] { launch(*options); });
+}
+
+}  // namespace dapt_program

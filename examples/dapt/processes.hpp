@@ -1,0 +1,28 @@
+// The processes that run this command together, where dapt launch, torchrun, srun or mpirun started several.
+#pragma once
+
+#include <cstdio>
+#include <string>
+
+#include <dapt/core/ranks.hpp>
+
+namespace dapt_program {
+
+/// Waits for the others, once; from then on only the first process writes messages. Nothing where this process was started alone.
+void meet_processes(double timeout_seconds);
+
+/// Null where this process is alone.
+dapt::Ranks* processes();
+inline bool is_first_process() { return processes() == nullptr || processes()->rank() == 0; }
+int processes_on_this_machine();
+
+/// Standard error for progress; nowhere in all processes but the first.
+std::FILE* message_stream();
+
+/// Throws where several processes were started for a command that one does.
+void require_one_process(const std::string& command);
+
+/// Last of all. An empty reason: the work is done. Else the others are told why this one ends, and the process ends here: what waits for a rank that is gone is not waited for.
+void leave_processes(const std::string& why);
+
+}  // namespace dapt_program

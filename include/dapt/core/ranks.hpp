@@ -1,0 +1,32 @@
+// The processes that train one model together, as the trainer sees them: dist/ has them on c10d, a test may have its own.
+#pragma once
+
+#include <functional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include <dapt/core/tensor.hpp>
+
+namespace dapt {
+
+/// An operation that was begun: called once, it returns when the operation is done. Throws dapt::Error naming the rank that failed.
+using Pending = std::function<void()>;
+
+/// Every rank calls the same operations in the same order.
+class Ranks {
+ public:
+  virtual ~Ranks() = default;
+  virtual int rank() const = 0;  ///< of this process, from 0
+  virtual int size() const = 0;  ///< how many processes there are
+  /// For a run's header, e.g. "2 (gloo)".
+  virtual std::string describe() const = 0;
+
+  /// Begins to add `tensor` up over all ranks, in place; all get the same bits. It is neither read nor written until the result was waited for. `kind` is what its bytes are
+  /// counted under.
+  virtual Pending sum(Tensor tensor, std::string_view kind) = 0;
+  /// The text of every rank, on every rank.
+  virtual std::vector<std::string> gather(const std::string& text) = 0;
+};
+
+}  // namespace dapt

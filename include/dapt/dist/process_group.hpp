@@ -1,0 +1,197 @@
+// The processes of one run on LibTorch's c10d, with the Gloo that is inside libtorch_cpu: no collective operation of our own. Needs the headers of Gloo (Debian's
+// libgloo-dev), which LibTorch's packages lack.
+#pragma once
+
+#ifndef USE_C10D_GLOO
+#define USE_C10D_GLOO  // what c10d's header asks for before it declares anything
+#endif
+
+#include <algorithm>
+#include <chrono>
+#include <cstdint>
+#include <cstring>
+#include <functional>
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include <ATen/ops/empty.h>
+#include <ATen/ops/full.h>
+#include <torch/csrc/distributed/c10d/PrefixStore.hpp>
+#include <torch/csrc/distributed/c10d/ProcessGroupGloo.hpp>
+#include <torch/csrc/distributed/c10d/TCPStore.hpp>
+
+#include <dapt/core/error.hpp>
+#include <dapt/core/ranks.hpp>
+#include <dapt/dist/heartbeat.hpp>
+#include <dapt/dist/rendezvous.hpp>
+
+namespace dapt {
+
+struct ProcessGroupOptions {
+  std::chrono::milliseconds timeout = std::chrono::minutes(5);  ///< of the meeting and of each operation; longer than a rank may let the others wait, e.g. while it saves
+};
+
+/// Makes the backend of a group: Gloo if none is given. It must take CPU tensors, in which losses and texts are sent, so NCCL alone does not do.
+using MakeBackend = std::function<c10::intrusive_ptr<c10d::Backend>(c10::intrusive_ptr<c10d::Store> store, int rank, int size, std::chrono::milliseconds timeout)>;
+
+/// Gloo over the interface that GLOO_SOCKET_IFNAME names, else over the loopback where the store is there, else over that of this machine's name.
+inline c10::intrusive_ptr<c10d::Backend> gloo_backend(c10::intrusive_ptr<c10d::Store> store, const Rendezvous& rendezvous, std::chrono::milliseconds timeout) {
+  const auto options = c10d::ProcessGroupGloo::Options::create(timeout);
+  const auto interface = detail::environment("GLOO_SOCKET_IFNAME");
+  const bool is_local = rendezvous.host == "127.0.0.1" || rendezvous.host == "localhost";
+  options->devices.push_back(interface  ? c10d::ProcessGroupGloo::createDeviceForInterface(std::string(*interface))
+                             : is_local ? c10d::ProcessGroupGloo::createDeviceForHostname("127.0.0.1")
+                                        : c10d::ProcessGroupGloo::createDefaultDevice());
+  return c10::make_intrusive<c10d::ProcessGroupGloo>(store, rendezvous.rank, rendezvous.size, options);
+}
+
+/// Every rank calls the same operations in the same order. What fails because of another rank throws dapt::Error with that rank's number, at the latest when the timeout and five seconds are
+/// over; the group is of no use then.
+class ProcessGroup final : public Ranks {
+ public:
+  /// Returns when all ranks have come. Throws dapt::Error naming those that did not within the timeout.
+  explicit ProcessGroup(const Rendezvous& rendezvous, ProcessGroupOptions options = {}, const MakeBackend& make_backend = {})
+      : rank_(rendezvous.rank), size_(rendezvous.size) {
+    const std::string place = rendezvous.host + ":" + std::to_string(rendezvous.port);
+    const auto connect = [&](bool hosts) -> c10::intrusive_ptr<c10d::Store> {
+      c10d::TCPStoreOptions store;
+      store.port = rendezvous.port;
+      store.isServer = hosts;
+      store.waitWorkers = false;
+      store.timeout = options.timeout;
+      try {
+        return c10::make_intrusive<c10d::PrefixStore>("dapt/" + rendezvous.prefix, c10::make_intrusive<c10d::TCPStore>(rendezvous.host, store));
+      } catch (const std::exception& error) {
+        fail("ProcessGroup: rank ", rank_, hosts ? " cannot open the store at " : " finds no store at ", place, " (rank 0 opens it): ", first_line(error));
+      }
+    };
+    store_ = connect(rendezvous.hosts_store && rank_ == 0);
+    meet(*store_, place, options.timeout);
+    try {
+      heartbeat_ = std::make_unique<detail::Heartbeat>(connect(false), rank_, size_, rendezvous.hosts_store);
+      const auto prefixed = c10::make_intrusive<c10d::PrefixStore>("group/", store_);
+      backend_ = make_backend ? make_backend(prefixed, rank_, size_, options.timeout) : gloo_backend(prefixed, rendezvous, options.timeout);
+    } catch (const Error&) {
+      throw;
+    } catch (const std::exception& error) {
+      fail_because_of(error, "connecting the ranks");
+    }
+  }
+  ProcessGroup(const ProcessGroup&) = delete;
+  ProcessGroup& operator=(const ProcessGroup&) = delete;
+
+  int rank() const override { return rank_; }
+  int size() const override { return size_; }
+  std::string describe() const override { return std::to_string(size_) + " (" + backend_->getBackendName() + ")"; }
+
+  Pending sum(Tensor tensor, std::string_view kind) override {
+    return begin(kind, std::move(tensor), [this](std::vector<Tensor>& tensors) { return backend_->allreduce(tensors); });
+  }
+  /// Begins to give `tensor` of rank `from` to all, in place.
+  Pending broadcast(Tensor tensor, int from = 0, std::string_view kind = "broadcast") {
+    return begin(kind, std::move(tensor), [this, from](std::vector<Tensor>& tensors) {
+      c10d::BroadcastOptions options;
+      options.rootRank = from;
+      return backend_->broadcast(tensors, options);
+    });
+  }
+  /// Returns when every rank has called it.
+  void barrier() { gather(""); }
+  std::vector<std::string> gather(const std::string& text) override;
+
+  /// Tells the others that this rank stops before its time, so that they can name it and say why.
+  void leave(const std::string& why) {
+    if (heartbeat_) heartbeat_->leave(why);
+  }
+
+  /// Bytes that this rank gave to operations so far, by kind. What goes over the wire is 2 (n - 1) / n of it for a sum over n ranks.
+  const std::map<std::string, std::int64_t, std::less<>>& bytes() const { return bytes_; }
+
+ private:
+  static std::string first_line(const std::exception& error) {
+    const std::string text = error.what();
+    return text.substr(0, text.find('\n'));
+  }
+
+  [[noreturn]] void fail_because_of(const std::exception& error, std::string_view what) {
+    const std::string cause = heartbeat_ ? heartbeat_->cause() : "";
+    fail("ProcessGroup: rank ", rank_, " of ", size_, " cannot go on: ", what, " failed", cause.empty() ? "" : "; ", cause, " (", first_line(error), ")");
+  }
+
+  void meet(c10d::Store& store, const std::string& place, std::chrono::milliseconds timeout) {
+    const auto key = [](int rank) { return "here/" + std::to_string(rank); };
+    std::vector<std::string> keys;
+    for (int rank = 0; rank < size_; ++rank) keys.push_back(key(rank));
+    std::string missing;
+    try {
+      require(store.add(key(rank_), 1) == 1, "ProcessGroup: two processes came to ", place, " as rank ", rank_);
+      store.wait(keys, timeout);
+    } catch (const Error&) {
+      throw;
+    } catch (const std::exception& error) {
+      try {
+        for (int rank = 0; rank < size_; ++rank)
+          if (!store.check({key(rank)})) missing += (missing.empty() ? "rank " : ", rank ") + std::to_string(rank);
+      } catch (const std::exception&) {
+        missing = "rank 0, which keeps the store,";
+      }
+      fail("ProcessGroup: rank ", rank_, " waited at ", place, " for ", timeout.count() / 1000.0, " s; ", missing.empty() ? first_line(error) : missing + " did not come");
+    }
+  }
+
+  template <class Begin>
+  Pending begin(std::string_view kind, Tensor tensor, Begin call) {
+    count(kind, tensor);
+    std::vector<Tensor> tensors{std::move(tensor)};
+    std::string what(kind);
+    try {
+      return [this, what, work = call(tensors), kept = tensors] {
+        try {
+          work->wait();
+        } catch (const std::exception& error) {
+          fail_because_of(error, "exchanging " + what);
+        }
+      };
+    } catch (const std::exception& error) {
+      fail_because_of(error, "exchanging " + what);
+    }
+  }
+  void count(std::string_view kind, const Tensor& tensor) {
+    const auto bytes = static_cast<std::int64_t>(tensor.nbytes());
+    if (const auto found = bytes_.find(kind); found != bytes_.end()) found->second += bytes;
+    else bytes_.emplace(kind, bytes);
+  }
+
+  int rank_, size_;
+  c10::intrusive_ptr<c10d::Store> store_;  // with the server, on the rank that hosts it
+  std::unique_ptr<detail::Heartbeat> heartbeat_;
+  c10::intrusive_ptr<c10d::Backend> backend_;
+  std::map<std::string, std::int64_t, std::less<>> bytes_;
+};
+
+inline std::vector<std::string> ProcessGroup::gather(const std::string& text) {
+  const auto all = [&](const Tensor& mine) {
+    std::vector<std::vector<Tensor>> results(1);
+    for (int rank = 0; rank < size_; ++rank) results[0].push_back(at::empty_like(mine));
+    std::vector<Tensor> tensors{mine};
+    begin("gathered values", mine, [&](std::vector<Tensor>&) { return backend_->allgather(results, tensors); })();
+    return results[0];
+  };
+  const std::vector<Tensor> lengths = all(at::full({1}, static_cast<std::int64_t>(text.size()), at::kLong));
+  std::int64_t longest = 1;
+  for (const Tensor& length : lengths) longest = std::max(longest, length.item<std::int64_t>());
+  const Tensor mine = at::empty({longest}, at::kByte);
+  std::memcpy(mine.mutable_data_ptr(), text.data(), text.size());
+  std::vector<std::string> texts;
+  const std::vector<Tensor> padded = all(mine);
+  for (std::size_t rank = 0; rank < padded.size(); ++rank)
+    texts.emplace_back(static_cast<const char*>(padded[rank].const_data_ptr()), static_cast<std::size_t>(lengths[rank].item<std::int64_t>()));
+  return texts;
+}
+
+}  // namespace dapt

@@ -1,0 +1,78 @@
+// Which of how many processes this one is, and where they meet: from the environment that torchrun, dapt launch, Slurm's srun and Open MPI's mpirun set.
+#pragma once
+
+#include <charconv>
+#include <cstdint>
+#include <cstdlib>
+#include <optional>
+#include <string>
+#include <string_view>
+
+#include <dapt/core/error.hpp>
+
+namespace dapt {
+
+struct Rendezvous {
+  int rank = 0, size = 1;              ///< of all processes
+  int local_rank = 0, local_size = 1;  ///< of those on this machine
+  std::string host = "127.0.0.1";      ///< of the store where they meet; rank 0's machine
+  std::uint16_t port = 29500;
+  bool hosts_store = true;             ///< rank 0 runs the store; not where torchrun does
+  std::string prefix = {};             ///< of the keys in it: a new one each time that torchrun starts its processes again
+};
+
+namespace detail {
+
+inline std::optional<std::string_view> environment(const char* name) {
+  const char* value = std::getenv(name);
+  return value == nullptr || *value == '\0' ? std::nullopt : std::optional<std::string_view>(value);
+}
+
+inline std::optional<int> environment_number(const char* name) {
+  const auto text = environment(name);
+  if (!text) return std::nullopt;
+  int number = 0;
+  const auto [end, error] = std::from_chars(text->data(), text->data() + text->size(), number);
+  require(error == std::errc() && end == text->data() + text->size() && number >= 0, name, " is \"", *text, "\", expected a number");
+  return number;
+}
+
+}  // namespace detail
+
+/// Nothing where this process was started alone. Read are WORLD_SIZE, RANK, LOCAL_WORLD_SIZE, LOCAL_RANK (torchrun, dapt launch), else OMPI_COMM_WORLD_SIZE, _RANK,
+/// _LOCAL_SIZE, _LOCAL_RANK (mpirun), else SLURM_NTASKS, SLURM_PROCID, SLURM_LOCALID (srun); MASTER_ADDR, which may be missing where all are on this
+/// machine, and MASTER_PORT. Throws dapt::Error on values that do not fit each other.
+inline std::optional<Rendezvous> rendezvous_from_environment() {
+  using detail::environment, detail::environment_number;
+  struct Names {
+    const char *size, *rank, *local_size, *local_rank;
+  };
+  const Names torchrun{"WORLD_SIZE", "RANK", "LOCAL_WORLD_SIZE", "LOCAL_RANK"},
+      mpirun{"OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_LOCAL_SIZE", "OMPI_COMM_WORLD_LOCAL_RANK"},
+      srun{"SLURM_NTASKS", "SLURM_PROCID", nullptr, "SLURM_LOCALID"};
+  const bool in_step = environment("SLURM_STEP_ID").has_value();  // a batch script has the other variables too, without being one of several
+  const Names* names = environment(torchrun.size) ? &torchrun : environment(mpirun.size) ? &mpirun : in_step && environment(srun.size) ? &srun : nullptr;
+  if (names == nullptr) return std::nullopt;
+
+  Rendezvous result;
+  result.size = *environment_number(names->size);
+  const std::optional<int> rank = environment_number(names->rank);
+  require(rank.has_value(), names->size, " is ", result.size, ", but ", names->rank, " is not set");
+  result.rank = *rank;
+  require(result.rank < result.size, names->rank, " is ", result.rank, ", expected less than ", names->size, ", which is ", result.size);
+  result.local_rank = environment_number(names->local_rank).value_or(0);
+  if (names == &srun) result.local_size = environment_number("SLURM_STEP_NUM_NODES").value_or(0) == 1 ? result.size : 1;
+  else result.local_size = environment_number(names->local_size).value_or(1);
+  if (const auto host = environment("MASTER_ADDR")) result.host = *host;
+  else require(result.local_size == result.size, "MASTER_ADDR is not set: the address of rank 0's machine, where ", result.size, " processes on several machines meet");
+  const int port = environment_number("MASTER_PORT").value_or(result.port);
+  require(port > 0 && port < 65536, "MASTER_PORT is ", port, ", expected 1 to 65535");
+  result.port = static_cast<std::uint16_t>(port);
+  if (environment("TORCHELASTIC_USE_AGENT_STORE") == "True") {
+    result.hosts_store = false;
+    result.prefix = "attempt" + std::to_string(environment_number("TORCHELASTIC_RESTART_COUNT").value_or(0)) + "/";
+  }
+  return result;
+}
+
+}  // namespace dapt

@@ -1,0 +1,83 @@
+// A model whose scoring and answering is shared by all ranks: any metric over it is computed by all of them, with the values of one process.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <cstring>
+#include <span>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include <ATen/ops/arange.h>
+#include <ATen/ops/zeros.h>
+
+#include <dapt/concepts/causal_lm.hpp>
+#include <dapt/core/error.hpp>
+#include <dapt/core/ranks.hpp>
+
+namespace dapt {
+
+/// CausalLM, and GeneratingLM where `M` is. Every rank holds the model and makes the same calls; of the rows of one call rank r computes r, r + n, r + 2n, ... A row's
+/// values do not depend on the rows beside it, within what the model promises.
+template <CausalLM M>
+class SharedModel {
+ public:
+  SharedModel(M& model, Ranks& ranks) : model_(model), ranks_(ranks) {}
+
+  LossSum loss(const Batch& batch) { return model_.loss(batch); }
+  Tensor token_log_probs(const Batch& batch) {
+    const std::int64_t rows = batch.input_ids.size(0), first = ranks_.rank(), step = ranks_.size();
+    Tensor all = at::zeros(batch.input_ids.sizes(), batch.input_ids.options().dtype(at::kFloat));
+    if (first < rows) {
+      const auto own = [&](const Tensor& tensor) { return tensor.slice(0, first, rows, step).contiguous(); };
+      Batch share{own(batch.input_ids), own(batch.labels), own(batch.position_ids), own(batch.document_starts), 0};
+      share.supervised_tokens = share.labels.ne(ignore_index).sum().template item<std::int64_t>();
+      all.slice(0, first, rows, step).copy_(model_.token_log_probs(share));
+    }
+    ranks_.sum(all, "scores")();  // zeros but from one rank: exact
+    return all;
+  }
+  NamedParameters parameters() { return model_.parameters(); }
+  std::vector<Linear*> linears() { return model_.linears(); }
+
+  std::vector<std::vector<std::int32_t>> generate_greedy(const std::vector<std::vector<std::int32_t>>& prompts, std::int64_t max_new_tokens, const StopRule& stop)
+    requires GeneratingLM<M>
+  {
+    const auto first = static_cast<std::size_t>(ranks_.rank()), step = static_cast<std::size_t>(ranks_.size());
+    std::vector<std::vector<std::int32_t>> own;
+    for (std::size_t row = first; row < prompts.size(); row += step) own.push_back(prompts[row]);
+    if (!own.empty()) {
+      own = model_.generate_greedy(own, max_new_tokens, [&](std::size_t row, std::span<const std::int32_t> generated) { return stop(first + row * step, generated); });
+    }
+    std::string text;  // of each answer its length and its tokens
+    const auto write = [&](std::int32_t number) { text.append(reinterpret_cast<const char*>(&number), sizeof number); };
+    for (const std::vector<std::int32_t>& answer : own) {
+      write(static_cast<std::int32_t>(answer.size()));
+      for (const std::int32_t token : answer) write(token);
+    }
+    const std::vector<std::string> texts = ranks_.gather(text);
+    std::vector<std::vector<std::int32_t>> all(prompts.size());
+    for (std::size_t rank = 0; rank < texts.size(); ++rank) {
+      std::size_t at = 0;
+      const auto read = [&] {
+        std::int32_t number = 0;
+        require(at + sizeof number <= texts[rank].size(), "SharedModel: rank ", rank, " sent fewer answers than its share of ", prompts.size(), " prompts; the ranks made different calls");
+        std::memcpy(&number, texts[rank].data() + at, sizeof number);
+        at += sizeof number;
+        return number;
+      };
+      for (std::size_t row = rank; row < prompts.size(); row += step) {
+        all[row].resize(static_cast<std::size_t>(read()));
+        for (std::int32_t& token : all[row]) token = read();
+      }
+    }
+    return all;
+  }
+
+ private:
+  M& model_;
+  Ranks& ranks_;
+};
+
+}  // namespace dapt
