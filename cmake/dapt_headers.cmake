@@ -148,6 +148,7 @@ set(DAPT_HEADERS
   include/dapt/report/tensorboard.hpp
   include/dapt/testing/archetypes.hpp
   include/dapt/testing/conformance.hpp
+  include/dapt/testing/resume.hpp
   include/dapt/testing/toy.hpp
   include/dapt/text/added_tokens.hpp
   include/dapt/text/bpe.hpp
