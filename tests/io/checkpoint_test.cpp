@@ -303,7 +303,9 @@ TEST_CASE("CheckpointWriter tells at the next step that a checkpoint could not b
     void observe(const StepRecord& record) {
       try {
         writer.observe(record);
-        if (record.step == 4) while (errors.empty()) observe({.step = 5});  // asked as often as the thread needs to fail
+        StepRecord next;
+        next.step = 5;
+        if (record.step == 4) while (errors.empty()) observe(next);  // asked as often as the thread needs to fail
       } catch (const Error& error) {
         errors.push_back(error.what());
         std::filesystem::remove(file);

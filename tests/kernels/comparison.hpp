@@ -77,7 +77,7 @@ inline void for_each_instruction_set(const std::function<void()>& body) {
   int next = 2;
   for (const auto set : {InstructionSet::portable, InstructionSet::avx512_bf16})
     for (const auto choice : {Bf16Products::native, Bf16Products::widened}) {
-      if (set > detail::processor_instruction_set()) continue;
+      if (set > dapt::detail::processor_instruction_set()) continue;
       instruction_set() = set;
       bf16_products() = choice;
       at::set_num_threads(next);

@@ -74,7 +74,7 @@ TEST_CASE("settings that cannot be compared are refused") {
 TEST_CASE("a setting that was trained earlier takes its place among the others, under the same conditions") {
   auto runs = comparison();
   const TrainOptions options{.batch_size = 1, .max_steps = 1};
-  runs.add({.name = "a", .description = "earlier", .header = {}, .metrics = {}, .steps = {}, .train = {.steps = 1}}, options);
+  runs.add({.name = "a", .description = "earlier", .header = {}, .metrics = {}, .steps = {}, .train = {.steps = 1, .stopped_because = "max_steps"}}, options);
   const auto setting = [](TrainOptions own) { return Setting{.name = "b", .description = "", .adapter = Lora{}, .rule = AdamW{}, .options = own}; };
   const auto nothing = [](auto&) {};
   REQUIRE_THROWS_WITH(runs.run(setting({.batch_size = 1, .max_steps = 2}), nothing), "Comparison: setting \"b\" has max_steps 2, the first setting has 1");
