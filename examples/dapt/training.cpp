@@ -238,7 +238,8 @@ dapt::TrainOptions train_options(const RunOptions& run, const BudgetOptions& bud
           .max_grad_norm = budget.max_grad_norm,
           .layer_wise = budget.layer_wise,
           .on_bad_loss = budget.on_bad_loss == "skip" ? dapt::OnBadLoss::skip : dapt::OnBadLoss::stop,
-          .stop = &stop_requested};
+          .stop = &stop_requested,
+          .ranks = processes()};
 }
 
 void require_same_run(const dapt::RunHeader& now, const dapt::RunHeader& then, bool allow_changes) {
@@ -246,6 +247,7 @@ void require_same_run(const dapt::RunHeader& now, const dapt::RunHeader& then, b
   const auto add = [](std::string& all, const std::string& value) { all += (all.empty() ? "" : "; ") + value; };
   for (const auto& [key, value] : now.entries) add(values[key].first, value);
   for (const auto& [key, value] : then.entries) add(values[key].second, value);
+  if (const auto processes = values.find("processes"); processes != values.end() && processes->second.second.empty()) processes->second.second = "1";  // before there could be several
   for (const auto& [key, both] : values) {
     if (both.first == both.second) continue;
     const std::string difference = key + " is \"" + both.first + "\" and was \"" + both.second + "\"";

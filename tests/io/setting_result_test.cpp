@@ -76,7 +76,7 @@ TEST_CASE("a result that cannot be read is named with what is wrong with it") {
     return Catch::Contains(file.string());
   };
   const auto half = with(text.substr(text.size() / 2), "");
-  REQUIRE_THROWS_WITH(dapt::read_setting_result(file), half && Catch::Contains("not JSON"));
+  REQUIRE_THROWS_WITH(dapt::read_setting_result(file), half && Catch::Contains("no valid JSON"));
   const auto version = with("\"version\": 1", "\"version\": 2");
   REQUIRE_THROWS_WITH(dapt::read_setting_result(file), version && Catch::Contains("version 2, expected 1"));
   const auto number = with("\"inf\"", "\"many\"");

@@ -45,5 +45,5 @@ TEST_CASE("what was not measured is not there") {
 }
 
 TEST_CASE("a place that cannot be written is an error that names it") {
-  REQUIRE_THROWS_WITH(dapt::write_results("/nonexistent-folder/results.json", dapt::results_json("m", {})), "/nonexistent-folder/results.json: cannot be written");
+  REQUIRE_THROWS_WITH(dapt::write_results("/nonexistent-folder/results.json", dapt::results_json("m", {})), "/nonexistent-folder/results.json: cannot create a file in its folder: No such file or directory");
 }

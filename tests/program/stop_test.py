@@ -251,7 +251,7 @@ class Stop(unittest.TestCase):
         places = {"base": ("fsync sleep base/.result.json 0 0", lambda out: list(out.glob("base/.result.json.*"))),
                   "first": ("fsync sleep small/checkpoints/.step-000000003 0 0", lambda out: list(out.glob("small/checkpoints/.step-000000003.tmp"))),
                   "scored": ("fsync sleep small/.result.json 0 0", lambda out: list(out.glob("small/.result.json.*"))),
-                  "second": ("fsync sleep all/checkpoints/.step-000000004 0 0", lambda out: list(out.glob("all/checkpoints/.step-000000004.tmp"))),
+                  "second": ("fsync sleep /all/checkpoints/.step-000000004 0 0", lambda out: list(out.glob("all/checkpoints/.step-000000004.tmp"))),
                   "report": ("fsync sleep /.report.md 1 0", lambda out: (out / "all/result.json").exists() and list(out.glob(".report.md.*")))}
         for place, (fault, reached) in places.items():
             with self.subTest(place):

@@ -13,8 +13,8 @@
 
 #include <dapt/core/atomic_file.hpp>
 #include <dapt/core/error.hpp>
+#include <dapt/core/json.hpp>
 #include <dapt/core/run_result.hpp>
-#include <dapt/io/weight_file.hpp>
 
 namespace dapt {
 
