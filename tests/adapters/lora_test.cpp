@@ -235,7 +235,7 @@ TEST_CASE("DoRA with dropout: the layer's own product sees no dropout, the mean 
   REQUIRE(at::allclose(dropped, at::linear(x, v * (state.modules[0].magnitude.detach() / v.norm(2, {1})).unsqueeze(1)), 0, 0.1));
 }
 
-TEST_CASE("merging a small update into bf16 says what rounding lost; unmerging restores bit for bit") {
+TEST_CASE("merging a small update into bf16 says what rounding lost, unmerging restores bit for bit") {
   at::manual_seed(10);
   ToyLM model({.dtype = at::kBFloat16});
   dapt::Linear& layer = *model.linears()[0];

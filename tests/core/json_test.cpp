@@ -16,7 +16,7 @@ std::string nested(std::size_t levels) { return std::string(levels, '[') + std::
 
 }  // namespace
 
-TEST_CASE("JSON is nested 100 deep at most; brackets inside strings do not count") {
+TEST_CASE("JSON is nested 100 deep at most, brackets inside strings do not count") {
   REQUIRE(parse_json(nested(100), "f").is_array());
   REQUIRE_THROWS_WITH(parse_json(nested(101), "f"), "f: JSON nested 101 deep, expected at most 100");
   REQUIRE_THROWS_WITH(parse_json(R"({"a\"[": )" + nested(100) + "}", "f"), Contains("nested 101 deep"));

@@ -59,7 +59,7 @@ TEST_CASE("PackedStream gives every sequence once an epoch, in an order of its o
   REQUIRE(stream.position() == StreamPosition{3, 0});
 }
 
-TEST_CASE("PackedStream: batches go on over the border of an epoch; only the last of all may have fewer rows") {
+TEST_CASE("PackedStream: batches go on over the border of an epoch, only the last of all may have fewer rows") {
   PackedStream stream(rows(5), {.micro_batch_size = 3, .shuffle = false, .epochs = 2});
   REQUIRE(read(stream, 100) == std::vector<std::vector<std::int64_t>>{{0, 1, 2}, {3, 4, 0}, {1, 2, 3}, {4}});
   PackedStream endless(rows(2), {.shuffle = false});

@@ -108,7 +108,7 @@ TEST_CASE("read_pages is lazy: pages before a bad line are given") {
   CHECK_THROWS_AS(++it, dapt::Error);
 }
 
-TEST_CASE("read_pages: only LF and CR LF end a line; U+2028 is data") {
+TEST_CASE("read_pages: only LF and CR LF end a line, U+2028 is data") {
   REQUIRE(read("{\"text\":\"a\"}\r\n{\"text\":\"b\"}\r\n").pages.size() == 2);
   const auto [pages, summary] = read("{\"text\":\"a\u2028b\u2029c\u0085d\"}\n\n  \r\n{\"text\":\"e\"}");
   REQUIRE(pages.size() == 2);
@@ -132,7 +132,7 @@ TEST_CASE("read_pages skips empty pages with a count, whatever the policy") {
   }
 }
 
-TEST_CASE("read_pages: a wrong type, an array, no text, a trailing comma, a key twice: refused by line, found and expected; or skipped with a count") {
+TEST_CASE("read_pages: a wrong type, an array, no text, a trailing comma, a key twice: refused by line, found and expected, or skipped with a count") {
   const auto [bad, message] = GENERATE(table<std::string, std::string>({
       {R"({"text":5})", "field \"text\": found number, expected a string"},
       {R"({"text":null})", "field \"text\": found null, expected a string"},

@@ -128,7 +128,7 @@ TEST_CASE("bands compare a pair with the probability of the S-curve") {
   REQUIRE(std::abs(compared - probability * trials) < 4 * std::sqrt(probability * (1 - probability) * trials));
 }
 
-TEST_CASE("copies: exact in other case, width and white space; near by the n-grams that a change takes away") {
+TEST_CASE("copies: exact in other case, width and white space, near by the n-grams that a change takes away") {
   // 60 words have 56 5-grams; a word changed inside takes 5 of them away: Jaccard 51 / 61, then 46 / 66 = 0.70 for two words.
   const int threads = GENERATE(1, 4);
   const std::string text = numbered_words(0, 60);
@@ -262,7 +262,7 @@ TEST_CASE("overlap: an item without words is refused by its name") {
   REQUIRE_THROWS_WITH(OverlapFinder(std::vector<EvaluationItem>{{"qa 7", "?!"}}), Catch::Contains("item qa 7 has no word"));
 }
 
-TEST_CASE("overlap: no evaluation item stands in the Debian corpora; what they share is what sets of n-grams made in Python share") {
+TEST_CASE("overlap: no evaluation item stands in the Debian corpora, what they share is what sets of n-grams made in Python share") {
   std::vector<EvaluationItem> items;
   for (const char* name : {"qa.jsonl", "cloze.jsonl"}) {
     std::ifstream file(DAPT_TEST_DATA "/../examples/debian/" + std::string(name));

@@ -8,7 +8,7 @@
 
 using dapt::LogLikelihoodRequest;
 
-TEST_CASE("A continuation's log likelihood is the sum over its bytes; white space at the context's end counts with it") {
+TEST_CASE("A continuation's log likelihood is the sum over its bytes, white space at the context's end counts with it") {
   toy::TableLM model{.probability = {{{'b', ' '}, 0.25}, {{' ', 'c'}, 0.125}}};
   const toy::ByteTokenizer tokenizer;
   const std::vector<LogLikelihoodRequest> requests = {{"ab ", "c"}, {"ab", " c"}, {"", "b c"}};

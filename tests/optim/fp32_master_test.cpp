@@ -38,7 +38,7 @@ TEST_CASE("a bf16 weight of 1 moves under lr 6e-4 with a master, and does not wi
   REQUIRE(after_100_steps(Fp32Master<AdamW>{}) == Approx(0.94).margin(1.0 / 512));  // Adam moves by lr a step under a constant gradient
 }
 
-TEST_CASE("the master steps as an fp32 weight would; the weight is its rounding") {
+TEST_CASE("the master steps as an fp32 weight would, the weight is its rounding") {
   Tensor w = at::randn({6, 5}).to(at::kBFloat16), reference = w.to(at::kFloat);
   const Fp32Master<AdamW> rule{.inner = {.weight_decay = 0.1}};
   auto state = rule.init({"w", w});

@@ -52,7 +52,7 @@ TEST_CASE("bf16 weights of 1 move in expectation under lr 6e-4") {
   REQUIRE(w.to(at::kDouble).mean().item<double>() == Approx(1 - 100 * 6e-4).margin(1e-3));
 }
 
-TEST_CASE("each parameter and each step has its own draws; a seed changes them") {
+TEST_CASE("each parameter and each step has its own draws, a seed changes them") {
   const auto rounded = [](std::int64_t seed, const char* name, int steps) {
     const StochasticRounding<AdamW> rule{.seed = seed};
     Tensor w = at::full({64}, 1.0, at::kBFloat16);

@@ -55,7 +55,7 @@ TEST_CASE("Adafactor's weights are those of transformers, also with momentum and
   compare("adafactor_momentum", dapt::Adafactor{.beta1 = 0.9, .scale_parameter = true, .weight_decay = 0.1}, [](auto&) {});
 }
 
-TEST_CASE("APOLLO's weights are those of apollo-torch with its seeds, with a factor a channel and a factor a tensor; four projections in 30 steps") {
+TEST_CASE("APOLLO's weights are those of apollo-torch with its seeds, with a factor a channel and a factor a tensor, four projections in 30 steps") {
   const auto first_seed = [](dapt::Apollo::State& state) { state.seed = 1; };  // the reference counts parameters from 1
   dapt::Apollo rule{.rank = 4, .update_proj_gap = 7, .scale = 2, .targets = {"apollo"}};
   rule.inner.weight_decay = 0.1;

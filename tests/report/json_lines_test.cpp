@@ -73,7 +73,7 @@ TEST_CASE("log.jsonl: a folder that cannot be made and a file that cannot be wri
   CHECK_THROWS_WITH(full.observe(third_step), Catch::Contains("/dev/full") && Catch::Contains("step 3") && Catch::Contains("No space left"));
 }
 
-TEST_CASE("log.jsonl is read back with the same bits, up to a line that was cut off; a line that is no step is named") {
+TEST_CASE("log.jsonl is read back with the same bits, up to a line that was cut off, and a line that is no step is named") {
   const dapt::testing_support::TemporaryFolder folder;
   const auto file = folder.path() / "log.jsonl";
   REQUIRE(dapt::read_json_lines(file).empty());
@@ -89,7 +89,7 @@ TEST_CASE("log.jsonl is read back with the same bits, up to a line that was cut 
   REQUIRE(dapt::to_json(steps[0]) == dapt::to_json(third_step));
   REQUIRE(steps[1].loss == 1.0 / 3);
   REQUIRE(std::isnan(steps[1].grad_norm));
-  REQUIRE(dapt::to_json(steps[1]) == dapt::to_json(other));
+  REQUIRE(dapt::to_json(steps[1]).dump() == dapt::to_json(other).dump());  // NaN equals nothing
   std::filesystem::resize_file(file, read_bytes(file).size() - 1);
   REQUIRE(dapt::read_json_lines(file).size() == 1);
   dapt::testing_support::write_bytes(file, line + "{\"step\": 4}\n");

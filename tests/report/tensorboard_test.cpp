@@ -49,7 +49,7 @@ TEST_CASE("event files: the bytes of TensorBoard's own writer") {
   REQUIRE(board.path().filename().string().starts_with("events.out.tfevents.1700000000."));
 }
 
-TEST_CASE("event files: what a step shows; a skipped step shows no loss") {
+TEST_CASE("event files: what a step shows, a skipped step shows no loss") {
   const dapt::testing_support::TemporaryFolder folder;
   const dapt::TensorBoardOptions clock{.wall_time = [] { return 1.0; }};
   dapt::TensorBoard board(folder.path(), clock), other(folder.path(), clock);

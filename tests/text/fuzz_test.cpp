@@ -83,7 +83,7 @@ std::uint32_t checksum_of_ids(const HfTokenizer& tokenizer, std::span<const std:
 
 }  // namespace
 
-TEST_CASE("Eleven tokenizers: ids of 100,000 generated strings, as text and as control tokens, and their decoded texts; where nothing is lost, the text itself") {
+TEST_CASE("Eleven tokenizers: ids of 100,000 generated strings, as text and as control tokens, and their decoded texts, where nothing is lost, the text itself") {
   const auto all = recorded_json("fuzz.json");
   const Strings generated(all);
   const std::size_t count = all.at("strings_a_checksum");
