@@ -192,7 +192,7 @@ def main():
                 for side in sides:
                     if setting != EVALUATION:
                         method, options = SETTINGS[setting]
-                        record = train_dapt(options, folder / f"{method}-{pair}") if side == "dapt" else train_peer(method, rows, side == "tuned peer")
+                        record = train_dapt(options, folder / f"{setting}-{pair}") if side == "dapt" else train_peer(method, rows, side == "tuned peer")
                     elif side == "tuned peer":
                         continue
                     else:

@@ -1,10 +1,14 @@
 # Compiles `source` with the part `tag` broken (or nothing broken: well_formed) and compares with what must happen.
 list(TRANSFORM includes PREPEND -isystem OUTPUT_VARIABLE options)
+if(tag STREQUAL "precompile")
+  execute_process(COMMAND ${compiler} -std=c++20 -O0 ${options} -x c++-header ${source} -o ${precompiled}.gch COMMAND_ERROR_IS_FATAL ANY)
+  return()
+endif()
 if(NOT tag STREQUAL "well_formed")
   list(APPEND options -DBREAK_${tag})
 endif()
 execute_process(
-  COMMAND ${compiler} -std=c++20 -fsyntax-only -O0 ${options} ${source} RESULT_VARIABLE status OUTPUT_VARIABLE output ERROR_VARIABLE output)
+  COMMAND ${compiler} -std=c++20 -fsyntax-only -O0 ${options} -include ${precompiled} ${source} RESULT_VARIABLE status OUTPUT_VARIABLE output ERROR_VARIABLE output)
 
 if(tag STREQUAL "well_formed")
   if(NOT status EQUAL 0)
