@@ -182,5 +182,6 @@ set(DAPT_HEADERS
   include/dapt/train/memory_plan.hpp
   include/dapt/train/train_options.hpp
   include/dapt/train/trainer.hpp
+  include/dapt/train/trainer_state.hpp
   include/dapt/version.hpp
 )

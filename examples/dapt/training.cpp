@@ -243,14 +243,8 @@ dapt::TrainOptions train_options(const RunOptions& run, const BudgetOptions& bud
 }
 
 void require_same_run(const dapt::RunHeader& now, const dapt::RunHeader& then, bool allow_changes) {
-  std::map<std::string, std::pair<std::string, std::string>> values;  // by key: now, then
-  const auto add = [](std::string& all, const std::string& value) { all += (all.empty() ? "" : "; ") + value; };
-  for (const auto& [key, value] : now.entries) add(values[key].first, value);
-  for (const auto& [key, value] : then.entries) add(values[key].second, value);
-  if (const auto processes = values.find("processes"); processes != values.end() && processes->second.second.empty()) processes->second.second = "1";  // before there could be several
-  for (const auto& [key, both] : values) {
-    if (both.first == both.second) continue;
-    const std::string difference = key + " is \"" + both.first + "\" and was \"" + both.second + "\"";
+  for (const auto& [key, here, there] : dapt::differences(now, then)) {
+    const std::string difference = key + " is \"" + here + "\" and was \"" + there + "\"";
     dapt::require(!key.starts_with("--"), "--resume: ", difference, "; the setting would not be the one that was stopped");
     dapt::require(allow_changes, "--resume: ", difference, "; the run would not be the one that was stopped. Give --allow-changes to go on all the same");
     std::cerr << "resumed although " << difference << '\n';

@@ -173,4 +173,5 @@
 #include <dapt/train/memory_plan.hpp>
 #include <dapt/train/train_options.hpp>
 #include <dapt/train/trainer.hpp>
+#include <dapt/train/trainer_state.hpp>
 #include <dapt/version.hpp>

@@ -1,48 +1,25 @@
-#include <csignal>
-#include <fstream>
+#include <filesystem>
 #include <iterator>
 #include <string>
-
-#include <sys/resource.h>
 
 #include <catch2/catch.hpp>
 
 #include <dapt/core/atomic_file.hpp>
 
+#include "support/file_size_limit.hpp"
 #include "support/paths.hpp"
 
 using dapt::AtomicFile;
 using dapt::write_file_atomically;
+using dapt::testing_support::FileSizeLimit;
+using dapt::testing_support::read_bytes;
 using dapt::testing_support::TemporaryFolder;
 
 namespace {
 
-std::string content(const std::filesystem::path& file) {
-  std::ifstream in(file, std::ios::binary);
-  return {std::istreambuf_iterator<char>(in), {}};
-}
-
 std::ptrdiff_t files_in(const std::filesystem::path& folder) {
   return std::distance(std::filesystem::directory_iterator(folder), std::filesystem::directory_iterator());
 }
-
-/// Lets no file of this process grow beyond `bytes` while it lives: writing more fails as on a full disk.
-class FileSizeLimit {
- public:
-  explicit FileSizeLimit(rlim_t bytes) : handler_(std::signal(SIGXFSZ, SIG_IGN)) {
-    getrlimit(RLIMIT_FSIZE, &before_);
-    const rlimit limited{bytes, before_.rlim_max};
-    setrlimit(RLIMIT_FSIZE, &limited);
-  }
-  ~FileSizeLimit() {
-    setrlimit(RLIMIT_FSIZE, &before_);
-    std::signal(SIGXFSZ, handler_);
-  }
-
- private:
-  rlimit before_{};
-  void (*handler_)(int);
-};
 
 }  // namespace
 
@@ -51,7 +28,7 @@ TEST_CASE("A committed file replaces the one before it and leaves nothing beside
   const auto file = folder.path() / "a.json";
   write_file_atomically(file, "first");
   write_file_atomically(file, "second, longer");
-  REQUIRE(content(file) == "second, longer");
+  REQUIRE(read_bytes(file) == "second, longer");
   REQUIRE(files_in(folder.path()) == 1);
 }
 
@@ -62,9 +39,9 @@ TEST_CASE("Until commit the target is untouched, and without it nothing is left"
   {
     AtomicFile next(file);
     next.write("new");
-    REQUIRE(content(file) == "old");
+    REQUIRE(read_bytes(file) == "old");
   }
-  REQUIRE(content(file) == "old");
+  REQUIRE(read_bytes(file) == "old");
   REQUIRE(files_in(folder.path()) == 1);
 }
 
@@ -77,7 +54,7 @@ TEST_CASE("A write that fails half way keeps the old file and names it") {
     const FileSizeLimit limit(4096);
     REQUIRE_THROWS_WITH(write_file_atomically(file, large), Catch::Contains(file.string()) && Catch::Contains("cannot write"));
   }
-  REQUIRE(content(file) == "old");
+  REQUIRE(read_bytes(file) == "old");
   REQUIRE(files_in(folder.path()) == 1);
 }
 

@@ -3,7 +3,6 @@ end are those of a run that was never killed.
 
 usage: kill_test.py SOURCE_DIR BUILD_DIR [KILLS]        KILLS: 6 by default
 """
-import json
 import pathlib
 import random
 import subprocess
@@ -11,7 +10,7 @@ import sys
 import tempfile
 import time
 
-from tiny_model import write_model
+from tiny_model import write_model, write_pages
 
 source, build = (pathlib.Path(argument).resolve() for argument in sys.argv[1:3])
 wanted = int(sys.argv[3]) if len(sys.argv) > 3 else 6
@@ -27,7 +26,7 @@ with tempfile.TemporaryDirectory() as name:
     work = pathlib.Path(name)
     (work / "model").mkdir()
     write_model(work / "model", source)
-    (work / "pages.jsonl").write_text("".join(json.dumps({"work": "w", "page": i, "text": f"Page {i} tells how dpkg unpacks package {i * i}. " * 20}) + "\n" for i in range(40)))
+    write_pages(work / "pages.jsonl")
 
     def train(out, *options):
         command = [program, "train", "--model", work / "model", "--pages", work / "pages.jsonl", "--max-length", 64, "--batch-size", 2, "--dtype", "fp32", "--threads", 1, "--adapter", "full",

@@ -11,7 +11,7 @@ import sys
 import tempfile
 import time
 
-from tiny_model import write_model
+from tiny_model import write_model, write_pages
 
 source, build = (pathlib.Path(argument).resolve() for argument in sys.argv[1:3])
 times = int(sys.argv[3]) if len(sys.argv) > 3 else 1
@@ -22,7 +22,7 @@ with tempfile.TemporaryDirectory() as name:
     work = pathlib.Path(name)
     (work / "model").mkdir()
     write_model(work / "model", source)
-    (work / "pages.jsonl").write_text("".join(json.dumps({"work": "w", "page": i, "text": f"Page {i} tells how dpkg unpacks package {i * i}. " * 20}) + "\n" for i in range(40)))
+    write_pages(work / "pages.jsonl")
 
     def command(out, *options):
         return list(map(str, ["train", "--model", work / "model", "--pages", work / "pages.jsonl", "--max-length", 64, "--batch-size", 4, "--dtype", "fp32", "--threads", 1, "--lr", "1e-3",

@@ -2,7 +2,6 @@
 
 usage: link_cut_test.py SOURCE_DIR BUILD_DIR         needs root and the program ip; exit status 77 (skipped) without
 """
-import json
 import os
 import pathlib
 import shutil
@@ -11,7 +10,7 @@ import sys
 import tempfile
 import time
 
-from tiny_model import write_model
+from tiny_model import write_model, write_pages
 
 source, build = (pathlib.Path(argument).resolve() for argument in sys.argv[1:3])
 program = build / "bin" / "dapt"
@@ -39,7 +38,7 @@ try:
         work = pathlib.Path(name)
         (work / "model").mkdir()
         write_model(work / "model", source)
-        (work / "pages.jsonl").write_text("".join(json.dumps({"work": "w", "page": i, "text": f"Page {i} tells how dpkg unpacks package {i * i}. " * 20}) + "\n" for i in range(40)))
+        write_pages(work / "pages.jsonl")
 
         def start(out, *options):
             command = [program, "train", "--model", work / "model", "--pages", work / "pages.jsonl", "--max-length", 64, "--batch-size", 4, "--dtype", "fp32", "--threads", 1, "--adapter", "full",

@@ -33,3 +33,8 @@ def write_model(folder, source, spoiled=()):
     (folder / "config.json").write_text(json.dumps(config))
     (folder / "tokenizer.json").write_bytes((source / "tests/parity/text/gpt_neox.tokenizer.json").read_bytes())
     (folder / "tokenizer_config.json").write_text('{"eos_token": "<|endoftext|>"}')
+
+
+def write_pages(file):
+    """Forty pages of one kind, which a model learns within a few steps."""
+    file.write_text("".join(json.dumps({"work": "w", "page": i, "text": f"Page {i} tells how dpkg unpacks package {i * i}. " * 20}) + "\n" for i in range(40)))

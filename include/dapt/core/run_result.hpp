@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <string>
 #include <utility>
 #include <vector>
@@ -23,6 +24,23 @@ struct RunHeader {
     return nullptr;
   }
 };
+
+/// A key whose values two headers do not share; several under one key are joined by "; ", none is "".
+struct HeaderDifference {
+  std::string key, here, there;
+};
+
+/// In the order of the keys.
+inline std::vector<HeaderDifference> differences(const RunHeader& here, const RunHeader& there) {
+  std::map<std::string, std::pair<std::string, std::string>> values;
+  const auto add = [](std::string& all, const std::string& value) { all += (all.empty() ? "" : "; ") + value; };
+  for (const auto& [key, value] : here.entries) add(values[key].first, value);
+  for (const auto& [key, value] : there.entries) add(values[key].second, value);
+  std::vector<HeaderDifference> result;
+  for (const auto& [key, both] : values)
+    if (both.first != both.second) result.push_back({key, both.first, both.second});
+  return result;
+}
 
 /// How training went and why it ended.
 struct TrainReport {

@@ -13,7 +13,6 @@
 #include <memory>
 #include <numeric>
 #include <optional>
-#include <set>
 #include <sstream>
 #include <string>
 #include <type_traits>
@@ -44,6 +43,7 @@
 #include <dapt/train/accumulation_window.hpp>
 #include <dapt/train/gradient_exchange.hpp>
 #include <dapt/train/train_options.hpp>
+#include <dapt/train/trainer_state.hpp>
 
 namespace dapt {
 
@@ -135,7 +135,7 @@ class Trainer {
   void exchange_rest(bool is_bad);
   void require_equal_ranks(const char* when);
   void require_attached() const;
-  void require_same_setting(const RunHeader& header) const;
+  detail::TrainedWeights weights() const;
   RunHeader describe() const;
   bool is_shared() const { return options_.ranks != nullptr && options_.ranks->size() > 1; }
   bool stop_requested() const { return options_.stop != nullptr && options_.stop->load(std::memory_order_relaxed); }
@@ -527,74 +527,30 @@ void Trainer<Model, Adapter, Rule, Schedule>::require_attached() const {
 }
 
 template <class Model, class Adapter, class Rule, class Schedule>
+detail::TrainedWeights Trainer<Model, Adapter, Rule, Schedule>::weights() const {
+  detail::TrainedWeights result;
+  for (const Trained& trained : trained_) result.emplace_back(trained.parameter.name, trained.weight);
+  return result;
+}
+
+template <class Model, class Adapter, class Rule, class Schedule>
 Checkpoint Trainer<Model, Adapter, Rule, Schedule>::checkpoint() {
   require_attached();
-  Checkpoint result{.progress = progress_, .tensors = {}, .numbers = {{"updates", updates_}}, .header = header_};
-  for (const Trained& trained : trained_) result.tensors["weights/" + trained.parameter.name] = trained.weight;
-  visit_optimizer_state([&](std::string_view parameter, std::string_view entry, auto& value) {
-    const std::string name = "optimizer/" + std::string(parameter) + "/" + std::string(entry);
-    if constexpr (std::is_same_v<std::remove_cvref_t<decltype(value)>, Tensor>) {
-      if (value.defined()) result.tensors[name] = value;
-    } else {
-      result.numbers[name] = value;
-    }
-  });
+  Checkpoint result{.progress = progress_, .header = header_};
+  detail::collect_state(result, weights(), updates_, [this](auto f) { visit_optimizer_state(f); });
   return result;
 }
 
 template <class Model, class Adapter, class Rule, class Schedule>
 void Trainer<Model, Adapter, Rule, Schedule>::restore(const Checkpoint& checkpoint) {
+  const auto visit = [this](auto f) { visit_optimizer_state(f); };
   require_attached();
-  require_same_setting(checkpoint.header);
-  std::set<std::string> expected = {"updates"};  // all is checked before anything is changed
-  for (const Trained& trained : trained_) {
-    const std::string name = "weights/" + trained.parameter.name;
-    const auto found = checkpoint.tensors.find(name);
-    require(found != checkpoint.tensors.end(), "Trainer: the checkpoint has no tensor ", name);
-    require(found->second.sizes() == trained.weight.sizes() && found->second.scalar_type() == trained.weight.scalar_type(), "Trainer: the checkpoint's ", name, " is ",
-            found->second.scalar_type(), " ", found->second.sizes(), ", expected ", trained.weight.scalar_type(), " ", trained.weight.sizes());
-    expected.insert(name);
-  }
-  visit_optimizer_state([&](std::string_view parameter, std::string_view entry, auto& value) {
-    const std::string name = "optimizer/" + std::string(parameter) + "/" + std::string(entry);
-    if constexpr (!std::is_same_v<std::remove_cvref_t<decltype(value)>, Tensor>)
-      require(checkpoint.numbers.contains(name), "Trainer: the checkpoint has no number ", name);
-    expected.insert(name);
-  });
-  require(checkpoint.numbers.contains("updates"), "Trainer: the checkpoint has no number updates");
-  for (const auto& [name, tensor] : checkpoint.tensors) require(expected.contains(name), "Trainer: the checkpoint has a tensor ", name, ", which this setting does not know");
-  for (const auto& [name, number] : checkpoint.numbers) require(expected.contains(name), "Trainer: the checkpoint has a number ", name, ", which this setting does not know");
-
-  const at::NoGradGuard no_grad;
-  for (Trained& trained : trained_) trained.weight.copy_(checkpoint.tensors.at("weights/" + trained.parameter.name));
-  visit_optimizer_state([&](std::string_view parameter, std::string_view entry, auto& value) {
-    const std::string name = "optimizer/" + std::string(parameter) + "/" + std::string(entry);
-    if constexpr (std::is_same_v<std::remove_cvref_t<decltype(value)>, Tensor>) {
-      const auto found = checkpoint.tensors.find(name);
-      value = found == checkpoint.tensors.end() ? Tensor() : found->second.to(trained_.front().weight.device()).clone();
-    } else {
-      value = checkpoint.numbers.at(name);
-    }
-  });
+  detail::require_same_setting(header_, checkpoint.header);
+  detail::require_fitting_state(checkpoint, weights(), visit);
+  detail::restore_state(checkpoint, weights(), visit);
   updates_ = checkpoint.numbers.at("updates");
   progress_ = checkpoint.progress;
   continues_ = true;
-}
-
-/// A budget decides where a run ends and what a schedule says, so it may change under a constant learning rate and under no other.
-template <class Model, class Adapter, class Rule, class Schedule>
-void Trainer<Model, Adapter, Rule, Schedule>::require_same_setting(const RunHeader& header) const {
-  const std::string* schedule = header_.find("lr schedule");
-  const bool is_constant = schedule == nullptr || *schedule == "constant";
-  std::map<std::string, std::pair<std::string, std::string>> values;  // by key: here, in the checkpoint
-  const auto add = [](std::string& text, const std::string& value) { text += (text.empty() ? "" : "; ") + value; };
-  for (const auto& [key, value] : header_.entries) add(values[key].first, value);
-  for (const auto& [key, value] : header.entries) add(values[key].second, value);
-  for (const auto& [key, both] : values) {
-    if (is_constant && (key == "max_steps" || key == "max_tokens" || key == "max_minutes")) continue;
-    if (key == "ranks") continue;  // the data and their order are the same for any number
-    require(both.first == both.second, "Trainer: the checkpoint is of another setting: ", key, " is \"", both.first, "\" here and \"", both.second, "\" in the checkpoint");
-  }
 }
 
 template <class Model, class Adapter, class Rule, class Schedule>

@@ -1,0 +1,88 @@
+// What a trainer's checkpoint holds, and what must agree before one is taken back: all is checked before anything is changed.
+#pragma once
+
+#include <set>
+#include <string>
+#include <string_view>
+#include <type_traits>
+#include <utility>
+#include <vector>
+
+#include <ATen/core/grad_mode.h>
+
+#include <dapt/core/checkpoint.hpp>
+#include <dapt/core/error.hpp>
+#include <dapt/core/run_result.hpp>
+#include <dapt/core/tensor.hpp>
+
+namespace dapt::detail {
+
+/// A trained parameter's name and its values, detached.
+using TrainedWeights = std::vector<std::pair<std::string, Tensor>>;
+
+inline std::string optimizer_entry(std::string_view parameter, std::string_view entry) { return "optimizer/" + std::string(parameter) + "/" + std::string(entry); }
+
+template <class Value>
+inline constexpr bool is_tensor = std::is_same_v<std::remove_cvref_t<Value>, Tensor>;
+
+/// `visit(f)` calls f(parameter name, entry name, Tensor& or std::int64_t&) for all of the optimizer's state. The tensors are not copied.
+template <class Visit>
+void collect_state(Checkpoint& checkpoint, const TrainedWeights& weights, std::int64_t updates, Visit visit) {
+  checkpoint.numbers["updates"] = updates;
+  for (const auto& [name, weight] : weights) checkpoint.tensors["weights/" + name] = weight;
+  visit([&](std::string_view parameter, std::string_view entry, auto& value) {
+    if constexpr (!is_tensor<decltype(value)>) checkpoint.numbers[optimizer_entry(parameter, entry)] = value;
+    else if (value.defined()) checkpoint.tensors[optimizer_entry(parameter, entry)] = value;
+  });
+}
+
+/// Throws dapt::Error naming a tensor or number that is missing, unexpected, or of another shape or type.
+template <class Visit>
+void require_fitting_state(const Checkpoint& checkpoint, const TrainedWeights& weights, Visit visit) {
+  std::set<std::string> expected = {"updates"};
+  for (const auto& [parameter, weight] : weights) {
+    const std::string name = "weights/" + parameter;
+    const auto found = checkpoint.tensors.find(name);
+    require(found != checkpoint.tensors.end(), "Trainer: the checkpoint has no tensor ", name);
+    require(found->second.sizes() == weight.sizes() && found->second.scalar_type() == weight.scalar_type(), "Trainer: the checkpoint's ", name, " is ", found->second.scalar_type(), " ",
+            found->second.sizes(), ", expected ", weight.scalar_type(), " ", weight.sizes());
+    expected.insert(name);
+  }
+  visit([&](std::string_view parameter, std::string_view entry, auto& value) {
+    const std::string name = optimizer_entry(parameter, entry);
+    if constexpr (!is_tensor<decltype(value)>) require(checkpoint.numbers.contains(name), "Trainer: the checkpoint has no number ", name);
+    expected.insert(name);
+  });
+  require(checkpoint.numbers.contains("updates"), "Trainer: the checkpoint has no number updates");
+  for (const auto& [name, tensor] : checkpoint.tensors) require(expected.contains(name), "Trainer: the checkpoint has a tensor ", name, ", which this setting does not know");
+  for (const auto& [name, number] : checkpoint.numbers) require(expected.contains(name), "Trainer: the checkpoint has a number ", name, ", which this setting does not know");
+}
+
+/// After require_fitting_state: writes weights and optimizer state, which go to the weights' device.
+template <class Visit>
+void restore_state(const Checkpoint& checkpoint, const TrainedWeights& weights, Visit visit) {
+  const at::NoGradGuard no_grad;
+  for (const auto& [name, weight] : weights) weight.copy_(checkpoint.tensors.at("weights/" + name));
+  visit([&](std::string_view parameter, std::string_view entry, auto& value) {
+    const std::string name = optimizer_entry(parameter, entry);
+    if constexpr (is_tensor<decltype(value)>) {
+      const auto found = checkpoint.tensors.find(name);
+      value = found == checkpoint.tensors.end() ? Tensor() : found->second.to(weights.front().second.device()).clone();
+    } else {
+      value = checkpoint.numbers.at(name);
+    }
+  });
+}
+
+/// A budget decides where a run ends and what a schedule says, so it may change under a constant learning rate and under no other.
+inline void require_same_setting(const RunHeader& here, const RunHeader& there) {
+  const std::string* schedule = here.find("lr schedule");
+  const bool is_constant = schedule == nullptr || *schedule == "constant";
+  for (const auto& [key, ours, theirs] : differences(here, there)) {
+    if (is_constant && (key == "max_steps" || key == "max_tokens" || key == "max_minutes")) continue;
+    if (key == "ranks") continue;  // the data and their order are the same for any number
+    fail("Trainer: the checkpoint is of another setting: ", key, " is \"", ours, "\" here and \"", theirs, "\" in the checkpoint");
+  }
+}
+
+}  // namespace dapt::detail
