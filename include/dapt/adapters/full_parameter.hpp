@@ -8,6 +8,7 @@
 
 #include <dapt/concepts/adapter.hpp>
 #include <dapt/core/error.hpp>
+#include <dapt/core/linear.hpp>
 #include <dapt/core/run_result.hpp>
 
 namespace dapt {

@@ -23,6 +23,7 @@
 #include <dapt/adapters/principal_factors.hpp>
 #include <dapt/concepts/adapter.hpp>
 #include <dapt/core/error.hpp>
+#include <dapt/core/linear.hpp>
 #include <dapt/core/run_result.hpp>
 #include <dapt/core/training_mode.hpp>
 #include <dapt/kernels/lora_linear.hpp>

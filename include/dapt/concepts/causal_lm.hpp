@@ -8,10 +8,11 @@
 #include <vector>
 
 #include <dapt/core/batch.hpp>
-#include <dapt/core/linear.hpp>
 #include <dapt/core/named_parameter.hpp>
 
 namespace dapt {
+
+struct Linear;  // core/linear.hpp, for those who look into one
 
 /// Bytes of one micro-batch beside the parameters and their gradients.
 struct ActivationMemory {

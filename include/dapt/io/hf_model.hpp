@@ -12,6 +12,7 @@
 #include <dapt/core/atomic_file.hpp>
 #include <dapt/core/error.hpp>
 #include <dapt/core/json.hpp>
+#include <dapt/core/linear.hpp>
 #include <dapt/core/precision.hpp>
 #include <dapt/io/safetensors.hpp>
 #include <dapt/io/weight_folder.hpp>

@@ -16,6 +16,7 @@
 #include <dapt/adapters/merge_report.hpp>
 #include <dapt/core/error.hpp>
 #include <dapt/core/json.hpp>
+#include <dapt/core/linear.hpp>
 #include <dapt/core/precision.hpp>
 #include <dapt/core/quantization.hpp>
 #include <dapt/io/hf_model.hpp>

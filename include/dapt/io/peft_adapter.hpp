@@ -19,6 +19,7 @@
 #include <dapt/core/atomic_file.hpp>
 #include <dapt/core/error.hpp>
 #include <dapt/core/json.hpp>
+#include <dapt/core/linear.hpp>
 #include <dapt/core/precision.hpp>
 #include <dapt/core/quantization.hpp>
 #include <dapt/io/safetensors.hpp>

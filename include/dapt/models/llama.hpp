@@ -29,6 +29,7 @@
 
 #include <dapt/concepts/causal_lm.hpp>
 #include <dapt/core/error.hpp>
+#include <dapt/core/linear.hpp>
 #include <dapt/kernels/attention.hpp>
 #include <dapt/kernels/linear_cross_entropy.hpp>
 #include <dapt/kernels/quantized_weight.hpp>

@@ -16,6 +16,7 @@
 #include <range/v3/iterator/default_sentinel.hpp>
 
 #include <dapt/concepts/concepts.hpp>
+#include <dapt/core/linear.hpp>
 
 namespace dapt::testing {
 

@@ -17,6 +17,7 @@
 
 #include <dapt/concepts/concepts.hpp>
 #include <dapt/core/error.hpp>
+#include <dapt/core/linear.hpp>
 #include <dapt/testing/toy.hpp>
 
 namespace dapt::testing {

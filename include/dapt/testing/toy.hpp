@@ -16,6 +16,7 @@
 
 #include <dapt/concepts/batch_stream.hpp>
 #include <dapt/concepts/causal_lm.hpp>
+#include <dapt/core/linear.hpp>
 #include <dapt/core/pull_range.hpp>
 
 namespace dapt::testing {

@@ -18,6 +18,7 @@
 #include <dapt/concepts/causal_lm.hpp>
 #include <dapt/concepts/optimizer.hpp>
 #include <dapt/core/error.hpp>
+#include <dapt/core/linear.hpp>
 #include <dapt/train/train_options.hpp>
 
 namespace dapt {
