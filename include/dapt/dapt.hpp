@@ -120,12 +120,12 @@
 #include <dapt/optim/any_optimizer.hpp>
 #include <dapt/optim/apollo.hpp>
 #include <dapt/optim/block_quantization.hpp>
-#include <dapt/optim/chunks.hpp>
 #include <dapt/optim/fp32_master.hpp>
 #include <dapt/optim/galore.hpp>
 #include <dapt/optim/kahan_summation.hpp>
 #include <dapt/optim/lion.hpp>
 #include <dapt/optim/lr_schedules.hpp>
+#include <dapt/optim/pieces.hpp>
 #include <dapt/optim/projected_parameters.hpp>
 #include <dapt/optim/round_stochastically.hpp>
 #include <dapt/optim/stochastic_rounding.hpp>

@@ -1,13 +1,18 @@
+#include <cstring>
+#include <limits>
+#include <vector>
 #include <cmath>
 
 #include <catch2/catch.hpp>
 
+#include <ATen/ops/empty.h>
 #include <ATen/ops/equal.h>
 #include <ATen/ops/full.h>
 #include <ATen/ops/randn.h>
 
 #include <dapt/optim/galore.hpp>
 #include <dapt/optim/stochastic_rounding.hpp>
+#include <dapt/optim/stored_state.hpp>
 #include <dapt/testing/conformance.hpp>
 
 using dapt::AdamW;
@@ -15,12 +20,14 @@ using dapt::StochasticRounding;
 using dapt::Tensor;
 using dapt::testing::Failures;
 
-static_assert(dapt::check_optimizer<StochasticRounding<AdamW>>());
-static_assert(dapt::check_optimizer<StochasticRounding<dapt::GaLoreAdamW>>());
+static_assert(dapt::check_optimizer<StochasticRounding<AdamW>>() && dapt::PiecewiseOptimizer<StochasticRounding<dapt::StoredState<AdamW>>>);
+static_assert(dapt::check_optimizer<StochasticRounding<dapt::GaLoreAdamW>>() && !dapt::PiecewiseOptimizer<StochasticRounding<dapt::GaLoreAdamW>>);
 
 TEST_CASE("StochasticRounding keeps the laws of an optimizer") {
   REQUIRE(dapt::testing::optimizer_failures(StochasticRounding<AdamW>{}) == Failures{});
   REQUIRE(dapt::testing::optimizer_failures(StochasticRounding<AdamW>{}, {.lr = 1e-2, .dtype = at::kBFloat16}) == Failures{});
+  for (const auto format : {dapt::StateFormat::bf16, dapt::StateFormat::dynamic8})
+    REQUIRE(dapt::testing::optimizer_failures(StochasticRounding<dapt::StoredState<AdamW>>{.inner = {.format = format, .smallest = 1}}, {.lr = 1e-2, .dtype = at::kBFloat16}) == Failures{});
   REQUIRE(dapt::testing::optimizer_failures(StochasticRounding<dapt::GaLoreAdamW>{.inner = dapt::galore_adamw(4, 2)}, {.lr = 1e-2, .dtype = at::kBFloat16}) ==
           Failures{});
 }
@@ -72,4 +79,21 @@ TEST_CASE("each parameter and each step has its own draws, a seed changes them")
 
 TEST_CASE("StochasticRounding refuses fp16, whose neighbours it does not know") {
   REQUIRE_THROWS_WITH(StochasticRounding<AdamW>{}.init({"w", at::full({2}, 1.0, at::kHalf)}), Catch::StartsWith("StochasticRounding: parameter w is of type Half"));
+}
+
+TEST_CASE("the vector code of stochastic rounding gives the bits of the plain one, wherever a piece begins") {
+  at::manual_seed(3);
+  Tensor values = at::randn({1003});
+  values[5] = std::nan("");
+  values[40] = std::numeric_limits<float>::infinity();
+  values[41] = -std::numeric_limits<float>::infinity();
+  for (const std::int64_t first : {0, 4, 6, 1 << 20}) {
+    std::vector<c10::BFloat16> plain(1003);
+    dapt::detail::round_span(values.const_data_ptr<float>(), 1003, 77, static_cast<std::uint64_t>(first), plain.data());
+    Tensor rounded = at::empty({1003}, at::kBFloat16);
+    dapt::round_stochastically(values, 77, first, rounded);
+    REQUIRE(std::memcmp(plain.data(), rounded.const_data_ptr<c10::BFloat16>(), 2 * plain.size()) == 0);
+    const Tensor tail = dapt::round_stochastically(values.narrow(0, 300, 703), 77, first + 300);
+    REQUIRE(std::memcmp(plain.data() + 300, tail.const_data_ptr<c10::BFloat16>(), 2 * 703) == 0);
+  }
 }

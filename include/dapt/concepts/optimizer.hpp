@@ -78,7 +78,6 @@ struct StepMemory {
 ///   L7 after `accumulated(state).reset()` it is as if nothing had been accumulated.
 ///
 /// Optional: `rule.describe(parameters, lr)` -> RunHeader: what a run's header says, the effective lr of each group included; throws where an option matches no parameter;
-/// `rule.elementwise(state)` -> bool: the step of an entry needs the weight, gradient and state of that entry alone, so a wrapper may take it on pieces of the flat tensors;
 /// `rule.step_memory(parameter, gradient_dtype)` -> StepMemory: what a step needs beside the state, for memory plans (train/memory_plan.hpp), which find the rest by
 /// calling `init` and `accumulate` with tensors without storage.
 template <class T>
@@ -116,6 +115,17 @@ template <class T>
 concept DirectionalOptimizer = Optimizer<T> && requires(const T& rule, typename T::State& state, Tensor& weight, const StepInfo& info) {
   { rule.direction(state, info) } -> std::same_as<Tensor>;
   { rule.decay(weight, info) } -> std::same_as<void>;
+};
+
+/// An optimizer whose step of an entry needs the weight, gradient and state of that entry alone, and changes the state's tensors in place: its step, and that of what wraps it, can be
+/// taken on pieces of the flat tensors, several at a time (optim/pieces.hpp).
+///
+/// | `rule.piece(state, first, length)` | `T::State` | the state, what was accumulated included, of entries [first, first + length): views of the flat tensors, and the numbers as they are |
+///
+/// Law L8: steps on pieces give the bits of the step on the whole.
+template <class T>
+concept PiecewiseOptimizer = Optimizer<T> && requires(const T& rule, const typename T::State& state, std::int64_t n) {
+  { rule.piece(state, n, n) } -> std::same_as<typename T::State>;
 };
 
 /// Call in your own test: `static_assert(dapt::check_optimizer<MyOptimizer>());` Says what is missing and what to write.

@@ -12,6 +12,7 @@ namespace dapt {
 struct StepInfo {
   std::int64_t step = 1;  ///< counts from 1
   double lr = 0;          ///< after the schedule
+  std::int64_t first = 0; ///< where the step is taken on a piece of the flat weight (optim/pieces.hpp): the index of the piece's first entry
 };
 
 /// Where a run stands in its budget; what a learning-rate schedule is asked with.

@@ -20,7 +20,7 @@
 #include <dapt/core/error.hpp>
 #include <dapt/core/gradient.hpp>
 #include <dapt/core/run_result.hpp>
-#include <dapt/optim/chunks.hpp>
+#include <dapt/optim/pieces.hpp>
 
 namespace dapt {
 
@@ -54,7 +54,9 @@ struct AdamW {
 
   /// The factor of m / (sqrt(v) + eps) in `direction`: sqrt(1 - beta2^t) / (1 - beta1^t).
   double bias_correction(std::int64_t t) const { return correction(t).step(); }
-  bool elementwise(const State&) const { return true; }
+  State piece(const State& state, std::int64_t first, std::int64_t length) const {
+    return {piece_of(state.gradient, first, length), piece_of(state.exp_avg, first, length), piece_of(state.exp_avg_sq, first, length)};
+  }
   StepMemory step_memory(const NamedParameter&, at::ScalarType) const { return {}; }  // a few pieces that fit the cache
 
   template <class F>
@@ -75,7 +77,6 @@ struct AdamW {
   /// What is added to sqrt(v), so that both forms are m / (sqrt(v) + eps_t) * correction.step().
   double eps_at(const Correction& c) const { return form == AdamWForm::torch ? eps * c.root_c2 : eps; }
   Tensor moved(const Tensor& gradient, Tensor exp_avg, Tensor exp_avg_sq, double eps_t) const;
-  void step_in_chunks(Tensor& weight, State& state, const StepInfo& info) const;
 };
 
 inline AdamW::State AdamW::init(const NamedParameter& parameter) const {
@@ -106,33 +107,25 @@ inline Tensor AdamW::direction(State& state, const StepInfo& info) const {
 }
 
 inline void AdamW::step(Tensor& weight, State& state, const StepInfo& info) const {
-  const auto dtype = weight.scalar_type();
-  const bool one_type = state.gradient.scalar_type() == dtype && dtype == at::kFloat;
-  if (one_type && weight.is_contiguous() && state.exp_avg.is_contiguous()) {
-    const Tensor t = at::full({}, static_cast<double>(info.step), weight.options().dtype(at::kFloat));
+  const bool is_flat = weight.is_contiguous() && state.exp_avg.is_contiguous(), one_type = weight.scalar_type() == at::kFloat && state.gradient.scalar_type() == at::kFloat;
+  if (!(is_flat && one_type) && step_in_pieces(*this, weight, state, info)) return;  // LibTorch's fused kernel needs no pieces
+  const Correction c = correction(info.step);
+  const Tensor w32 = weight.to(at::kFloat);
+  if (is_flat) {
+    const Tensor t = at::full({}, static_cast<double>(info.step), w32.options());
     // The fused kernel has torch's form; for the other its eps is divided by sqrt(c2), and the decay comes after.
     const bool torch_form = form == AdamWForm::torch;
-    at::_fused_adamw_({weight}, {state.gradient.contiguous()}, {state.exp_avg}, {state.exp_avg_sq}, {}, {t}, info.lr, beta1, beta2,
-                      torch_form ? weight_decay : 0.0, torch_form ? eps : eps / correction(info.step).root_c2, false, false);
-    if (!torch_form) decay(weight, info);
+    at::_fused_adamw_({w32}, {state.gradient.to(at::kFloat).contiguous()}, {state.exp_avg}, {state.exp_avg_sq}, {}, {t}, info.lr, beta1, beta2,
+                      torch_form ? weight_decay : 0.0, torch_form ? eps : eps / c.root_c2, false, false);
+    if (!torch_form && weight_decay > 0) w32.mul_(1 - info.lr * weight_decay);
   } else {
-    step_in_chunks(weight, state, info);
-  }
-  state.gradient.reset();
-}
-
-/// Mixed types: fp32 arithmetic on pieces that stay in cache, so that no fp32 copy of a whole weight or gradient is made.
-inline void AdamW::step_in_chunks(Tensor& weight, State& state, const StepInfo& info) const {
-  const Correction c = correction(info.step);
-  const double rate = info.lr * c.step();
-  const double kept = 1 - info.lr * weight_decay;
-  const auto update = [&](Tensor w, const Tensor& g, const Tensor& m, const Tensor& v) {
-    const Tensor direction = moved(g, m, v, eps_at(c)), w32 = w.to(at::kFloat);
+    const double rate = info.lr * c.step(), kept = 1 - info.lr * weight_decay;
+    const Tensor direction = moved(state.gradient, state.exp_avg, state.exp_avg_sq, eps_at(c));
     if (form == AdamWForm::torch) w32.mul_(kept).sub_(direction, rate);
     else w32.sub_(direction, rate).mul_(kept);
-    if (w.scalar_type() != at::kFloat) w.copy_(w32);
-  };
-  for_each_chunk(update, weight, state.gradient, state.exp_avg, state.exp_avg_sq);
+  }
+  if (weight.scalar_type() != at::kFloat) weight.copy_(w32);
+  state.gradient.reset();
 }
 
 inline RunHeader AdamW::describe(const NamedParameters& parameters, double lr) const {

@@ -9,6 +9,7 @@
 
 #include <dapt/concepts/optimizer.hpp>
 #include <dapt/core/run_result.hpp>
+#include <dapt/optim/pieces.hpp>
 
 namespace dapt {
 
@@ -33,8 +34,14 @@ struct Fp32Master {
   Tensor& accumulated(State& state) const { return inner.accumulated(state.inner); }
   void step(Tensor& weight, State& state, const StepInfo& info) const {
     if (!state.master.defined()) return inner.step(weight, state.inner, info);
+    if constexpr (PiecewiseOptimizer<Fp32Master>) {
+      if (step_in_pieces(*this, weight, state, info)) return;
+    }
     inner.step(state.master, state.inner, info);
     weight.copy_(state.master);
+  }
+  State piece(const State& state, std::int64_t first, std::int64_t length) const requires PiecewiseOptimizer<Inner> {
+    return {piece_of(state.master, first, length), inner.piece(state.inner, first, length)};
   }
   template <class F>
   void visit(State& state, F&& f) const {

@@ -12,6 +12,7 @@
 
 #include <dapt/concepts/optimizer.hpp>
 #include <dapt/core/run_result.hpp>
+#include <dapt/optim/pieces.hpp>
 
 namespace dapt {
 
@@ -34,10 +35,16 @@ struct KahanSummation {
   Tensor& accumulated(State& state) const { return inner.accumulated(state.inner); }
   void step(Tensor& weight, State& state, const StepInfo& info) const {
     if (!state.compensation.defined()) return inner.step(weight, state.inner, info);
+    if constexpr (PiecewiseOptimizer<KahanSummation>) {
+      if (step_in_pieces(*this, weight, state, info)) return;
+    }
     Tensor exact = weight.to(at::kFloat).add_(state.compensation);
     inner.step(exact, state.inner, info);
     weight.copy_(exact);
     state.compensation.copy_(exact.sub_(weight));
+  }
+  State piece(const State& state, std::int64_t first, std::int64_t length) const requires PiecewiseOptimizer<Inner> {
+    return {piece_of(state.compensation, first, length), inner.piece(state.inner, first, length)};
   }
   template <class F>
   void visit(State& state, F&& f) const {
@@ -45,10 +52,10 @@ struct KahanSummation {
     inner.visit(state.inner, f);
   }
 
-  /// The inner rule's, and the weight in fp32.
+  /// The inner rule's, and where the step is not taken in pieces the weight in fp32.
   std::optional<StepMemory> step_memory(const NamedParameter& parameter, at::ScalarType gradient_dtype) const {
     auto memory = dapt::step_memory(inner, parameter, gradient_dtype);
-    const std::int64_t exact = parameter.value.scalar_type() == at::kFloat ? 0 : 4 * parameter.value.numel();
+    const std::int64_t exact = PiecewiseOptimizer<Inner> || parameter.value.scalar_type() == at::kFloat ? 0 : 4 * parameter.value.numel();
     if (memory) memory->working += exact;
     if (memory && memory->usual) memory->usual->working += exact;
     return memory;

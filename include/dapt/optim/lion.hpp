@@ -13,7 +13,7 @@
 #include <dapt/core/error.hpp>
 #include <dapt/core/gradient.hpp>
 #include <dapt/core/run_result.hpp>
-#include <dapt/optim/chunks.hpp>
+#include <dapt/optim/pieces.hpp>
 
 namespace dapt {
 
@@ -39,13 +39,10 @@ struct Lion {
   Tensor& accumulated(State& state) const { return state.gradient; }
 
   void step(Tensor& weight, State& state, const StepInfo& info) const {
-    for_each_chunk(
-        [&](Tensor w, const Tensor& g, const Tensor& m) {
-          const Tensor w32 = w.to(at::kFloat);
-          w32.mul_(1 - info.lr * weight_decay).sub_(moved(g, m), info.lr);
-          if (w.scalar_type() != at::kFloat) w.copy_(w32);
-        },
-        weight, state.gradient, state.exp_avg);
+    if (step_in_pieces(*this, weight, state, info)) return;
+    const Tensor w32 = weight.to(at::kFloat);
+    w32.mul_(1 - info.lr * weight_decay).sub_(moved(state.gradient, state.exp_avg), info.lr);
+    if (weight.scalar_type() != at::kFloat) weight.copy_(w32);
     state.gradient.reset();
   }
 
@@ -58,7 +55,7 @@ struct Lion {
   void decay(Tensor& weight, const StepInfo& info) const {
     if (weight_decay > 0) weight.mul_(1 - info.lr * weight_decay);
   }
-  bool elementwise(const State&) const { return true; }
+  State piece(const State& state, std::int64_t first, std::int64_t length) const { return {piece_of(state.gradient, first, length), piece_of(state.exp_avg, first, length)}; }
   StepMemory step_memory(const NamedParameter&, at::ScalarType) const { return {}; }  // a few pieces that fit the cache
 
   template <class F>

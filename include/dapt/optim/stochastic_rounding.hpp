@@ -12,6 +12,7 @@
 #include <dapt/core/error.hpp>
 #include <dapt/core/hash.hpp>
 #include <dapt/core/run_result.hpp>
+#include <dapt/optim/pieces.hpp>
 #include <dapt/optim/round_stochastically.hpp>
 
 namespace dapt {
@@ -39,10 +40,16 @@ struct StochasticRounding {
   Tensor& accumulated(State& state) const { return inner.accumulated(state.inner); }
   void step(Tensor& weight, State& state, const StepInfo& info) const {
     if (weight.scalar_type() == at::kFloat) return inner.step(weight, state.inner, info);
+    if constexpr (PiecewiseOptimizer<StochasticRounding>) {
+      if (step_in_pieces(*this, weight, state, info)) return;
+    }
     Tensor exact = weight.to(at::kFloat);
     inner.step(exact, state.inner, info);
     const std::uint64_t key = splitmix64(static_cast<std::uint64_t>(state.stream) ^ splitmix64(0, static_cast<std::uint64_t>(seed)), static_cast<std::uint64_t>(state.steps++));
-    weight.copy_(round_stochastically(exact, key));
+    round_stochastically(exact, key, info.first, weight);
+  }
+  State piece(const State& state, std::int64_t first, std::int64_t length) const requires PiecewiseOptimizer<Inner> {
+    return {state.stream, state.steps, inner.piece(state.inner, first, length)};
   }
   template <class F>
   void visit(State& state, F&& f) const {
@@ -51,10 +58,10 @@ struct StochasticRounding {
     inner.visit(state.inner, f);
   }
 
-  /// The inner rule's, and the weight in fp32 and rounded.
+  /// The inner rule's, and where the step is not taken in pieces the weight in fp32.
   std::optional<StepMemory> step_memory(const NamedParameter& parameter, at::ScalarType gradient_dtype) const {
     auto memory = dapt::step_memory(inner, parameter, gradient_dtype);
-    const std::int64_t exact = parameter.value.scalar_type() == at::kFloat ? 0 : 6 * parameter.value.numel();
+    const std::int64_t exact = PiecewiseOptimizer<Inner> || parameter.value.scalar_type() == at::kFloat ? 0 : 4 * parameter.value.numel();
     if (memory) memory->working += exact;
     if (memory && memory->usual) memory->usual->working += exact;
     return memory;

@@ -1,5 +1,5 @@
 // How a rule's moments rest between steps: fp32 as they are, bf16 (2 bytes), or 8 bits (1 byte and 1/64; block_quantization.hpp). The rule inside
-// computes in fp32; its state is unpacked for a step and packed again, piece by piece where the rule works on each element for itself.
+// computes in fp32; its state is unpacked for a step and packed again, piece by piece where the rule can step so.
 // bf16 is rounded stochastically: to the nearest, a second moment under beta2 = 0.999 would never fall, its step of 0.001 being below half an ulp. In
 // 8 bits it falls, because a block's scale is fp32.
 #pragma once
@@ -18,6 +18,7 @@
 #include <dapt/core/hash.hpp>
 #include <dapt/core/run_result.hpp>
 #include <dapt/optim/block_quantization.hpp>
+#include <dapt/optim/pieces.hpp>
 #include <dapt/optim/round_stochastically.hpp>
 
 namespace dapt {
@@ -50,20 +51,35 @@ struct StoredState {
 
   State init(const NamedParameter& parameter) const {
     State state{inner.init(parameter), {}, static_cast<std::int64_t>(fnv1a(parameter.name) >> 1), 0};
-    for_each_tensor(state, [&](std::size_t, Tensor& value) {
-      state.packed.push_back(pack(value, 0, 0));
-      value.reset();
-    });
+    for_each_tensor(state.inner, [&](std::size_t, Tensor&) { state.packed.emplace_back(); });
+    pack_all(state, 0);
+    state.steps = 0;
     return state;
   }
   void accumulate(State& state, const Tensor& gradient) const { inner.accumulate(state.inner, gradient); }
   Tensor& accumulated(State& state) const { return inner.accumulated(state.inner); }
-  void step(Tensor& weight, State& state, const StepInfo& info) const;
+  void step(Tensor& weight, State& state, const StepInfo& info) const {
+    if constexpr (PiecewiseOptimizer<StoredState>) {
+      if (step_in_pieces(*this, weight, state, info)) return;
+    }
+    unpack_all(state);
+    inner.step(weight, state.inner, info);
+    pack_all(state, info.first);
+  }
+  State piece(const State& state, std::int64_t first, std::int64_t length) const requires PiecewiseOptimizer<Inner> {
+    static_assert(piece_elements % quantization_block == 0);
+    State part{inner.piece(state.inner, first, length), {}, state.stream, state.steps};
+    for (const Packed& packed : state.packed) {
+      const std::int64_t blocks = (length + quantization_block - 1) / quantization_block;
+      part.packed.push_back({piece_of(packed.values, first, length), piece_of(packed.scales, first / quantization_block, blocks)});
+    }
+    return part;
+  }
 
   Tensor direction(State& state, const StepInfo& info) const requires DirectionalOptimizer<Inner> {
     unpack_all(state);
     Tensor direction = inner.direction(state.inner, info);
-    pack_all(state);
+    pack_all(state, info.first);
     return direction;
   }
   void decay(Tensor& weight, const StepInfo& info) const requires DirectionalOptimizer<Inner> { inner.decay(weight, info); }
@@ -100,82 +116,41 @@ struct StoredState {
  private:
   /// f(index, tensor) for the tensors of the inner state.
   template <class F>
-  void for_each_tensor(State& state, F f) const {
+  void for_each_tensor(typename Inner::State& state, F f) const {
     std::size_t i = 0;
-    inner.visit(state.inner, [&](std::string_view, auto& value) {
+    inner.visit(state, [&](std::string_view, auto& value) {
       if constexpr (std::is_same_v<std::remove_cvref_t<decltype(value)>, Tensor>) f(i++, value);
     });
   }
-  Packed pack(const Tensor& value, std::uint64_t key, std::int64_t first) const {
-    if (!value.defined() || value.numel() < smallest || format == StateFormat::fp32) return {value, {}};
-    return pack_as(format == StateFormat::bf16 ? at::kBFloat16 : at::kByte, value, key, first);
-  }
-  static Packed pack_as(at::ScalarType type, const Tensor& value, std::uint64_t key, std::int64_t first) {
-    if (type == at::kBFloat16) return {round_stochastically(value, key, first), {}};
-    if (type != at::kByte) return {value, {}};
-    const Quantized quantized = quantize_blockwise(value);
-    return {quantized.codes, quantized.scales};
+  /// Writes to the tensors that are there, because they may be pieces of others; makes them where there are none yet, or of another shape.
+  void pack(const Tensor& value, std::uint64_t key, std::int64_t first, Packed& packed) const {
+    const bool is_new = !packed.values.defined() || !value.defined() || packed.values.sizes() != value.sizes();
+    if (is_new) packed = {};
+    if (is_new ? !value.defined() || value.numel() < smallest || format == StateFormat::fp32 : packed.values.scalar_type() == at::kFloat) {
+      packed.values = value;
+    } else if (format == StateFormat::bf16) {
+      if (is_new) packed.values = at::empty(value.sizes(), value.options().dtype(at::kBFloat16));
+      round_stochastically(value, key, first, packed.values);
+    } else {
+      const Quantized quantized = quantize_blockwise(value);
+      if (is_new) packed = {quantized.codes, quantized.scales};
+      else packed.values.copy_(quantized.codes), packed.scales.copy_(quantized.scales);
+    }
   }
   static Tensor unpack(const Packed& packed) {
     if (packed.scales.defined()) return dequantize_blockwise({packed.values, packed.scales});
     return packed.values.defined() ? packed.values.to(at::kFloat) : Tensor();
   }
-  std::uint64_t key(const State& state, std::size_t i) const {
-    return splitmix64(static_cast<std::uint64_t>(state.stream) + i, static_cast<std::uint64_t>(state.steps));
-  }
   void unpack_all(State& state) const {
-    for_each_tensor(state, [&](std::size_t i, Tensor& value) { value = unpack(state.packed[i]); });
+    for_each_tensor(state.inner, [&](std::size_t i, Tensor& value) { value = unpack(state.packed[i]); });
   }
-  void pack_all(State& state) const {
-    for_each_tensor(state, [&](std::size_t i, Tensor& value) {
-      state.packed[i] = pack(value, key(state, i), 0);
+  void pack_all(State& state, std::int64_t first) const {
+    for_each_tensor(state.inner, [&](std::size_t i, Tensor& value) {
+      pack(value, splitmix64(static_cast<std::uint64_t>(state.stream) + i, static_cast<std::uint64_t>(state.steps)), first, state.packed[i]);
       value.reset();
     });
     ++state.steps;
   }
-  bool in_pieces(const Tensor& weight, const State& state) const;
 };
-
-/// Whether the step can be taken on pieces of the flat tensors.
-template <Optimizer Inner>
-bool StoredState<Inner>::in_pieces(const Tensor& weight, const State& state) const {
-  if constexpr (requires { { inner.elementwise(state.inner) } -> std::same_as<bool>; }) {
-    return inner.elementwise(state.inner) && weight.is_contiguous() && std::all_of(state.packed.begin(), state.packed.end(), [&](const Packed& packed) {
-             return packed.values.defined() && packed.values.is_contiguous() && packed.values.numel() == weight.numel();
-           });
-  }
-  return false;
-}
-
-template <Optimizer Inner>
-void StoredState<Inner>::step(Tensor& weight, State& state, const StepInfo& info) const {
-  constexpr std::int64_t piece = 1 << 18;  // whole blocks; a few of its fp32 copies are nothing beside the weights
-  if (weight.numel() <= piece || !in_pieces(weight, state)) {
-    unpack_all(state);
-    inner.step(weight, state.inner, info);
-    pack_all(state);
-    return;
-  }
-  Tensor& accumulated = inner.accumulated(state.inner);
-  const Tensor gradient = accumulated.reshape(-1), flat = weight.view(-1);
-  for (std::int64_t first = 0; first < flat.numel(); first += piece) {
-    const std::int64_t length = std::min(piece, flat.numel() - first), blocks = (length + quantization_block - 1) / quantization_block;
-    const auto part = [&](const Packed& packed) -> Packed {
-      return {packed.values.view(-1).narrow(0, first, length),
-              packed.scales.defined() ? packed.scales.narrow(0, first / quantization_block, blocks) : Tensor()};
-    };
-    for_each_tensor(state, [&](std::size_t i, Tensor& value) { value = unpack(part(state.packed[i])); });
-    accumulated = gradient.narrow(0, first, length);
-    Tensor weights = flat.narrow(0, first, length);
-    inner.step(weights, state.inner, info);
-    for_each_tensor(state, [&](std::size_t i, Tensor& value) {
-      const Packed to = part(state.packed[i]), from = pack_as(to.values.scalar_type(), value, key(state, i), first);
-      to.values.copy_(from.values);  // nothing to do for fp32, whose piece was changed in place
-      if (to.scales.defined()) to.scales.copy_(from.scales);
-      value.reset();
-    });
-  }
-  ++state.steps;
-}
 
 }  // namespace dapt

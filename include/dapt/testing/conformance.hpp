@@ -18,6 +18,7 @@
 #include <dapt/concepts/concepts.hpp>
 #include <dapt/core/error.hpp>
 #include <dapt/core/linear.hpp>
+#include <dapt/optim/pieces.hpp>
 #include <dapt/testing/toy.hpp>
 
 namespace dapt::testing {
@@ -69,7 +70,7 @@ void restore_state(const Rule& rule, typename Rule::State& state, const StateCop
 
 }  // namespace detail
 
-/// Runs laws L1 to L7 of dapt::Optimizer on one parameter.
+/// Runs laws L1 to L7 of dapt::Optimizer on one parameter, and L8 where the rule is a PiecewiseOptimizer.
 template <class Rule>
 Failures optimizer_failures(const Rule& rule, const OptimizerConformance& options = {}) {
   static_assert(check_optimizer<Rule>());
@@ -159,6 +160,24 @@ Failures optimizer_failures(const Rule& rule, const OptimizerConformance& option
       run(b, state_b, step, step, options.lr);
     }
     expect(at::equal(a, b), "L7: what accumulated() showed was reset, and yet the next step used it");
+  }
+  if constexpr (PiecewiseOptimizer<Rule>) {
+    const std::int64_t length = piece_elements + 1000;
+    Tensor whole = detail::noise({length}, 1, options.dtype), pieces = whole.clone();
+    auto state = init(whole);
+    const std::int64_t firsts[] = {0, piece_elements};
+    Tensor parts[] = {pieces.narrow(0, 0, piece_elements), pieces.narrow(0, piece_elements, 1000)};
+    typename Rule::State states[] = {init(parts[0]), init(parts[1])};
+    for (std::int64_t step = 1; step <= 3; ++step) {
+      const Tensor g = detail::noise({length}, 100 + static_cast<std::uint64_t>(step), options.dtype);
+      rule.accumulate(state, g);
+      rule.step(whole, state, StepInfo{step, options.lr});
+      for (int i = 0; i < 2; ++i) {
+        rule.accumulate(states[i], g.narrow(0, firsts[i], parts[i].size(0)));
+        rule.step(parts[i], states[i], StepInfo{step, options.lr, firsts[i]});
+      }
+    }
+    expect(at::equal(whole, pieces), "L8: the step of a weight in pieces differs from the steps of its pieces");
   }
   return failures;
 }
