@@ -1,4 +1,5 @@
 #include <dapt/kernels/lora_linear.hpp>
+#include <dapt/kernels/swiglu.hpp>
 
 #include "comparison.hpp"
 
@@ -57,4 +58,27 @@ TEST_CASE("lora_linear names the shapes it cannot take", "[kernels]") {
   const auto z = [](std::int64_t r, std::int64_t c) { return at::zeros({r, c}); };
   CHECK_THROWS_WITH(lora_linear(z(2, 4), z(3, 4), {}, z(2, 5), z(3, 2), 1.0), Catch::Contains("[2, 5]"));
   CHECK_THROWS_WITH(lora_linear(z(2, 4), z(3, 4), {}, z(2, 4), z(3, 1), 1.0), Catch::Contains("[3, 1]"));
+}
+
+TEST_CASE("a linear layer's gradient is the same where its input is made again by SwiGLU", "[kernels]") {
+  at::manual_seed(8);
+  for (const auto dtype : {at::kFloat, at::kBFloat16}) {
+    const auto gate = at::randn({2, 40, 96}).to(dtype), up = at::randn({2, 40, 96}).to(dtype), dy = at::randn({2, 40, 32}).to(dtype);
+    const auto weight = at::randn({32, 96}).to(dtype), a = at::randn({4, 96}), b = at::randn({32, 4});
+    for_each_instruction_set([&] {
+      const auto gradients = [&](bool remade) {
+        std::vector<at::Tensor> in;
+        for (const auto& tensor : {gate, up, weight, a, b}) in.push_back(tensor.clone().requires_grad_(true));
+        at::Tensor h = swiglu(in[0], in[1]);
+        if (!remade) h = h.clone();  // has another node, which remakes nothing
+        REQUIRE((dapt::detail::remaker_of(h) != nullptr) == remade);
+        (lora_linear(h, in[2], {}, in[3], in[4], 0.5) + plain_linear(h, in[2])).backward(dy);
+        std::vector<at::Tensor> result;
+        for (const auto& tensor : in) result.push_back(tensor.grad());
+        return result;
+      };
+      const auto kept = gradients(false), remade = gradients(true);
+      for (std::size_t i = 0; i < kept.size(); ++i) REQUIRE(at::equal(kept[i], remade[i]));
+    });
+  }
 }

@@ -70,3 +70,26 @@ TEST_CASE("rms_norm names the shapes and types it cannot take", "[kernels]") {
   CHECK_THROWS_WITH(rms_norm(at::zeros({2, 3}, at::kBFloat16), at::ones({3}), 1e-5), Catch::Contains("BFloat16"));
   CHECK_THROWS_WITH(rms_norm(at::zeros({2, 3}, at::kDouble), at::ones({3}, at::kBFloat16), 1e-5), Catch::Contains("Double"));
 }
+
+TEST_CASE("rms_norm of weights some of which are 0 has the gradients of the formula", "[kernels]") {
+  at::manual_seed(5);
+  auto weight = at::randn({48});
+  weight[3] = 0;
+  weight[40] = 0;
+  const Operation fused = [](const auto& in) { return rms_norm(in[0], in[1], 1e-5); };
+  const Operation formula = [](const auto& in) { return eager_rms_norm(in[0], in[1], 1e-5); };
+  check_operation_everywhere(fused, formula, {at::randn({9, 48}), weight});
+}
+
+TEST_CASE("rms_norm keeps what it gave, not what it took", "[kernels]") {
+  const auto x = at::randn({4, 32}).requires_grad_(true);
+  const auto y = rms_norm(x, at::rand({32}) + 0.5, 1e-5);
+  // The output shares its memory with what is kept, so that a change of it is noticed in the backward pass; a change of x is none of its business.
+  const auto first = y.sum(), second = y.sum();
+  const at::NoGradGuard no_grad;
+  at::Tensor taken = x.detach(), given = y.detach();
+  taken.zero_();
+  REQUIRE_NOTHROW(first.backward({}, /*retain_graph=*/true));
+  given.zero_();
+  REQUIRE_THROWS_WITH(second.backward(), Catch::Contains("modified by an inplace operation"));
+}

@@ -11,6 +11,7 @@
 
 #include <dapt/core/error.hpp>
 #include <dapt/core/frozen_weight.hpp>
+#include <dapt/core/kept_input.hpp>
 #include <dapt/core/product.hpp>
 #include <dapt/core/tensor.hpp>
 #include <torch/csrc/autograd/custom_function.h>
@@ -37,11 +38,11 @@ inline Tensor as_output_of(const Tensor& x, const Tensor& rows) {
   return rows.to(x.scalar_type()).view(shape);
 }
 
-/// at::linear of bf16 with products in fp32. Keeps the bf16 tensors, not the wide ones; the input only where the weight trains.
-struct WidenedLinearFunction : torch::autograd::Function<WidenedLinearFunction> {
+/// at::linear with operand()'s products. Keeps the tensors as they are, not the wide ones; the input only where the weight trains and it cannot be made again.
+struct LinearFunction : torch::autograd::Function<LinearFunction> {
   static Tensor forward(torch::autograd::AutogradContext* context, const Tensor& x, const Tensor& weight, const std::optional<Tensor>& bias, bool trains) {
     const Tensor rows = x.reshape({-1, x.size(-1)});
-    context->save_for_backward({trains ? rows : Tensor(), weight});
+    context->save_for_backward({trains ? keep_rows(*context, x, rows) : Tensor(), weight});
     context->saved_data["input_shape"] = x.sizes();
     context->saved_data["has_bias"] = bias.has_value();
     return as_output_of(x, linear_rows(operand(rows), weight, bias));
@@ -49,12 +50,12 @@ struct WidenedLinearFunction : torch::autograd::Function<WidenedLinearFunction> 
 
   static torch::autograd::variable_list backward(torch::autograd::AutogradContext* context, torch::autograd::variable_list gradients) {
     const auto saved = context->get_saved_variables();
-    const Tensor &rows = saved[0], &weight = saved[1];
+    const Tensor& weight = saved[1];
     const auto dtype = weight.scalar_type();
     const Tensor dy = operand(gradients[0].reshape({-1, weight.size(0)}));
     Tensor dx, dweight, dbias;
     if (context->needs_input_grad(0)) dx = at::mm(dy, weight.to(dy.scalar_type())).to(dtype).view(context->saved_data["input_shape"].toIntVector());
-    if (context->needs_input_grad(1)) dweight = at::mm(dy.t(), rows.to(dy.scalar_type())).to(dtype);
+    if (context->needs_input_grad(1)) dweight = at::mm(dy.t(), kept_rows(*context, saved[0]).to(dy.scalar_type())).to(dtype);
     if (context->saved_data["has_bias"].toBool() && context->needs_input_grad(2)) dbias = dy.sum(0).to(dtype);
     return {dx, dweight, dbias, Tensor()};
   }
@@ -84,8 +85,9 @@ struct FrozenLinearFunction : torch::autograd::Function<FrozenLinearFunction> {
 /// x [..., in], weight [out, in], bias [out] or undefined, of one type -> x weight^T + bias, [..., out]. Differentiable in all three.
 inline Tensor plain_linear(const Tensor& x, const Tensor& weight, const Tensor& bias = {}) {
   const auto optional_bias = bias.defined() ? std::optional<Tensor>(bias) : std::nullopt;
-  if (!widens(x) || x.numel() < fewest_widened_rows * x.size(-1)) return at::linear(x, weight, optional_bias);
-  return detail::WidenedLinearFunction::apply(x, weight, optional_bias, weight.requires_grad());
+  const bool trains = weight.requires_grad() && c10::GradMode::is_enabled();
+  if (!trains && (!widens(x) || x.numel() < fewest_widened_rows * x.size(-1))) return at::linear(x, weight, optional_bias);
+  return detail::LinearFunction::apply(x, weight, optional_bias, trains);
 }
 
 /// y = x W^T + b. A model owns its linear layers and lends them to adapters by address; they do not move once the model is built.

@@ -1,10 +1,11 @@
 // A linear layer with a low-rank update: Hu et al. 2021 (arXiv:2106.09685), eq. 3. y = x W^T + bias + scaling * (x A^T) B^T.
-// One autograd function: it keeps x and x A^T, reads A and B in the type that products of x read, and skips the gradient of a frozen W.
+// One autograd function: it keeps x A^T, and x where that cannot be made again, reads A and B in the type that products of x read, and skips the gradient of a frozen W.
 #pragma once
 
 #include <ATen/ops/mm.h>
 
 #include <dapt/core/error.hpp>
+#include <dapt/core/kept_input.hpp>
 #include <dapt/core/linear.hpp>
 #include <dapt/core/product.hpp>
 #include <dapt/core/tensor.hpp>
@@ -21,7 +22,7 @@ struct LoraLinearFunction : torch::autograd::Function<LoraLinearFunction> {
     const auto dtype = read.scalar_type();
     const Tensor reduced = at::mm(read, a.to(dtype).t());
     const Tensor y = linear_rows(read, weight, frozen, bias).addmm_(reduced, b.to(dtype).t(), /*beta=*/1, /*alpha=*/scaling);
-    context->save_for_backward({rows, weight, a, b, reduced.to(x.scalar_type())});
+    context->save_for_backward({keep_rows(*context, x, rows), weight, a, b, reduced.to(x.scalar_type())});
     context->saved_data["scaling"] = scaling;
     context->saved_data["input_shape"] = x.sizes();
     context->saved_data["has_bias"] = bias.has_value();
@@ -31,7 +32,7 @@ struct LoraLinearFunction : torch::autograd::Function<LoraLinearFunction> {
 
   static torch::autograd::variable_list backward(torch::autograd::AutogradContext* context, torch::autograd::variable_list gradients) {
     const auto saved = context->get_saved_variables();
-    const Tensor &rows = saved[0], &weight = saved[1], &a = saved[2], &b = saved[3];
+    const Tensor &weight = saved[1], &a = saved[2], &b = saved[3];
     const double scaling = context->saved_data["scaling"].toDouble();
     const Tensor dy = operand(gradients[0].reshape({-1, weight.size(0)}));
     const auto dtype = dy.scalar_type();
@@ -42,14 +43,14 @@ struct LoraLinearFunction : torch::autograd::Function<LoraLinearFunction> {
       return frozen == context->saved_data.end() ? at::mm(dy, weight.to(dtype)) : frozen_gradient(dy, *c10::static_intrusive_pointer_cast<FrozenWeight>(frozen->second.toCapsule()));
     };
     if (context->needs_input_grad(0))
-      dx = through_weight().addmm_(dreduced, a.to(dtype)).to(rows.scalar_type()).view(context->saved_data["input_shape"].toIntVector());
+      dx = through_weight().addmm_(dreduced, a.to(dtype)).to(weight.scalar_type()).view(context->saved_data["input_shape"].toIntVector());
     if (context->needs_input_grad(1) || context->needs_input_grad(2)) {
-      const Tensor read = rows.to(dtype);
+      const Tensor read = kept_rows(*context, saved[0]).to(dtype);
       if (context->needs_input_grad(1)) dweight = at::mm(dy.t(), read).to(weight.scalar_type());
       if (context->needs_input_grad(2)) da = at::mm(dreduced.t(), read).to(a.scalar_type());
     }
     if (context->needs_input_grad(3)) db = at::mm(dy.t(), saved[4].to(dtype)).mul_(scaling).to(b.scalar_type());
-    if (context->saved_data["has_bias"].toBool() && context->needs_input_grad(4)) dbias = dy.sum(0).to(rows.scalar_type());
+    if (context->saved_data["has_bias"].toBool() && context->needs_input_grad(4)) dbias = dy.sum(0).to(weight.scalar_type());
     return {dx, dweight, da, db, Tensor(), dbias, Tensor()};
   }
 };

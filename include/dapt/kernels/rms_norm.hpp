@@ -1,6 +1,6 @@
 // Root mean square normalization: Zhang & Sennrich 2019 (arXiv:1910.07467), eq. 4. y = w * x / sqrt(mean(x^2) + eps).
 // Computed in fp32 and rounded once. (transformers' LlamaRMSNorm also rounds the quotient to x's type before the product with w: in bf16 that is farther
-// from fp32.) x may be wider than w and y: the backward pass keeps it in w's type.
+// from fp32.) The backward pass keeps y, which the next layer keeps anyway, and divides it by w; where a weight is 0, x in w's type. x may be wider than w and y.
 #pragma once
 
 #include <algorithm>
@@ -10,6 +10,7 @@
 #include <ATen/Parallel.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
+#include <ATen/ops/min.h>
 #include <ATen/ops/rsqrt.h>
 #include <ATen/ops/zeros.h>
 
@@ -27,7 +28,7 @@ namespace detail {
 inline at::ScalarType statistic_dtype(at::ScalarType dtype) { return dtype == at::kDouble ? at::kDouble : at::kFloat; }
 
 /// rms_norm with LibTorch's operations: any device, any floating type. Tensors: x and its gradients [N, C], inverse [N, 1].
-/// In `backward`, x is as it was kept, in weight's type, and `dtype` is what x had and its gradient gets.
+/// In `backward`, `kept` is y, or x in weight's type; `dtype` is what x had and its gradient gets.
 struct PortableRmsNorm {
   static std::pair<Tensor, Tensor> forward(const Tensor& x, const Tensor& weight, double eps) {
     const Tensor wide = x.to(statistic_dtype(x.scalar_type()));
@@ -35,10 +36,10 @@ struct PortableRmsNorm {
     return {wide.mul(inverse).mul(weight).to(weight.scalar_type()), inverse};
   }
 
-  static std::pair<Tensor, Tensor> backward(const Tensor& x, const Tensor& weight, const Tensor& inverse, const Tensor& dy, at::ScalarType dtype, bool wants_x,
-                                            bool wants_weight) {
+  static std::pair<Tensor, Tensor> backward(const Tensor& kept, bool kept_is_output, const Tensor& weight, const Tensor& inverse, const Tensor& dy, at::ScalarType dtype,
+                                            bool wants_x, bool wants_weight) {
     const auto wide = inverse.scalar_type();
-    const Tensor normal = x.to(wide).mul(inverse);
+    const Tensor normal = kept_is_output ? kept.to(wide).div(weight.to(wide)) : kept.to(wide).mul(inverse);
     Tensor dx, dweight;
     if (wants_x) {
       const Tensor dnormal = dy.to(wide).mul(weight.to(wide));
@@ -66,22 +67,22 @@ struct Avx512RmsNorm {
     return {y, inverse};
   }
 
-  static std::pair<Tensor, Tensor> backward(const Tensor& x, const Tensor& weight, const Tensor& inverse, const Tensor& dy, at::ScalarType dtype, bool wants_x,
-                                            bool wants_weight) {
-    const std::int64_t width = x.size(1);
-    Tensor dx = wants_x ? at::empty(x.sizes(), x.options().dtype(dtype)) : Tensor();
+  static std::pair<Tensor, Tensor> backward(const Tensor& kept, bool kept_is_output, const Tensor& weight, const Tensor& inverse, const Tensor& dy, at::ScalarType dtype,
+                                            bool wants_x, bool wants_weight) {
+    const std::int64_t width = kept.size(1);
+    Tensor dx = wants_x ? at::empty(kept.sizes(), kept.options().dtype(dtype)) : Tensor();
     // a sum for each block of rows, then the sum of these: as exact as summing in pairs, and the same bits for any number of threads
     constexpr std::int64_t block = 32;
-    const std::int64_t rows = x.size(0), blocks = (rows + block - 1) / block;
+    const std::int64_t rows = kept.size(0), blocks = (rows + block - 1) / block;
     Tensor parts = wants_weight ? at::zeros({blocks, width}, inverse.options()) : Tensor();
-    const Element *from = x.const_data_ptr<Element>(), *w = weight.const_data_ptr<Element>(), *gradient = dy.const_data_ptr<Element>();
+    const Element *from = kept.const_data_ptr<Element>(), *w = weight.const_data_ptr<Element>(), *gradient = dy.const_data_ptr<Element>();
     const float* inverses = inverse.const_data_ptr<float>();
     Input* to = wants_x ? dx.mutable_data_ptr<Input>() : nullptr;
     float* sums = wants_weight ? parts.mutable_data_ptr<float>() : nullptr;
+    const auto row = kept_is_output ? avx512::rms_norm_gradient_row<true, Input, Element> : avx512::rms_norm_gradient_row<false, Input, Element>;
     at::parallel_for(0, blocks, elementwise_grain / (block * width) + 1, [&](std::int64_t begin, std::int64_t end) {
       for (std::int64_t r = begin * block; r < std::min(end * block, rows); ++r)
-        avx512::rms_norm_gradient_row(from + r * width, w, inverses[r], gradient + r * width, width, to == nullptr ? nullptr : to + r * width,
-                                      sums == nullptr ? nullptr : sums + r / block * width);
+        row(from + r * width, w, inverses[r], gradient + r * width, width, to == nullptr ? nullptr : to + r * width, sums == nullptr ? nullptr : sums + r / block * width);
     });
     return {dx, wants_weight ? parts.sum(0).to(weight.scalar_type()) : Tensor()};
   }
@@ -92,7 +93,9 @@ struct RmsNormFunction : torch::autograd::Function<RmsNormFunction> {
   static Tensor forward(torch::autograd::AutogradContext* context, const Tensor& x, const Tensor& weight, double eps) {
     const Tensor rows = x.reshape({-1, weight.size(0)}).contiguous();
     const auto [y, inverse] = with_implementation(rows.scalar_type(), weight, [&](auto rms) { return rms.forward(rows, weight.contiguous(), eps); });
-    context->save_for_backward({rows.to(weight.scalar_type()), weight, inverse});
+    const bool keeps_output = has_no_zero(weight);
+    context->save_for_backward({keeps_output ? y : rows.to(weight.scalar_type()), weight, inverse});
+    context->saved_data["kept_is_output"] = keeps_output;
     context->saved_data["shape"] = x.sizes();
     context->saved_data["dtype"] = x.scalar_type();
     return y.view(x.sizes());
@@ -100,17 +103,21 @@ struct RmsNormFunction : torch::autograd::Function<RmsNormFunction> {
 
   static torch::autograd::variable_list backward(torch::autograd::AutogradContext* context, torch::autograd::variable_list gradients) {
     const auto saved = context->get_saved_variables();
-    const Tensor &rows = saved[0], &weight = saved[1], &inverse = saved[2];
+    const Tensor &kept = saved[0], &weight = saved[1], &inverse = saved[2];
     const auto dtype = context->saved_data["dtype"].toScalarType();
-    const Tensor dy = gradients[0].reshape(rows.sizes()).contiguous();
+    const Tensor dy = gradients[0].reshape(kept.sizes()).contiguous();
+    const bool kept_is_output = context->saved_data["kept_is_output"].toBool();
     auto [dx, dweight] = with_implementation(dtype, weight, [&](auto rms) {
-      return rms.backward(rows, weight.contiguous(), inverse, dy, dtype, context->needs_input_grad(0), context->needs_input_grad(1));
+      return rms.backward(kept, kept_is_output, weight.contiguous(), inverse, dy, dtype, context->needs_input_grad(0), context->needs_input_grad(1));
     });
     if (dx.defined()) dx = dx.view(context->saved_data["shape"].toIntVector());
     return {dx, dweight, Tensor()};
   }
 
  private:
+  /// On the CPU alone, where asking costs nothing; as good as none are numbers whose quotient is not exact.
+  static bool has_no_zero(const Tensor& weight) { return weight.is_cpu() && weight.abs().min().template item<double>() > 1e-30; }
+
   template <class Call>
   static std::pair<Tensor, Tensor> with_implementation(at::ScalarType dtype, const Tensor& weight, Call call) {
 #if defined(__x86_64__)

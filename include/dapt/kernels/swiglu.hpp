@@ -1,8 +1,11 @@
 // The gate of Llama's feed-forward layer: Shazeer 2020 (arXiv:2002.05202), eq. 6, SwiGLU without the products: silu(gate) * up.
-// Computed in fp32 and rounded once (transformers rounds silu(gate) first). Only the inputs are kept for the backward pass.
+// Computed in fp32 and rounded once (transformers rounds silu(gate) first). Only the inputs are kept for the backward pass;
+// the output is made from them again for a linear layer that needs it there.
 #pragma once
 
 #include <cstdint>
+#include <memory>
+#include <string>
 #include <utility>
 
 #include <ATen/Parallel.h>
@@ -10,10 +13,13 @@
 #include <ATen/ops/sigmoid.h>
 
 #include <dapt/core/error.hpp>
+#include <dapt/core/kept_input.hpp>
 #include <dapt/core/tensor.hpp>
 #include <dapt/kernels/cpu/elementwise_avx512.hpp>
 #include <dapt/kernels/instruction_set.hpp>
-#include <torch/csrc/autograd/custom_function.h>
+#include <torch/csrc/autograd/function.h>
+#include <torch/csrc/autograd/functions/utils.h>
+#include <torch/csrc/autograd/saved_variable.h>
 
 namespace dapt {
 
@@ -71,18 +77,25 @@ inline std::pair<Tensor, Tensor> swiglu_gradients(const Tensor& gate, const Tens
   return portable_swiglu_gradients(gate, up, dy);
 }
 
-struct SwigluFunction : torch::autograd::Function<SwigluFunction> {
-  static Tensor forward(torch::autograd::AutogradContext* context, const Tensor& gate, const Tensor& up) {
-    const Tensor g = gate.contiguous(), u = up.contiguous();
-    context->save_for_backward({g, u});
-    return swiglu_output(g, u);
+/// A node of its own instead of a torch::autograd::Function, because who multiplies the output asks it for that output again instead of keeping it.
+class SwigluBackward final : public torch::autograd::Node, public RemakesOutput {
+ public:
+  SwigluBackward(const Tensor& gate, const Tensor& up) : Node(torch::autograd::collect_next_edges(gate, up)), gate_(gate, false), up_(up, false) {}
+  std::string name() const override { return "SwigluBackward"; }
+  Tensor output_again() const override { return swiglu_output(gate_.unpack(), up_.unpack()); }
+  void release_variables() override {
+    gate_.reset_data();
+    up_.reset_data();
   }
 
-  static torch::autograd::variable_list backward(torch::autograd::AutogradContext* context, torch::autograd::variable_list gradients) {
-    const auto saved = context->get_saved_variables();
-    const auto [dgate, dup] = swiglu_gradients(saved[0], saved[1], gradients[0].contiguous());
+ private:
+  torch::autograd::variable_list apply(torch::autograd::variable_list&& gradients) override {
+    if (!gradients[0].defined()) return {Tensor(), Tensor()};
+    const auto [dgate, dup] = swiglu_gradients(gate_.unpack(), up_.unpack(), gradients[0].contiguous());
     return {dgate, dup};
   }
+
+  torch::autograd::SavedVariable gate_, up_;
 };
 
 }  // namespace detail
@@ -91,7 +104,14 @@ struct SwigluFunction : torch::autograd::Function<SwigluFunction> {
 inline Tensor swiglu(const Tensor& gate, const Tensor& up) {
   require(gate.sizes() == up.sizes() && gate.scalar_type() == up.scalar_type(), "swiglu: gate is ", gate.scalar_type(), " ", gate.sizes(), ", up ",
           up.scalar_type(), " ", up.sizes(), "; expected the same");
-  return detail::SwigluFunction::apply(gate, up);
+  const Tensor g = gate.contiguous(), u = up.contiguous();
+  Tensor y;
+  {
+    const at::NoGradGuard no_grad;
+    y = detail::swiglu_output(g, u);
+  }
+  if (torch::autograd::compute_requires_grad(g, u)) torch::autograd::set_history(y, std::shared_ptr<detail::SwigluBackward>(new detail::SwigluBackward(g, u), torch::autograd::deleteNode));
+  return y;
 }
 
 }  // namespace dapt

@@ -1,10 +1,10 @@
 // How much memory a micro-batch of a Llama needs beside the parameters. N tokens, C hidden_size, Q and K the width of all queries and of all keys, I
 // intermediate_size, V vocab_size; e bytes of the compute dtype, w of what products read (core/product.hpp), s of the residual stream (4). A layer keeps
-//   2 N (C e + 4)                the inputs of both norms, rounded to e, and their scales
+//   2 N (C e + 4)                the outputs of both norms and their scales
 //   N (2 Q + 2 K) e + 4 N heads  queries, keys, values and output of attention, and its logsumexp; with q_norm and k_norm also what these read
 //   2 N I e                      gate and up
-// and, where linear layers train or have an adapter, what they read: N C e for q, k, v, N C e for gate and up, N I e for down (o_proj reads attention's
-// output, which is kept anyway), and what the adapter keeps. What is recomputed keeps only its input, N C s; one layer has the above at a time.
+// and what adapters keep. What linear layers read, where they train or have an adapter, are the outputs of the norms and of attention, which are kept anyway, and that of SwiGLU, which
+// is made again (core/kept_input.hpp). What is recomputed keeps only its input, N C s; one layer has the above at a time.
 // A frozen weight is never there whole: a product has a block of its values at a time (core/frozen_weight.hpp).
 // Not counted: rotary tables, ids, and what little a short-lived element-wise result takes. Upper bound where only later layers train.
 // Part of models/llama.hpp, which includes it.
@@ -22,8 +22,8 @@ namespace dapt {
 
 namespace detail {
 
-/// Whether the input of a linear layer is kept for the backward pass.
-inline bool keeps_input(const Linear& linear) { return linear.adapted || linear.weight.requires_grad(); }
+/// Whether the backward pass reads the input of a linear layer.
+inline bool reads_input(const Linear& linear) { return linear.adapted || linear.weight.requires_grad(); }
 
 /// Sizes that the parts of a model's memory are made of, in bytes and elements.
 struct MemoryUnits {
@@ -67,7 +67,6 @@ struct LayerMemory {
 
 inline LayerMemory layer_memory(const LlamaLayer& layer, const MemoryUnits& u, const AdapterBytes& adapter_bytes) {
   const std::int64_t C = layer.q_proj.weight.size(1), Q = layer.q_proj.weight.size(0), K = layer.k_proj.weight.size(0), I = layer.up_proj.weight.size(0), N = u.tokens;
-  const bool qkv = keeps_input(layer.q_proj) || keeps_input(layer.k_proj) || keeps_input(layer.v_proj), gate_up = keeps_input(layer.gate_proj) || keeps_input(layer.up_proj);
   const std::int64_t normalised = layer.q_norm.defined() ? Q + K : 0;
   const auto adapters = [&](std::initializer_list<const Linear*> linears) {
     std::int64_t bytes = 0;
@@ -76,12 +75,13 @@ inline LayerMemory layer_memory(const LlamaLayer& layer, const MemoryUnits& u, c
     return bytes;
   };
   LayerMemory memory;
-  memory.attention = N * ((C + 2 * Q + 2 * K + normalised + qkv * C) * u.e + (1 + (Q + normalised) / layer.head_dim) * u.s) + adapters({&layer.q_proj, &layer.k_proj, &layer.v_proj, &layer.o_proj});
-  memory.feed_forward = N * ((C + 2 * I + gate_up * C + keeps_input(layer.down_proj) * I) * u.e + u.s) + adapters({&layer.gate_proj, &layer.up_proj, &layer.down_proj});
+  memory.attention = N * ((C + 2 * Q + 2 * K + normalised) * u.e + (1 + (Q + normalised) / layer.head_dim) * u.s) + adapters({&layer.q_proj, &layer.k_proj, &layer.v_proj, &layer.o_proj});
+  memory.feed_forward = N * ((C + 2 * I) * u.e + u.s) + adapters({&layer.gate_proj, &layer.up_proj, &layer.down_proj});
   memory.stream = N * C * (2 * u.s + u.e);
   const std::int64_t copies = (u.widened() ? 2 * N * I * u.w : N * I * u.e) + weight_copy(layer.down_proj, u);  // operands, and the result before it is rounded
-  const std::int64_t weight_gradient = keeps_input(layer.down_proj) && !layer.down_proj.adapted ? C * I * (u.widened() ? u.w + u.e : u.e) : 0;
-  memory.feed_forward_backward = 2 * N * I * u.e + copies + weight_gradient;
+  const std::int64_t weight_gradient = reads_input(layer.down_proj) && !layer.down_proj.adapted ? C * I * (u.widened() ? u.w + u.e : u.e) : 0;
+  const std::int64_t made_again = reads_input(layer.down_proj) ? N * I * u.e : 0;
+  memory.feed_forward_backward = 2 * N * I * u.e + copies + weight_gradient + made_again;
   memory.attention_backward = N * (2 * Q + 2 * K) * u.e + (u.own ? 0 : N * (4 * Q + 4 * K) * u.s);
   return memory;
 }
@@ -126,7 +126,10 @@ inline ActivationMemory Llama::activation_memory(std::int64_t batch_size, std::i
   // Nothing before the first layer's first norm needs a gradient where the embedding is frozen.
   const auto recomputed = options_.gradient_checkpointing.in_layer(0);
   const bool keeps_norm = recomputed == GradientCheckpointing::Part::none || recomputed == GradientCheckpointing::Part::mlp;
-  if (!embedding_trains && !first.input_layernorm.requires_grad() && keeps_norm) memory.saved -= u.tokens * (config_.hidden_size * u.e + u.s);
+  if (!embedding_trains && !first.input_layernorm.requires_grad() && keeps_norm) {
+    const bool read = detail::reads_input(first.q_proj) || detail::reads_input(first.k_proj) || detail::reads_input(first.v_proj);
+    memory.saved -= u.tokens * ((read ? 0 : config_.hidden_size * u.e) + u.s);
+  }
   memory.saved += u.tokens * (config_.hidden_size * u.e + u.s);  // the last norm
   // The tied head's part of the gradient waits for the embedding's, which is made whole before they are added.
   if (config_.tie_word_embeddings && embedding_trains) memory.layer += embed_tokens_.numel() * u.e;

@@ -27,22 +27,29 @@ template <class Input, class Element>
   return inverse;
 }
 
-/// dx = inverse * (dn - n * mean(dn * n)) with n = x * inverse, dn = dy * weight; adds dy * n to dweight. Either result may be null.
-template <class Input, class Element>
-[[gnu::target("avx512f,avx512bw,avx512vl,avx512dq,avx512bf16")]] inline void rms_norm_gradient_row(const Element* x, const Element* weight, float inverse,
+/// x * inverse, of up to 16 elements: from x, or from y = x * inverse * weight.
+template <bool kept_is_output, class Element>
+[[gnu::target("avx512f,avx512bw,avx512vl,avx512dq,avx512bf16")]] inline __m512 kept_normal(const Element* kept, const Element* weight, __m512 inverse, std::int64_t left) {
+  const __m512 value = load(kept, left);
+  return kept_is_output ? _mm512_maskz_div_ps(first_lanes(left), value, load(weight, left)) : _mm512_mul_ps(value, inverse);
+}
+
+/// dx = inverse * (dn - n * mean(dn * n)) with dn = dy * weight and n = kept_normal; adds dy * n to dweight. Either result may be null.
+template <bool kept_is_output, class Input, class Element>
+[[gnu::target("avx512f,avx512bw,avx512vl,avx512dq,avx512bf16")]] inline void rms_norm_gradient_row(const Element* kept, const Element* weight, float inverse,
                                                                                                    const Element* dy, std::int64_t width, Input* dx,
                                                                                                    float* dweight) {
   const __m512 factor = _mm512_set1_ps(inverse);
   __m512 products = _mm512_setzero_ps();
   for (std::int64_t c = 0; c < width; c += 16) {
-    const __m512 gradient = load(dy + c, width - c), normal = _mm512_mul_ps(load(x + c, width - c), factor);
+    const __m512 gradient = load(dy + c, width - c), normal = kept_normal<kept_is_output>(kept + c, weight + c, factor, width - c);
     products = _mm512_fmadd_ps(_mm512_mul_ps(gradient, load(weight + c, width - c)), normal, products);
     if (dweight != nullptr) store(dweight + c, _mm512_fmadd_ps(gradient, normal, load(dweight + c, width - c)), width - c);
   }
   if (dx == nullptr) return;
   const __m512 mean = _mm512_set1_ps(_mm512_reduce_add_ps(products) / static_cast<float>(width));
   for (std::int64_t c = 0; c < width; c += 16) {
-    const __m512 normal = _mm512_mul_ps(load(x + c, width - c), factor);
+    const __m512 normal = kept_normal<kept_is_output>(kept + c, weight + c, factor, width - c);
     const __m512 dnormal = _mm512_mul_ps(load(dy + c, width - c), load(weight + c, width - c));
     store(dx + c, _mm512_mul_ps(_mm512_fnmadd_ps(normal, mean, dnormal), factor), width - c);
   }
