@@ -44,8 +44,9 @@ dapt::GaLore<Inner> galore(const Inner& inner, const OptimizerOptions& options) 
   return {.rank = options.galore_rank,
           .update_proj_gap = options.update_proj_gap,
           .refresh_schedule = options.refresh_schedule == "together" ? dapt::RefreshSchedule::together : dapt::RefreshSchedule::spread,
+          .subspace_source = options.subspace_source == "window" ? dapt::SubspaceSource::window : dapt::SubspaceSource::first_micro_batch,
           .scale = options.scale.value_or(0.25),
-          .projector = options.projector == "exact" ? dapt::Projector::exact : dapt::Projector::randomized,
+          .projector = options.projector == "exact" ? dapt::Projector::exact : options.projector == "randomized" ? dapt::Projector::randomized : dapt::Projector::randomized_bf16,
           .inner = inner};
 }
 
@@ -66,7 +67,7 @@ void check_optimizer(const OptimizerOptions& options, bool bf16_weights, const s
     for (const char* name : names) dapt::require(in_effect || !given(name), where, name, " has no effect without ", what);
   };
   const std::string& chosen = options.optimizer;
-  only_with(chosen == "galore-adamw", {"--galore-rank", "--projector", "--refresh-schedule"}, "--optimizer galore-adamw");
+  only_with(chosen == "galore-adamw", {"--galore-rank", "--projector", "--refresh-schedule", "--subspace-source"}, "--optimizer galore-adamw");
   only_with(chosen == "apollo", {"--apollo-rank"}, "--optimizer apollo");
   only_with(projects_gradients(options), {"--update-proj-gap", "--scale"}, "--optimizer galore-adamw, apollo or apollo-mini");
   only_with(chosen != "adafactor", {"--beta2"}, "--optimizer adamw, galore-adamw, lion, apollo or apollo-mini");

@@ -74,6 +74,7 @@ struct OptimizerOptions {
   std::optional<double> scale;
   std::string projector = "randomized";    // exact | randomized
   std::string refresh_schedule = "spread"; // spread | together
+  std::string subspace_source = "window";  // window | first-micro-batch
   std::string weight_write = "automatic";  // automatic | plain | fp32-master | stochastic | kahan
 };
 

@@ -12,6 +12,7 @@
 #include <ATen/ops/zeros.h>
 
 #include <dapt/optim/galore.hpp>
+#include <dapt/optim/stochastic_rounding.hpp>
 #include <dapt/testing/conformance.hpp>
 
 using dapt::GaLoreAdamW;
@@ -236,4 +237,36 @@ TEST_CASE("the projector is kept in the gradient's type, the moments in fp32") {
   REQUIRE(state.left.scalar_type() == at::kBFloat16);
   REQUIRE(state.inner.exp_avg.scalar_type() == at::kFloat);
   REQUIRE(state.inner.exp_avg.sizes() == at::IntArrayRef{4, 60});
+}
+
+TEST_CASE("a subspace from the first micro-batch: that of its gradient, with no full gradient kept; with one micro-batch a window nothing differs") {
+  at::manual_seed(12);
+  auto by_window = exact(3, 2), by_first = by_window;
+  by_first.subspace_source = dapt::SubspaceSource::first_micro_batch;
+  REQUIRE(dapt::depends_on_order(dapt::StochasticRounding<dapt::GaLoreAdamW>{.inner = by_first}));
+  REQUIRE_FALSE(dapt::depends_on_order(by_window));
+
+  Tensor a = at::randn({8, 6}), b = a.clone();
+  auto state_a = by_window.init({weight_name, a}), state_b = by_first.init({weight_name, b});
+  for (std::int64_t t = 1; t <= 6; ++t) {
+    const Tensor g = at::randn({8, 6});
+    step(by_window, a, state_a, g, t);
+    step(by_first, b, state_b, g, t);
+  }
+  REQUIRE(at::equal(a, b));
+
+  const Tensor first = at::randn({8, 6}), second = at::randn({8, 6});
+  by_first.accumulate(state_b, first);
+  by_first.accumulate(state_b, second);
+  REQUIRE_FALSE(state_b.full_gradient.defined());
+  REQUIRE(at::equal(state_b.right, dapt::exact_singular_vectors(first, 3).right));
+  REQUIRE(at::allclose(by_first.accumulated(state_b), at::mm(first.add(second), state_b.right.t()), 1e-5, 1e-6));
+
+  // What spans no subspace leaves it to the window's sum.
+  auto fresh = by_first.init({weight_name, b});
+  by_first.accumulate(fresh, at::zeros({8, 6}));
+  by_first.accumulate(fresh, first);
+  REQUIRE(at::equal(by_first.accumulated(fresh), first));
+  by_first.step(b, fresh, {1, 1e-3});
+  REQUIRE(at::equal(fresh.right, dapt::exact_singular_vectors(first, 3).right));
 }

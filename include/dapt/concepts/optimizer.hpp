@@ -8,6 +8,7 @@
 #include <sstream>
 #include <string>
 #include <string_view>
+#include <type_traits>
 
 #include <dapt/core/named_parameter.hpp>
 #include <dapt/core/run_result.hpp>
@@ -47,6 +48,7 @@ template <class T> concept OptimizerVisitsState = requires(const T& rule, typena
 struct StepMemory {
   std::int64_t late_state = 0;  ///< of what `init` leaves undefined and a step makes, and keeps
   std::int64_t working = 0;     ///< the most that a step holds for itself
+  std::int64_t receiving = 0;   ///< the most that `accumulate` holds for itself
   /// Where the first window, which `accumulate` shows, is not like most others (GaLore's refresh): the others' sum of gradients, and their steps.
   struct Usual {
     std::int64_t gradient = 0, working = 0;
@@ -78,6 +80,7 @@ struct StepMemory {
 ///   L7 after `accumulated(state).reset()` it is as if nothing had been accumulated.
 ///
 /// Optional: `rule.describe(parameters, lr)` -> RunHeader: what a run's header says, the effective lr of each group included; throws where an option matches no parameter;
+/// `rule.depends_on_order()` -> bool: what is accumulated depends on which micro-batch came first, so that several ranks are refused;
 /// `rule.step_memory(parameter, gradient_dtype)` -> StepMemory: what a step needs beside the state, for memory plans (train/memory_plan.hpp), which find the rest by
 /// calling `init` and `accumulate` with tensors without storage.
 template <class T>
@@ -105,6 +108,14 @@ template <Optimizer T>
 std::optional<StepMemory> step_memory(const T& rule, const NamedParameter& parameter, at::ScalarType gradient_dtype) {
   if constexpr (requires { rule.step_memory(parameter, gradient_dtype); }) return rule.step_memory(parameter, gradient_dtype);
   else return std::nullopt;
+}
+
+/// What `rule` says of that, through any wrapper.
+template <Optimizer T>
+bool depends_on_order(const T& rule) {
+  if constexpr (requires { rule.depends_on_order(); }) return rule.depends_on_order();
+  else if constexpr (requires { requires Optimizer<std::remove_cvref_t<decltype(rule.inner)>>; }) return depends_on_order(rule.inner);
+  else return false;
 }
 
 /// An optimizer that can also say where it would go, without going there: what a projecting wrapper such as GaLore needs.

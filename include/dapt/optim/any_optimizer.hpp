@@ -67,6 +67,7 @@ class AnyOptimizer {
   }
 
   RunHeader describe(const NamedParameters& parameters, double lr) const { return describe_(parameters, lr); }
+  bool depends_on_order() const { return depends_on_order_; }
   std::optional<StepMemory> step_memory(const NamedParameter& parameter, at::ScalarType gradient_dtype) const { return step_memory_(parameter, gradient_dtype); }
 
  private:
@@ -74,11 +75,13 @@ class AnyOptimizer {
   explicit AnyOptimizer(std::shared_ptr<const Rule> rule)
       : init_([rule](const NamedParameter& parameter) -> std::unique_ptr<Kept> { return std::make_unique<KeptOf<Rule>>(rule, parameter); }),
         describe_([rule](const NamedParameters& parameters, double lr) { return describe_optimizer(*rule, parameters, lr); }),
-        step_memory_([rule](const NamedParameter& parameter, at::ScalarType gradient_dtype) { return dapt::step_memory(*rule, parameter, gradient_dtype); }) {}
+        step_memory_([rule](const NamedParameter& parameter, at::ScalarType gradient_dtype) { return dapt::step_memory(*rule, parameter, gradient_dtype); }),
+        depends_on_order_(dapt::depends_on_order(*rule)) {}
 
   std::function<std::unique_ptr<Kept>(const NamedParameter&)> init_;
   std::function<RunHeader(const NamedParameters&, double)> describe_;
   std::function<std::optional<StepMemory>(const NamedParameter&, at::ScalarType)> step_memory_;
+  bool depends_on_order_;
 };
 
 static_assert(check_optimizer<AnyOptimizer>());

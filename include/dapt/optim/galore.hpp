@@ -46,6 +46,12 @@ enum class RefreshSchedule {
   spread,    ///< all at step 1, from then on each parameter at a step of its own within the gap, which its name fixes: no step stalls
 };
 
+/// Which gradient a new subspace is taken from.
+enum class SubspaceSource {
+  window,             ///< the window's sum, as galore_torch: a window that ends with refreshes holds full gradients
+  first_micro_batch,  ///< that of the window's first micro-batch: no full gradient outlives its hook. For one process; law L3 does not hold in such a window
+};
+
 template <DirectionalOptimizer Inner>
 struct GaLore {
   static constexpr std::string_view name = "galore";
@@ -53,6 +59,7 @@ struct GaLore {
   std::int64_t rank = 128;                       ///< r >= 1, cut to the matrix's smaller side; memory of the moments grows with it
   std::int64_t update_proj_gap = 200;            ///< T >= 1: steps from one subspace to the next
   RefreshSchedule refresh_schedule = RefreshSchedule::spread;
+  SubspaceSource subspace_source = SubspaceSource::window;
   double scale = 0.25;                           ///< alpha > 0: projected matrices learn with lr * scale, all else with lr
   ProjType proj_type = ProjType::std;
   std::vector<std::string> targets = {};         ///< parts of names; empty: every 2-D weight with "attn" or "mlp" in its name
@@ -66,7 +73,7 @@ struct GaLore {
     Tensor left, right;                      ///< projectors [m, r] and [r, n] of these sides; undefined before the first refresh
     std::int64_t steps = 0;                  ///< taken by this parameter
     std::int64_t offset = 0;                 ///< of its refreshes within the gap; its name fixes it, so it is no part of a checkpoint
-    Tensor full_gradient;                    ///< sum over a window that ends with a refresh; no part of a checkpoint
+    Tensor full_gradient;                    ///< sum over a window that ends with a refresh from it; no part of a checkpoint
     at::ScalarType gradient_dtype = at::kFloat;
     typename Inner::State inner;
   };
@@ -76,7 +83,9 @@ struct GaLore {
 
   State init(const NamedParameter& parameter) const;
   void accumulate(State& state, const Tensor& gradient) const;
-  Tensor& accumulated(State& state) const { return refreshes(state) ? state.full_gradient : inner.accumulated(state.inner); }
+  Tensor& accumulated(State& state) const { return state.full_gradient.defined() ? state.full_gradient : inner.accumulated(state.inner); }
+  /// Whether ranks, each of which has other micro-batches, would find different subspaces.
+  bool depends_on_order() const { return subspace_source == SubspaceSource::first_micro_batch; }
   /// Throws where a refresh meets a gradient that is not finite, or an all-zero one while there is no subspace yet; nothing has changed then.
   void step(Tensor& weight, State& state, const StepInfo& info) const;
 
@@ -98,12 +107,19 @@ struct GaLore {
     const bool without_subspace = (state.on_left && !state.left.defined()) || (state.on_right && !state.right.defined());
     return (state.on_left || state.on_right) && (without_subspace || (state.steps + state.offset) % update_proj_gap == 0);
   }
+  /// Of a gradient [m, n] in the subspace.
+  std::vector<std::int64_t> projected_sizes(const Tensor& gradient) const {
+    const std::int64_t m = gradient.size(0), n = gradient.size(1), r = std::min({rank, m, n});
+    const auto [on_left, on_right] = sides(m, n);
+    return {on_left ? r : m, on_right ? r : n};
+  }
   /// Whether the left and the right side of a gradient [m, n] are projected.
   std::pair<bool, bool> sides(std::int64_t m, std::int64_t n) const {
     const bool right = proj_type == ProjType::right || proj_type == ProjType::full || proj_type == (m >= n ? ProjType::std : ProjType::reverse_std);
     return {!right || proj_type == ProjType::full, right};
   }
-  void refresh(State& state) const;
+  void refresh(State& state, const Tensor& gradient) const;
+  bool refreshes_early(State& state, const Tensor& gradient) const;
   static Tensor project(const State& state, const Tensor& gradient);
 };
 
@@ -127,24 +143,34 @@ typename GaLore<Inner>::State GaLore<Inner>::init(const NamedParameter& paramete
     return state;
   }
   if (refresh_schedule == RefreshSchedule::spread) state.offset = static_cast<std::int64_t>(fnv1a(parameter.name) % static_cast<std::uint64_t>(update_proj_gap));
-  const std::int64_t m = parameter.value.size(0), n = parameter.value.size(1), r = std::min({rank, m, n});
-  std::tie(state.on_left, state.on_right) = sides(m, n);
-  state.inner = inner.init({parameter.name, at::empty({state.on_left ? r : m, state.on_right ? r : n}, parameter.value.options().requires_grad(false))});
+  std::tie(state.on_left, state.on_right) = sides(parameter.value.size(0), parameter.value.size(1));
+  state.inner = inner.init({parameter.name, at::empty(projected_sizes(parameter.value), parameter.value.options().requires_grad(false))});
   return state;
 }
 
 template <DirectionalOptimizer Inner>
 void GaLore<Inner>::accumulate(State& state, const Tensor& gradient) const {
   state.gradient_dtype = gradient.scalar_type();
-  if (refreshes(state)) accumulate_gradient(state.full_gradient, gradient);
-  else inner.accumulate(state.inner, project(state, gradient));
+  if (refreshes(state) && !refreshes_early(state, gradient)) accumulate_gradient(state.full_gradient, gradient);
+  else inner.accumulate(state.inner, gradient.is_meta() ? at::empty(projected_sizes(gradient), gradient.options()) : project(state, gradient));
+}
+
+/// In a window with a refresh: whether the subspace is, or is now, taken from the first micro-batch's gradient. One that spans no subspace leaves it to the window's sum.
+template <DirectionalOptimizer Inner>
+bool GaLore<Inner>::refreshes_early(State& state, const Tensor& gradient) const {
+  if (subspace_source == SubspaceSource::window || state.full_gradient.defined()) return false;
+  if (gradient.is_meta() || inner.accumulated(state.inner).defined()) return true;  // a memory plan asks for sizes only
+  const double norm = gradient_norm(gradient);
+  if (!std::isfinite(norm) || norm == 0) return false;
+  refresh(state, gradient);
+  return true;
 }
 
 template <DirectionalOptimizer Inner>
 void GaLore<Inner>::step(Tensor& weight, State& state, const StepInfo& info) const {
   if (!state.on_left && !state.on_right) return inner.step(weight, state.inner, info);
   if (state.full_gradient.defined()) {
-    refresh(state);
+    refresh(state, state.full_gradient);
     inner.accumulate(state.inner, project(state, state.full_gradient));
     state.full_gradient.reset();
   }
@@ -171,8 +197,7 @@ Tensor GaLore<Inner>::project(const State& state, const Tensor& gradient) {
 }
 
 template <DirectionalOptimizer Inner>
-void GaLore<Inner>::refresh(State& state) const {
-  const Tensor& gradient = state.full_gradient;
+void GaLore<Inner>::refresh(State& state, const Tensor& gradient) const {
   const double norm = gradient_norm(gradient);
   require(std::isfinite(norm), "GaLore: the gradient of ", state.parameter, " is not finite (norm ", norm, ") at the refresh before step ", state.steps + 1);
   const bool has_subspace = state.left.defined() || state.right.defined();
@@ -207,7 +232,8 @@ std::optional<StepMemory> GaLore<Inner>::step_memory(const NamedParameter& param
   const bool exact = projector == Projector::exact || wide == smaller;
   // Exact: LAPACK's copy of the matrix, both factors, and its own work. Randomized: the scaled matrix, and bases in fp64.
   const std::int64_t refresh = copy + 4 * m * n + (exact ? 4 * (smaller * (m + n) + 4 * smaller * smaller) : wide * (4 * (m + n) + 24 * std::max(m, n)));
-  return StepMemory{.late_state = element * ((on_left ? m * r : 0) + (on_right ? r * n : 0)), .working = std::max(refresh, update),
+  const bool early = subspace_source == SubspaceSource::first_micro_batch;
+  return StepMemory{.late_state = element * ((on_left ? m * r : 0) + (on_right ? r * n : 0)), .working = early ? update : std::max(refresh, update), .receiving = early ? refresh : 0,
                     .usual = StepMemory::Usual{.gradient = 4 * low, .working = update}};
 }
 
@@ -216,7 +242,7 @@ RunHeader GaLore<Inner>::describe(const NamedParameters& parameters, double lr) 
   constexpr std::string_view types[] = {"std", "reverse_std", "left", "right", "full"};
   constexpr std::string_view projectors[] = {"exact SVD", "randomized range finder", "randomized range finder with bf16 products"};
   std::ostringstream text;
-  text << "GaLore rank " << rank << ", update_proj_gap " << update_proj_gap << (refresh_schedule == RefreshSchedule::spread ? " (spread)" : " (together)") << ", scale " << scale << ", proj_type " << types[static_cast<int>(proj_type)]
+  text << "GaLore rank " << rank << ", update_proj_gap " << update_proj_gap << (refresh_schedule == RefreshSchedule::spread ? " (spread)" : " (together)") << (depends_on_order() ? ", subspaces from a window's first micro-batch" : "") << ", scale " << scale << ", proj_type " << types[static_cast<int>(proj_type)]
        << ", " << projectors[static_cast<int>(projector)] << "; inner rule " << Inner::name;
   return describe_projecting("GaLore", targets, text.str(), inner, parameters, lr, lr * scale, "lr * scale");
 }

@@ -55,12 +55,14 @@ struct WindowMemory {
   std::int64_t first_sum = 0, sum = 0;  ///< gradients after the first micro-batch and after the last
   std::int64_t largest_sum = 0;         ///< of one parameter
   std::int64_t step = 0;                ///< the largest step's temporaries
+  std::int64_t receiving = 0;           ///< those of the largest accumulate
 
-  void add(std::int64_t first, std::int64_t last, std::int64_t working) {
+  void add(std::int64_t first, std::int64_t last, std::int64_t working, std::int64_t received) {
     first_sum += first;
     sum += last;
     largest_sum = std::max(largest_sum, last);
     step = std::max(step, working);
+    receiving = std::max(receiving, received);
   }
 
   /// The moment that needs most: the last micro-batch's loss, with the sums of those before it; its backward pass, at whose end the layers' activations are
@@ -68,7 +70,7 @@ struct WindowMemory {
   MemoryMoment peak(const ActivationMemory& activations, std::int64_t micro_batches, bool layer_wise) const {
     const std::int64_t before = micro_batches == 1 ? 0 : micro_batches == 2 ? first_sum : sum;
     const std::int64_t after = layer_wise && micro_batches == 1 ? largest_sum : sum;
-    const std::int64_t layer = activations.layer + (layer_wise ? step : 0);  // layer-wise, a parameter steps while its layer's backward pass goes on
+    const std::int64_t layer = activations.layer + std::max(receiving, layer_wise ? step : 0);  // layer-wise, a parameter steps while its layer's backward pass goes on
     const MemoryMoment moments[] = {{"loss", before, activations.saved, activations.loss},
                                     {"backward", before + (layer_wise && micro_batches == 1 ? largest_sum : 0), activations.saved, layer},
                                     {"backward", after, 0, layer},
@@ -118,9 +120,9 @@ MemoryPlan plan_memory(Model& model, const Adapter& adapter, const Rule& rule, c
     steps_known = steps_known && step;
     const StepMemory known = step.value_or(StepMemory{});
     plan.optimizer_state += known.late_state;
-    first.add(one, sum, known.working);
+    first.add(one, sum, known.working, known.receiving);
     windows_differ = windows_differ || known.usual;
-    usual.add(known.usual ? known.usual->gradient : one, known.usual ? known.usual->gradient : sum, known.usual ? known.usual->working : known.working);
+    usual.add(known.usual ? known.usual->gradient : one, known.usual ? known.usual->gradient : sum, known.usual ? known.usual->working : known.working, known.usual ? 0 : known.receiving);
   }
   if (!steps_known) plan.not_counted.push_back("what " + std::string(Rule::name) + "'s steps hold for themselves: it has no step_memory");
 

@@ -213,6 +213,8 @@ Trainer<Model, Adapter, Rule, Schedule>::Trainer(Model& model, Adapter adapter, 
   require(!trained_.empty(), "Trainer: the adapter has no trainable parameter");
   const double factor = schedule_.factor({1, 0});  // so that a schedule's bad option shows now
   require(factor >= 0 && std::isfinite(factor), "Trainer: the learning-rate schedule's first factor is ", factor, ", expected 0 or more");
+  require(!is_shared() || !depends_on_order(rule_), "Trainer: ", Rule::name, " takes subspaces from a window's first micro-batch, of which each of ", is_shared() ? options_.ranks->size() : 1,
+          " ranks has another; take them from the window's sum");
   if (is_shared()) {
     const auto gradient = [this](std::size_t i) -> Tensor& { return rule_.accumulated(trained_[i].state); };
     const auto arrived = [this](std::size_t i) {
