@@ -53,7 +53,7 @@ dapt::ReportTable filter_table(const dapt::FilterSummary& filter) {
 
 dapt::ReportOptions report_options(const Run& prepared, const Evaluation& evaluation) {
   dapt::ReportOptions options{.group = evaluation.groups(), .item_text = evaluation.item_texts()};
-  if (prepared.corpus.filter) options.tables.push_back(filter_table(*prepared.corpus.filter));
+  if (prepared.filter) options.tables.push_back(filter_table(*prepared.filter));
   return options;
 }
 
@@ -158,7 +158,7 @@ void add_compare(CLI::App& app) {
   CLI::App* command = app.add_subcommand("compare", "Train several settings from the same base with the same data and budget, and write a report.");
   add_model_options(*command, *run, false);
   add_run_options(*command, *run);
-  add_page_options(*command, run->pages);
+  add_training_pages_options(*command, *run);
   add_packing_options(*command, run->packing);
   add_task_options(*command, run->tasks);
   add_setting_options(*command, *common);
@@ -168,6 +168,7 @@ void add_compare(CLI::App& app) {
       ->take_all();
   command->callback([command, run, common, continuation, texts] {
     require_one_process("compare");
+    require_training_pages(*run);
     note_given(*command, *common);
     std::vector<SettingOptions> settings;
     for (const std::string& text : texts->empty() ? experiment : *texts) {

@@ -1,7 +1,8 @@
-// dapt tokenize: the ids of each page, or the sequences that training reads, to look at.
+// dapt tokenize: the ids of each page, or the sequences that training reads, to look at; or a token store to train on.
 #include <iostream>
 #include <memory>
 #include <optional>
+#include <set>
 
 #include <nlohmann/json.hpp>
 
@@ -11,6 +12,7 @@
 #include <dapt/core/error.hpp>
 #include <dapt/data/packed_stream.hpp>
 #include <dapt/data/read_pages.hpp>
+#include <dapt/data/token_store.hpp>
 #include <dapt/data/tokenize.hpp>
 #include <dapt/text/tokenizer.hpp>
 
@@ -69,7 +71,9 @@ void tokenize_pages(const RunOptions& run) {
 void tokenize_packed(const RunOptions& run) {
   const dapt::AnyTokenizer tokenizer = dapt::load_tokenizer(run.models.front());
   dapt::PackSummary packed;
-  dapt::PackedStream stream(pack_pages(read_all_pages(run.pages), tokenizer, run.packing, run.threads, packed), {.seed = run.seed, .epochs = 1});
+  auto sequences = dapt::read_pages(run.pages.pages, {.policy = bad_input(run.pages)}) | dapt::tokenize(tokenizer, {.threads = run.threads}) | dapt::pack(pack_options(run.packing, tokenizer), &packed) |
+                   ranges::to<std::vector>();
+  dapt::PackedStream stream(std::move(sequences), {.seed = run.seed, .epochs = 1});
   Output output(run.out);
   for (const dapt::Batch& batch : stream) {
     output.line({{"ids", numbers(batch.input_ids[0])}, {"labels", numbers(batch.labels[0])},
@@ -80,19 +84,40 @@ void tokenize_packed(const RunOptions& run) {
   std::cerr << packed.sequences << " sequences, " << packed.source_tokens << " tokens\n";
 }
 
+/// What training reads with --store.
+void tokenize_to_store(const RunOptions& run) {
+  const dapt::AnyTokenizer tokenizer = dapt::load_tokenizer(run.models.front());
+  print_summary(std::cerr, store_pages(run, tokenizer, run.store));
+  const dapt::TokenStore store(run.store, dapt::tokenizer_hash(run.models.front()));
+  std::cerr << run.store.string() << ": " << store.documents() << " pages, " << store.tokens() << " tokens of " << store.id_bytes() << " bytes, " << store.held_out().size() << " pages held out, checksum "
+            << store.checksum() << '\n';
+}
+
 }  // namespace
 
 void add_tokenize(CLI::App& app) {
   auto run = std::make_shared<TokenizeOptions>();
-  CLI::App* command = app.add_subcommand("tokenize", "Show the token ids of each page, or the sequences that training reads, one JSON object a line.");
+  CLI::App* command = app.add_subcommand("tokenize", "Show the token ids of each page, or the sequences that training reads, one JSON object a line; or store the tokens for training.");
   add_model_options(*command, *run, false);
-  add_reading_options(*command, run->pages);
-  command->add_option("--out", run->out, "file to write (default: standard output)");
+  add_page_options(*command, run->pages);
+  add_item_options(*command, run->tasks);
+  command->add_option("--held-out", run->held_out, "share of the kept pages that is stored with its text, not trained on, and gives the perplexity")->check(CLI::Range(0.0, 0.9))->capture_default_str();
+  auto* store = command->add_option("--store", run->store, "token store to write, for train and compare --store");
+  const std::set<std::string> always{"--help", "--model", "--dtype", "--quantize", "--threads", "--pages", "--on-bad-input", "--store"};
+  for (CLI::Option* option : command->get_options())
+    if (!always.contains(option->get_name())) option->needs(store);
+  auto* out = command->add_option("--out", run->out, "file to write (default: standard output)");
   auto* packed = command->add_flag("--packed", run->packed, "the packed sequences of the first epoch in training's order: ids, labels, document_starts");
   std::vector<CLI::Option*> packing = add_packing_options(*command, run->packing);
   packing.push_back(command->add_option("--seed", run->seed, "of the order")->capture_default_str());
   for (CLI::Option* option : packing) option->needs(packed);
-  command->callback([run] { require_one_process("tokenize"); run->packed ? tokenize_packed(*run) : tokenize_pages(*run); });
+  store->excludes(out, packed);
+  command->callback([run] {
+    require_one_process("tokenize");
+    if (!run->store.empty()) tokenize_to_store(*run);
+    else if (run->packed) tokenize_packed(*run);
+    else tokenize_pages(*run);
+  });
 }
 
 }  // namespace dapt_program

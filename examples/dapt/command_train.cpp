@@ -34,12 +34,13 @@ void add_train(CLI::App& app) {
   CLI::App* command = app.add_subcommand("train", "Train one setting: LoRA or all parameters, AdamW or GaLore-AdamW.");
   add_model_options(*command, *run, false);
   add_run_options(*command, *run);
-  add_page_options(*command, run->pages);
+  add_training_pages_options(*command, *run);
   add_packing_options(*command, run->packing);
   add_setting_options(*command, *setting);
   add_continuation_options(*command, *continuation);
   add_process_options(*command, *run);
   command->callback([command, run, setting, continuation] {
+    require_training_pages(*run);
     dapt::require(command->count("--held-out") == 0 || continuation->eval_steps > 0, "--held-out has no effect without --eval-steps");
     check_setting(*setting, run->dtype, [command](const std::string& option) { return command->count(option) > 0; });
     check_quantization(*run, *setting);

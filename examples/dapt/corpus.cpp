@@ -16,6 +16,7 @@
 #include <dapt/data/parallel_for.hpp>
 #include <dapt/data/score_file.hpp>
 #include <dapt/data/score_pages.hpp>
+#include <dapt/data/token_store.hpp>
 #include <dapt/data/tokenize.hpp>
 #include <dapt/metrics/question_set.hpp>
 
@@ -94,6 +95,13 @@ dapt::FilterOptions filter_options(const PageOptions& options, std::optional<dou
     filter.count_tokens = [tokenizer](std::string_view text) { return std::ssize(tokenizer->encode(text, dapt::SpecialText::as_text)); };
   }
   return filter;
+}
+
+bool is_held_out(const dapt::Page& page, double share) {
+  std::uint64_t hash = dapt::fnv1a(page.work + '\0' + std::to_string(page.page));
+  hash = (hash ^ (hash >> 33)) * 0xFF51AFD7ED558CCDu;  // FNV's upper bits hardly tell neighbouring pages apart
+  hash ^= hash >> 33;
+  return static_cast<double>(hash >> 11) * 0x1p-53 < share;
 }
 
 }  // namespace
@@ -175,13 +183,29 @@ CorpusReport filter_corpus(const PageOptions& options, const std::vector<dapt::E
   return report;
 }
 
-KeptPages read_and_filter(const PageOptions& options, const std::vector<dapt::EvaluationItem>& items, const dapt::AnyTokenizer* tokenizer, int threads) {
-  KeptPages kept;
-  kept.report = filter_corpus(options, items, tokenizer, threads, [&](const dapt::Page& page) {
-    dapt::require(!stop_requested, "stopped while the pages were read; nothing was trained");
-    kept.pages.push_back(page);
+CorpusReport store_pages(const RunOptions& run, const dapt::AnyTokenizer& tokenizer, const fs::path& file) {
+  constexpr std::size_t pages_at_once = 256;
+  dapt::TokenStoreWriter store(file, dapt::tokenizer_hash(run.models.front()), tokenizer.vocab_size());
+  std::vector<dapt::Page> pages;
+  std::int64_t trained = 0;
+  const auto tokenize = [&] {
+    for (const dapt::TokenizedPage& page : pages | dapt::tokenize(tokenizer, {.threads = run.threads, .pages_at_once = pages_at_once})) store.add(page);
+    trained += std::ssize(pages);
+    pages.clear();
+  };
+  CorpusReport report = filter_corpus(run.pages, evaluation_items(run.tasks), &tokenizer, run.threads, [&](const dapt::Page& page) {
+    dapt::require(!stop_requested, "stopped while the pages were read; nothing was written");
+    if (is_held_out(page, run.held_out)) return store.hold_out(page);
+    pages.push_back(page);
+    if (pages.size() == pages_at_once) tokenize();
   });
-  return kept;
+  tokenize();
+  dapt::require(trained > 0, "--held-out ", run.held_out, " leaves no page to train on");
+  dapt::RunHeader description;
+  description.add("pages", run.pages.pages.string());
+  describe(description, report);
+  store.commit(description);
+  return report;
 }
 
 void PageWriter::add(const dapt::Page& page) {
@@ -251,29 +275,13 @@ void describe(dapt::RunHeader& header, const CorpusReport& report) {
   }
 }
 
-std::pair<std::vector<dapt::Page>, std::vector<dapt::Page>> split_held_out(std::vector<dapt::Page> pages, double share) {
-  const auto hash = [](const dapt::Page& page) {  // FNV-1a, 64 bits, over the work's name and the page's number
-    std::uint64_t value = dapt::fnv1a(page.work + '\0' + std::to_string(page.page));
-    value = (value ^ (value >> 33)) * 0xFF51AFD7ED558CCDu;  // FNV's upper bits hardly tell neighbouring pages apart
-    return value ^ (value >> 33);
-  };
-  std::pair<std::vector<dapt::Page>, std::vector<dapt::Page>> parts;
-  for (dapt::Page& page : pages) {
-    const bool held_out = static_cast<double>(hash(page) >> 11) * 0x1p-53 < share;
-    (held_out ? parts.second : parts.first).push_back(std::move(page));
-  }
-  dapt::require(!parts.first.empty(), "--held-out ", share, " leaves no page to train on");
-  return parts;
-}
-
-std::vector<dapt::PackedSequence> pack_pages(const std::vector<dapt::Page>& pages, const dapt::AnyTokenizer& tokenizer, const PackingOptions& options, int threads,
-                                             dapt::PackSummary& summary) {
+dapt::PackOptions pack_options(const PackingOptions& options, const dapt::AnyTokenizer& tokenizer) {
   const dapt::SpecialTokens& special = tokenizer.special_tokens();
   dapt::require(!options.eos || special.end_of_document.has_value(), "the tokenizer names no end-of-document token to put between documents; give --no-eos");
   dapt::PackOptions pack{.max_length = options.max_length, .isolate_documents = options.isolate_documents};
   if (options.eos) pack.separator = special.end_of_document;
   if (special.adds_bos) pack.bos = special.bos;
-  return pages | dapt::tokenize(tokenizer, {.threads = threads}) | dapt::pack(pack, &summary) | ranges::to<std::vector>();
+  return pack;
 }
 
 }  // namespace dapt_program

@@ -5,7 +5,6 @@
 #include <iosfwd>
 #include <optional>
 #include <string>
-#include <utility>
 #include <vector>
 
 #include <dapt/core/run_result.hpp>
@@ -43,13 +42,9 @@ struct CorpusReport {
 CorpusReport filter_corpus(const PageOptions& options, const std::vector<dapt::EvaluationItem>& items, const dapt::AnyTokenizer* tokenizer, int threads,
                            const std::function<void(const dapt::Page&)>& take);
 
-struct KeptPages {
-  std::vector<dapt::Page> pages;
-  CorpusReport report;
-};
-
-/// The same, for a run that holds its pages.
-KeptPages read_and_filter(const PageOptions& options, const std::vector<dapt::EvaluationItem>& items, const dapt::AnyTokenizer* tokenizer, int threads);
+/// Filters the pages of `run` and writes them to the token store `file`; does not hold them. Pages whose hash of work and number falls below run.held_out are held out: the same
+/// ones whatever else is in the corpus.
+CorpusReport store_pages(const RunOptions& run, const dapt::AnyTokenizer& tokenizer, const fs::path& file);
 
 /// Tells what was read and kept, also in the header of a run.
 void print_summary(std::ostream& out, const CorpusReport& report);
@@ -70,11 +65,7 @@ class PageWriter {
   std::vector<dapt::Page> pages_;
 };
 
-/// Pages whose hash of work and number falls below `share` are held out: the same ones whatever else is in the corpus.
-std::pair<std::vector<dapt::Page>, std::vector<dapt::Page>> split_held_out(std::vector<dapt::Page> pages, double share);
-
-/// Tokenizes and packs.
-std::vector<dapt::PackedSequence> pack_pages(const std::vector<dapt::Page>& pages, const dapt::AnyTokenizer& tokenizer, const PackingOptions& options, int threads,
-                                             dapt::PackSummary& summary);
+/// How documents are put into sequences for the model of `tokenizer`.
+dapt::PackOptions pack_options(const PackingOptions& options, const dapt::AnyTokenizer& tokenizer);
 
 }  // namespace dapt_program

@@ -1,6 +1,8 @@
 #include "options.hpp"
 
+#include <algorithm>
 #include <tuple>
+#include <vector>
 
 #include <dapt/core/error.hpp>
 #include <dapt/models/recompute.hpp>
@@ -106,6 +108,18 @@ void add_page_options(CLI::App& app, PageOptions& pages) {
       ->capture_default_str();
   app.add_option("--findings", pages.findings, "file for the copies and contaminated pages that were found, as JSON lines");
 }
+
+void add_training_pages_options(CLI::App& app, RunOptions& run) {
+  const std::vector<CLI::Option*> before = app.get_options();
+  add_page_options(app, run.pages);
+  app.get_option("--pages")->required(false);
+  auto* store = app.add_option("--store", run.store, "tokens that dapt tokenize --store wrote, in place of --pages")->check(CLI::ExistingFile);
+  for (CLI::Option* option : app.get_options())
+    if (option != store && std::find(before.begin(), before.end(), option) == before.end()) store->excludes(option);
+  store->excludes(app.get_option("--held-out"));
+}
+
+void require_training_pages(const RunOptions& run) { dapt::require(!run.pages.pages.empty() || !run.store.empty(), "no pages to train on; give --pages, or --store with what dapt tokenize --store wrote"); }
 
 void add_item_options(CLI::App& app, TaskOptions& tasks) {
   app.add_option("--qa", tasks.qa, "JSON lines with id, question, answers");

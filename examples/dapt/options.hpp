@@ -128,6 +128,7 @@ struct RunOptions {
   std::uint64_t seed = 0;
   fs::path out;
   PageOptions pages;
+  fs::path store;  // tokenized pages: what `tokenize` writes, and `train` and `compare` read in place of pages
   PackingOptions packing;
   TaskOptions tasks;
   double held_out = 0.02;  // share of the kept pages whose perplexity is measured and that are not trained on
@@ -138,6 +139,8 @@ void add_setting_options(CLI::App& app, SettingOptions& setting);
 void note_given(const CLI::App& app, SettingOptions& setting);  // after parsing: the setting's options among those of `app`
 void add_reading_options(CLI::App& app, PageOptions& pages);  // --pages, --on-bad-input
 void add_page_options(CLI::App& app, PageOptions& pages);     // and the filter's
+void add_training_pages_options(CLI::App& app, RunOptions& run);  // these, or --store; after add_run_options
+void require_training_pages(const RunOptions& run);            // after parsing
 void add_item_options(CLI::App& app, TaskOptions& tasks);      // --qa, --cloze
 void add_task_options(CLI::App& app, TaskOptions& tasks);
 std::vector<CLI::Option*> add_packing_options(CLI::App& app, PackingOptions& packing);

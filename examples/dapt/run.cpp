@@ -9,7 +9,6 @@
 
 #include <dlfcn.h>
 #include <unistd.h>
-#include <zlib.h>
 
 #include <ATen/Parallel.h>
 #include <ATen/ops/mm.h>
@@ -19,10 +18,12 @@
 
 #include <dapt/core/error.hpp>
 #include <dapt/core/precision.hpp>
+#include <dapt/data/token_store.hpp>
 #include <dapt/io/hf_model.hpp>
 #include <dapt/kernels/instruction_set.hpp>
 #include <dapt/version.hpp>
 
+#include "corpus.hpp"
 #include "interrupt.hpp"
 #include "processes.hpp"
 
@@ -52,7 +53,8 @@ std::string separator(const RunOptions& run, const dapt::AnyTokenizer& tokenizer
 std::string first_border(const Run& run, bool separated) {
   const dapt::SpecialTokens& special = run.tokenizer.special_tokens();
   constexpr std::size_t shown = 8;
-  for (const dapt::PackedSequence& sequence : run.sequences) {
+  for (std::size_t i = 0; i < run.sequences.size(); ++i) {
+    const dapt::PackedSequence sequence = run.sequences[i];
     const std::vector<std::int32_t>& ids = sequence.input_ids;
     for (std::size_t at = 1; at < ids.size(); ++at) {
       const bool after_separator = separated && ids[at - 1] == special.end_of_document, at_bos = special.adds_bos && ids[at] == special.bos;
@@ -62,19 +64,24 @@ std::string first_border(const Run& run, bool separated) {
         return nlohmann::json(run.tokenizer.decode(std::vector(ids.begin() + static_cast<std::ptrdiff_t>(from), ids.begin() + static_cast<std::ptrdiff_t>(to)))).dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
       };
       std::string between;
-      for (std::size_t i = end; i < next; ++i) between += ' ' + std::to_string(ids[i]);
+      for (std::size_t t = end; t < next; ++t) between += ' ' + std::to_string(ids[t]);
       return text(begin, end) + (between.empty() ? " | " : " [" + between.substr(1) + "] ") + text(next, stop);
     }
   }
   return "none inside a sequence";
 }
 
-std::uint64_t checksum(const std::vector<dapt::PackedSequence>& sequences) {
-  uLong crc = crc32(0, nullptr, 0);
-  for (const dapt::PackedSequence& sequence : sequences)
-    for (const auto* column : {&sequence.input_ids, &sequence.labels, &sequence.document_starts})
-      crc = crc32_z(crc, reinterpret_cast<const Bytef*>(column->data()), column->size() * sizeof(column->front()));
-  return crc;
+/// The store that the run names, or one that is made of its pages.
+dapt::TokenStore open_store(const RunOptions& run, const dapt::AnyTokenizer& tokenizer, std::optional<dapt::FilterSummary>& filter) {
+  const dapt::Hash128 hash = dapt::tokenizer_hash(run.models.front());
+  if (!run.store.empty()) return dapt::TokenStore(run.store, hash);
+  const fs::path file = run.out / (".tokens." + std::to_string(processes() == nullptr ? 0 : processes()->rank()) + ".store");
+  CorpusReport report = store_pages(run, tokenizer, file);
+  print_summary(std::cerr, report);
+  filter = std::move(report.filter);
+  dapt::TokenStore store(file, hash);
+  fs::remove(file);  // what is mapped stays until the process ends
+  return store;
 }
 
 /// The speed of matrix products of a layer's size.
@@ -115,22 +122,20 @@ void prepare_process(RunOptions& run) {
 Run prepare_run(const RunOptions& run) {
   outlive_the_terminal();
   make_folder(run.out);
-  Run prepared{.tokenizer = dapt::load_tokenizer(run.models.front())};
-  KeptPages kept = read_and_filter(run.pages, evaluation_items(run.tasks), &prepared.tokenizer, run.threads);
-  prepared.corpus = std::move(kept.report);
-  print_summary(std::cerr, prepared.corpus);
-  auto [train, held_out] = split_held_out(std::move(kept.pages), run.held_out);
-  prepared.held_out = std::move(held_out);
-  prepared.sequences = pack_pages(train, prepared.tokenizer, run.packing, run.threads, prepared.packed);
+  const dapt::AnyTokenizer tokenizer = dapt::load_tokenizer(run.models.front());
+  std::optional<dapt::FilterSummary> filter;
+  const dapt::TokenStore store = open_store(run, tokenizer, filter);
+  Run prepared{.tokenizer = tokenizer, .sequences = dapt::StoredSequences(store, pack_options(run.packing, tokenizer)), .filter = std::move(filter)};
+  if (run.held_out > 0) prepared.held_out = store.held_out();
 
   dapt::RunHeader& header = prepared.header;
-  const dapt::PackSummary& packed = prepared.packed;
+  const dapt::PackSummary& packed = prepared.sequences.summary();
   header.add("model", run.models.front().string());
   header.add("dtype of weights and compute", std::string(dapt::dtype_name(dapt::dtype_from_name(run.dtype))) + run.dtype_choice);
   header.add("frozen base weights", run.quantize == "none" ? "not quantised" : describe(dapt::quantization_from_name(run.quantize)) + "; embedding, head and norms are not quantised");
-  header.add("pages", run.pages.pages.string());
-  describe(header, prepared.corpus);
-  header.add("training data", std::to_string(train.size()) + " pages, " + std::to_string(packed.source_tokens) + " tokens in " + std::to_string(packed.sequences) +
+  if (!run.store.empty()) header.add("token store", run.store.string());
+  header.append(store.description());
+  header.add("training data", std::to_string(packed.documents + packed.empty_documents) + " pages, " + std::to_string(packed.source_tokens) + " tokens in " + std::to_string(packed.sequences) +
                                   " sequences of " + std::to_string(run.packing.max_length) + ", documents " +
                                   (run.packing.isolate_documents ? "isolated from each other" : "joined") + ", between them: " + separator(run, prepared.tokenizer));
   header.add("first border of documents", first_border(prepared, run.packing.eos));
@@ -146,7 +151,7 @@ Run prepare_run(const RunOptions& run) {
   prepared.identity.add("dtype", run.dtype);
   prepared.identity.add("quantize", run.quantize);
   prepared.identity.add("processes", std::to_string(processes() == nullptr ? 1 : processes()->size()));
-  prepared.identity.add("checksum of the training data", std::to_string(checksum(prepared.sequences)));
+  prepared.identity.add("checksum of the training data", std::to_string(store.checksum()));
   return prepared;
 }
 
@@ -161,8 +166,8 @@ dapt::LlamaOptions llama_options(const RunOptions& run) {
 
 dapt::Llama load_base(const RunOptions& run) { return dapt::load_llama(run.models.front(), dapt::dtype_from_name(run.dtype), llama_options(run)); }
 
-dapt::PackedStream open_stream(const RunOptions& run, const BudgetOptions& budget, const std::vector<dapt::PackedSequence>& sequences) {
-  return dapt::PackedStream(sequences, {.micro_batch_size = budget.micro_batch_size, .seed = run.seed});
+dapt::StoredStream open_stream(const RunOptions& run, const BudgetOptions& budget, const dapt::StoredSequences& sequences) {
+  return dapt::StoredStream(sequences, {.micro_batch_size = budget.micro_batch_size, .seed = run.seed});
 }
 
 void print_header(std::ostream& out, const dapt::RunHeader& header) {

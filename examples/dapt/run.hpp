@@ -1,13 +1,13 @@
-// What train and compare have in common: the process, the header of a run, the base model, the packed pages.
+// What train and compare have in common: the process, the header of a run, the base model, the pages as sequences.
 #pragma once
 
 #include <iosfwd>
+#include <optional>
 #include <vector>
 
-#include <dapt/core/batch.hpp>
 #include <dapt/core/run_result.hpp>
-#include <dapt/data/pack.hpp>
-#include <dapt/data/packed_stream.hpp>
+#include <dapt/data/filter_pages.hpp>
+#include <dapt/data/stored_sequences.hpp>
 #include <dapt/models/llama.hpp>
 #include <dapt/text/tokenizer.hpp>
 
@@ -18,10 +18,9 @@ namespace dapt_program {
 
 struct Run {
   dapt::AnyTokenizer tokenizer;
-  CorpusReport corpus = {};             // of the pages that are in the two parts below
+  dapt::StoredSequences sequences;      // of the pages that are trained on
   std::vector<dapt::Page> held_out = {};
-  std::vector<dapt::PackedSequence> sequences = {};
-  dapt::PackSummary packed = {};
+  std::optional<dapt::FilterSummary> filter = {};  // where this run filtered the pages
   dapt::RunHeader header = {};          // model, data, versions, seed, machine
   dapt::RunHeader identity = {};        // of it what decides the bits of the result, beside the setting; and the data's checksum
 };
@@ -32,13 +31,13 @@ void make_folder(const fs::path& folder);
 /// Sets the number of threads and settles `--dtype auto`. Called once, before the first tensor.
 void prepare_process(RunOptions& run);
 
-/// Makes the output folder, reads, filters and packs the pages.
+/// Makes the output folder, and opens the token store, or makes one of the pages: a file in that folder without a name, which ends with the process.
 Run prepare_run(const RunOptions& run);
 
 dapt::GradientCheckpointing checkpointing(const RunOptions& run);
 dapt::LlamaOptions llama_options(const RunOptions& run);
 dapt::Llama load_base(const RunOptions& run);
-dapt::PackedStream open_stream(const RunOptions& run, const BudgetOptions& budget, const std::vector<dapt::PackedSequence>& sequences);
+dapt::StoredStream open_stream(const RunOptions& run, const BudgetOptions& budget, const dapt::StoredSequences& sequences);
 
 void print_header(std::ostream& out, const dapt::RunHeader& header);
 void print_result(std::ostream& out, const dapt::SettingResult& result);

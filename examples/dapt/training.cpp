@@ -253,6 +253,7 @@ void require_same_run(const dapt::RunHeader& now, const dapt::RunHeader& then, b
 
 Evaluate held_out_perplexity(const RunOptions& run, const ContinuationOptions& continuation, const Run& prepared) {
   if (continuation.eval_steps == 0) return {};
+  dapt::require(!prepared.held_out.empty() || run.store.empty(), "--eval-steps: ", run.store.string(), " holds out no page; dapt tokenize --store takes --held-out");
   dapt::require(!prepared.held_out.empty(), "--eval-steps: --held-out ", run.held_out, " leaves no page to evaluate on");
   return [metric = dapt::Perplexity{.pages = prepared.held_out, .max_length = run.packing.max_length}, &prepared](dapt::Llama& model) { return metric.evaluate(model, prepared.tokenizer); };
 }

@@ -6,7 +6,7 @@
 #include <vector>
 
 #include <dapt/core/run_result.hpp>
-#include <dapt/data/packed_stream.hpp>
+#include <dapt/data/stored_sequences.hpp>
 #include <dapt/models/llama.hpp>
 #include <dapt/train/comparison.hpp>
 #include <dapt/train/memory_plan.hpp>
@@ -16,7 +16,7 @@
 
 namespace dapt_program {
 
-using Comparison = dapt::Comparison<std::function<dapt::Llama()>, std::function<dapt::PackedStream()>, std::function<std::vector<dapt::MetricValue>(dapt::Llama&)>>;
+using Comparison = dapt::Comparison<std::function<dapt::Llama()>, std::function<dapt::StoredStream()>, std::function<std::vector<dapt::MetricValue>(dapt::Llama&)>>;
 
 /// Refuses combinations that cannot work and options that would have no effect in this one; `given` says whether the user named an option.
 void check_setting(const SettingOptions& setting, const std::string& dtype, const std::function<bool(const std::string& option)>& given);

@@ -22,6 +22,7 @@
 #include <dapt/core/batch.hpp>
 #include <dapt/core/checkpoint.hpp>
 #include <dapt/core/error.hpp>
+#include <dapt/core/file_mapping.hpp>
 #include <dapt/core/frozen_weight.hpp>
 #include <dapt/core/gradient.hpp>
 #include <dapt/core/hash.hpp>
@@ -37,6 +38,7 @@
 #include <dapt/core/quantization.hpp>
 #include <dapt/core/ranks.hpp>
 #include <dapt/core/run_result.hpp>
+#include <dapt/core/scratch_file.hpp>
 #include <dapt/core/seed.hpp>
 #include <dapt/core/step_record.hpp>
 #include <dapt/core/tensor.hpp>
@@ -62,8 +64,10 @@
 #include <dapt/data/scorers/ngram_cross_entropy_scorer.hpp>
 #include <dapt/data/scorers/term_density_scorer.hpp>
 #include <dapt/data/screen_pages.hpp>
+#include <dapt/data/stored_sequences.hpp>
 #include <dapt/data/terms.hpp>
 #include <dapt/data/threshold.hpp>
+#include <dapt/data/token_store.hpp>
 #include <dapt/data/tokenize.hpp>
 #include <dapt/data/utf8.hpp>
 #include <dapt/data/word_ngrams.hpp>

@@ -33,7 +33,7 @@ enum class SpecialText;
 class AnyTokenizer;
 class HfTokenizer;
 class SentencePieceTokenizer;
-class PackedStream;
+class TokenStore;
 class NgramCrossEntropyScorer;
 class TermDensityScorer;
 struct FieldScorer;

@@ -69,3 +69,14 @@ TEST_CASE("A target that is a folder or a device is refused and stays") {
   REQUIRE_THROWS_WITH(AtomicFile("/dev/null"), Catch::Contains("/dev/null: is no regular file"));
   REQUIRE(std::filesystem::is_character_file("/dev/null"));
 }
+
+TEST_CASE("What a file says first may be written last") {
+  const TemporaryFolder folder;
+  AtomicFile file(folder.path() / "a");
+  file.write("0000 and the rest");
+  file.write_at(0, "1234");
+  file.write_at(9, "THE");
+  file.write("!");
+  file.commit();
+  REQUIRE(read_bytes(folder.path() / "a") == "1234 and THE rest!");
+}

@@ -285,6 +285,29 @@ put("score_file", "wrong_lines", jsonl({"dapt_scores": 1, "scorer": "x"}, {"hash
 put("score_file", "deep", deep(300, "dapt_scores"))
 put("score_file", "none", "")
 
+# --- token_store: the target sets the checksums ----------------------------------------------------------------------------------------------------
+
+def token_store(ids=(1, 2, 3, 400), ends=(3, 4), works=b"w", held_out=b'{"work":"v","page":2,"text":"t"}\n', description=b'[["pages","a"]]', vocabulary=500, width=2, tokens=None, version=1, names=((0, 1), (0, 1))):
+    padded = lambda data: data + bytes(-len(data) % 8)
+    header = struct.pack("<8sIIQQ8Q7I", b"dapt-ids", version, width, 1, 2, vocabulary, len(ends), 0, len(ids) if tokens is None else tokens, len(works), held_out.count(b"\n"), len(held_out), len(description), *[0] * 7)
+    documents = b"".join(struct.pack("<QQIIq", end, *name, 0, number) for number, (end, name) in enumerate(zip(ends, names)))
+    return header + bytes(4) + padded(struct.pack(f"<{len(ids)}{'H' if width == 2 else 'I'}", *ids)) + bytes(8) + documents + padded(works) + padded(held_out) + padded(description)
+
+
+put("token_store", "sound", token_store())
+put("token_store", "wide", token_store(width=4, vocabulary=70000, ids=(1, 2, 3, 66000)))
+put("token_store", "id_beyond_vocabulary", token_store(vocabulary=400))
+put("token_store", "negative_id", token_store(width=4, ids=(1, 2, 3, 1 << 31), vocabulary=70000))
+put("token_store", "ends_backwards", token_store(ends=(4, 3)))
+put("token_store", "ends_early", token_store(ends=(1, 2)))
+put("token_store", "name_outside", token_store(names=((0, 1), (1, 1))))
+put("token_store", "held_out_damaged", token_store(held_out=b'{"work":5}\n'))
+put("token_store", "description_deep", token_store(description=b"[" * 200))
+put("token_store", "description_wrong", token_store(description=b'[["a"]]'))
+put("token_store", "many_tokens", token_store(tokens=1 << 62))
+put("token_store", "version", token_store(version=2))
+put("token_store", "cut", token_store()[:150])
+
 put("task_files", "questions", "".join((examples / "fewshot.jsonl").read_text(encoding="utf-8").splitlines(True)[:2]))
 put("task_files", "groups", "".join((examples / "qa.jsonl").read_text(encoding="utf-8").splitlines(True)[:2]))
 put("task_files", "cloze", "".join((examples / "cloze.jsonl").read_text(encoding="utf-8").splitlines(True)[:2]))

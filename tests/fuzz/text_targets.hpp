@@ -9,6 +9,7 @@
 #include "targets/step_log.hpp"
 #include "targets/task_files.hpp"
 #include "targets/tensor_pickle.hpp"
+#include "targets/token_store.hpp"
 #include "targets/tokenizer_config.hpp"
 #include "targets/tokenizer_json.hpp"
 #include "targets/toml_options.hpp"
@@ -22,7 +23,7 @@ inline constexpr Target text_targets[] = {{"encoder_config", encoder_config}, {"
                                           {"score_file", score_file},         {"sentencepiece", sentencepiece},
                                           {"sentencepiece_folder", sentencepiece_folder}, {"step_log", step_log},
                                           {"task_files", task_files},         {"tensor_pickle", tensor_pickle},
-                                          {"tokenizer_config", tokenizer_config}, {"tokenizer_json", tokenizer_json},
+                                          {"token_store", token_store},       {"tokenizer_config", tokenizer_config}, {"tokenizer_json", tokenizer_json},
                                           {"toml_options", toml_options},     {"word_lists", word_lists}};
 
 }  // namespace dapt::fuzz

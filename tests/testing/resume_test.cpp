@@ -10,8 +10,11 @@
 #include <dapt/adapters/full_parameter.hpp>
 #include <dapt/adapters/lora.hpp>
 #include <dapt/data/packed_stream.hpp>
+#include <dapt/data/stored_sequences.hpp>
 #include <dapt/optim/adamw.hpp>
 #include <dapt/optim/galore.hpp>
+
+#include "support/paths.hpp"
 
 using dapt::AdamW;
 using dapt::FullParameter;
@@ -90,6 +93,21 @@ TEST_CASE("a run goes on to the bit after each of its steps: adapters with dropo
   REQUIRE(resume_failures(FullParameter{}, dapt::GaLore<AdamW>{.rank = 4, .update_proj_gap = 3, .inner = {}}, five_rows) == Failures{});
   REQUIRE(resume_failures(FullParameter{}, AdamW{}, five_rows, [] { return dapt::testing::ToyLM({.dtype = at::kBFloat16}); },
                           {.lr = 1e-2, .batch_size = 1, .max_steps = 7, .layer_wise = true}) == Failures{});
+}
+
+TEST_CASE("a run from a token store goes on to the bit, over the ends of epochs") {
+  const dapt::testing_support::TemporaryFolder folder;
+  const auto file = folder.path() / "store";
+  dapt::TokenStoreWriter writer(file, {}, 32);
+  for (std::int32_t page = 0; page < 4; ++page) writer.add(dapt::TokenizedPage{"w", page, std::vector<std::int32_t>(static_cast<std::size_t>(2 + page), 5 * page + 1)});
+  writer.commit();
+  for (const bool isolate : {false, true}) {
+    const auto open = [&] {
+      return dapt::StoredStream(dapt::StoredSequences(dapt::TokenStore(file, {}), {.max_length = 4, .isolate_documents = isolate, .separator = 31}), {.micro_batch_size = 1, .seed = 5});
+    };
+    REQUIRE(open().sequences_per_epoch() == 5);  // twelve are taken
+    REQUIRE(resume_failures(FullParameter{}, AdamW{}, open) == Failures{});
+  }
 }
 
 TEST_CASE("a rule that does not show all of its state is named with the step and the parameter") {

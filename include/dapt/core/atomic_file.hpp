@@ -3,6 +3,7 @@
 
 #include <cerrno>
 #include <cstddef>
+#include <cstdint>
 #include <cstring>
 #include <filesystem>
 #include <string>
@@ -59,6 +60,17 @@ class AtomicFile {
     }
   }
   void write(std::string_view text) { write(text.data(), text.size()); }
+
+  /// Over bytes that were written already: for what a file says first and its writer knows last.
+  void write_at(std::uint64_t offset, std::string_view bytes) {
+    while (!bytes.empty()) {
+      const ssize_t written = ::pwrite(descriptor_, bytes.data(), bytes.size(), static_cast<off_t>(offset));
+      if (written < 0 && errno == EINTR) continue;
+      if (written < 0) fail_with_reason("cannot write");
+      bytes.remove_prefix(static_cast<std::size_t>(written));
+      offset += static_cast<std::uint64_t>(written);
+    }
+  }
 
   void commit() {
     if (::fsync(descriptor_) != 0) fail_with_reason("cannot flush to the disk");

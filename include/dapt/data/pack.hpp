@@ -4,10 +4,10 @@
 // joined), so each token is also predicted once. Packing in the Hugging Face manner gives up one label a row.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
-#include <deque>
-#include <numeric>
 #include <optional>
+#include <span>
 #include <utility>
 #include <vector>
 
@@ -45,6 +45,43 @@ struct PackSummary {
   std::int64_t supervised_tokens = 0; ///< labels that are not ignored
 };
 
+namespace detail {
+
+struct PackedToken {
+  std::int32_t id;
+  bool first;  ///< of its document
+};
+
+/// The row that begins with `tokens`, of which at most one lies beyond the row: the last position's label. Counts what is supervised.
+inline PackedSequence cut_row(std::span<const PackedToken> tokens, const PackOptions& options, std::int64_t& supervised_tokens) {
+  const auto length = static_cast<std::size_t>(options.max_length);
+  const std::size_t used = std::min(length, tokens.size());
+  PackedSequence row{std::vector(length, options.pad), std::vector(length, static_cast<std::int32_t>(ignore_index)), std::vector<std::int32_t>(length), std::vector<std::int32_t>(length, 0)};
+  std::int32_t start = 0;
+  const auto place = [&](std::size_t t) {
+    row.position_ids[t] = static_cast<std::int32_t>(t) - start;
+    row.document_starts[t] = start;
+  };
+  for (std::size_t t = 0; t < used; ++t) {
+    if (options.isolate_documents && tokens[t].first) start = static_cast<std::int32_t>(t);
+    place(t);
+    row.input_ids[t] = tokens[t].id;
+    const bool has_label = t + 1 < tokens.size() && !(options.isolate_documents && tokens[t + 1].first);
+    if (has_label) row.labels[t] = tokens[t + 1].id;
+    supervised_tokens += has_label;
+  }
+  if (options.isolate_documents) start = static_cast<std::int32_t>(used);
+  for (std::size_t t = used; t < length; ++t) place(t);
+  return row;
+}
+
+inline void require_sequences(const PackOptions& options, const PackSummary& count) {
+  require(count.sequences > 0, "pack: no sequence of ", options.max_length, " tokens came out of ", count.documents, " documents with ", count.source_tokens, " tokens (",
+          count.empty_documents, " more were empty, ", count.dropped, " tokens dropped as remainder)");
+}
+
+}  // namespace detail
+
 template <class Pages>
 class PackSource {
  public:
@@ -54,24 +91,28 @@ class PackSource {
 
   std::optional<PackedSequence> next() {
     // One token beyond the row is needed: it is the last position's label.
-    while (!exhausted_ && static_cast<std::int64_t>(tokens_.size()) <= options_.max_length) append_document();
-    if (tokens_.empty()) return finish();
-    if (static_cast<std::int64_t>(tokens_.size()) < options_.max_length && options_.remainder == Remainder::drop) {
-      count_.dropped += static_cast<std::int64_t>(tokens_.size());
+    while (!exhausted_ && waiting() <= options_.max_length) append_document();
+    if (waiting() == 0) return finish();
+    if (waiting() < options_.max_length && options_.remainder == Remainder::drop) {
+      count_.dropped += waiting();
       tokens_.clear();
+      taken_ = 0;
       return finish();
     }
-    return cut_row();
+    const std::int64_t used = std::min(options_.max_length, waiting());
+    PackedSequence row = detail::cut_row(std::span(tokens_).subspan(taken_, static_cast<std::size_t>(std::min(options_.max_length + 1, waiting()))), options_, count_.supervised_tokens);
+    taken_ += static_cast<std::size_t>(used);
+    count_.padding += options_.max_length - used;
+    ++count_.sequences;
+    if (summary_ != nullptr) *summary_ = count_;
+    return row;
   }
 
  private:
-  struct Token {
-    std::int32_t id;
-    bool first;  ///< of its document
-  };
+  std::int64_t waiting() const { return static_cast<std::int64_t>(tokens_.size() - taken_); }
 
   void append_document() {
-    const TokenizedPage* page = pages_.next();
+    const auto* page = pages_.next();
     if (page == nullptr) {
       exhausted_ = true;
       return;
@@ -83,44 +124,17 @@ class PackSource {
     ++count_.documents;
     count_.source_tokens += static_cast<std::int64_t>(page->input_ids.size());
     count_.separator_tokens += options_.separator.has_value() + options_.bos.has_value();
-    bool first = true;
-    const auto append = [&](std::int32_t id) { tokens_.push_back({id, std::exchange(first, false)}); };
-    if (options_.bos) append(*options_.bos);
-    for (const auto id : page->input_ids) append(id);
-    if (options_.separator) append(*options_.separator);
-  }
-
-  PackedSequence cut_row() {
-    const auto length = static_cast<std::size_t>(options_.max_length);
-    const std::size_t used = std::min(length, tokens_.size());
-    PackedSequence row{std::vector(length, options_.pad), std::vector(length, static_cast<std::int32_t>(ignore_index)), std::vector<std::int32_t>(length),
-                       std::vector<std::int32_t>(length, 0)};
-    std::int32_t start = 0;
-    const auto place = [&](std::size_t t) {
-      row.position_ids[t] = static_cast<std::int32_t>(t) - start;
-      row.document_starts[t] = start;
-    };
-    for (std::size_t t = 0; t < used; ++t) {
-      if (options_.isolate_documents && tokens_[t].first) start = static_cast<std::int32_t>(t);
-      place(t);
-      row.input_ids[t] = tokens_[t].id;
-      const bool has_label = t + 1 < tokens_.size() && !(options_.isolate_documents && tokens_[t + 1].first);
-      if (has_label) row.labels[t] = tokens_[t + 1].id;
-      count_.supervised_tokens += has_label;
-    }
-    if (options_.isolate_documents) start = static_cast<std::int32_t>(used);
-    for (std::size_t t = used; t < length; ++t) place(t);
-    tokens_.erase(tokens_.begin(), tokens_.begin() + static_cast<std::ptrdiff_t>(used));
-    count_.padding += static_cast<std::int64_t>(length - used);
-    ++count_.sequences;
-    if (summary_ != nullptr) *summary_ = count_;
-    return row;
+    tokens_.erase(tokens_.begin(), tokens_.begin() + static_cast<std::ptrdiff_t>(std::exchange(taken_, 0)));
+    const std::size_t first = tokens_.size();
+    if (options_.bos) tokens_.push_back({*options_.bos, false});
+    for (const auto id : page->input_ids) tokens_.push_back({id, false});
+    if (options_.separator) tokens_.push_back({*options_.separator, false});
+    tokens_[first].first = true;
   }
 
   std::nullopt_t finish() {
     if (summary_ != nullptr) *summary_ = count_;
-    require(count_.sequences > 0, "pack: no sequence of ", options_.max_length, " tokens came out of ", count_.documents, " documents with ", count_.source_tokens,
-            " tokens (", count_.empty_documents, " more were empty, ", count_.dropped, " tokens dropped as remainder)");
+    detail::require_sequences(options_, count_);
     return std::nullopt;
   }
 
@@ -128,11 +142,12 @@ class PackSource {
   PackOptions options_;
   PackSummary* summary_;
   PackSummary count_;
-  std::deque<Token> tokens_;
+  std::vector<detail::PackedToken> tokens_;
+  std::size_t taken_ = 0;  // of tokens_, by rows
   bool exhausted_ = false;
 };
 
-/// Stage TokenizedPage -> PackedSequence. Throws at the end where nothing came out. `summary`, if given, must outlive the view.
+/// Stage TokenizedPage, or the StoredPage of a token store, -> PackedSequence. Throws at the end where nothing came out. `summary`, if given, must outlive the view.
 inline auto pack(PackOptions options, PackSummary* summary = nullptr) {
   return stage([options, summary](auto pages) { return PackSource(std::move(pages), options, summary); });
 }

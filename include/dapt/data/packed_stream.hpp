@@ -1,4 +1,4 @@
-// Packed sequences in memory as a stream of batches: a new order in each epoch, and a position to continue from.
+// Packed sequences as a stream of batches: a new order in each epoch, and a position to continue from.
 #pragma once
 
 #include <cstdint>
@@ -8,8 +8,6 @@
 #include <random>
 #include <utility>
 #include <vector>
-
-#include <range/v3/view/transform.hpp>
 
 #include <dapt/concepts/batch_stream.hpp>
 #include <dapt/core/error.hpp>
@@ -41,24 +39,26 @@ struct PackedStreamOptions {
   std::int64_t epochs = 0;            ///< the stream ends after so many; 0: it never ends
 };
 
-/// BatchStream over sequences in memory. A batch may hold rows of two epochs; only the last batch of a finite stream may have fewer rows.
-class PackedStream : public PullRange<PackedStream, Batch> {
+/// BatchStream over sequences that are had by their number: `sequences.size()` and `sequences[i]`, a PackedSequence or a reference to one. A batch may hold rows of
+/// two epochs; only the last batch of a finite stream may have fewer rows.
+template <class Sequences>
+class SequenceStream : public PullRange<SequenceStream<Sequences>, Batch> {
  public:
-  explicit PackedStream(std::vector<PackedSequence> sequences, PackedStreamOptions options = {}) : sequences_(std::move(sequences)), options_(options) {
-    require(!sequences_.empty(), "PackedStream: no sequences");
+  explicit SequenceStream(Sequences sequences, PackedStreamOptions options = {}) : sequences_(std::move(sequences)), options_(options) {
+    require(sequences_per_epoch() > 0, "PackedStream: no sequences");
     require(options.micro_batch_size >= 1, "PackedStream: micro_batch_size is ", options.micro_batch_size, ", expected at least 1");
     require(options.epochs >= 0, "PackedStream: epochs is ", options.epochs, ", expected 0 (without end) or more");
     enter_epoch(0);
   }
 
   std::optional<Batch> next() {
-    std::vector<std::int64_t> rows;
+    std::vector<PackedSequence> rows;
     while (static_cast<std::int64_t>(rows.size()) < options_.micro_batch_size && !finished(position_)) {
-      rows.push_back(options_.shuffle ? order_[position_.sequence] : position_.sequence);
+      rows.push_back(sequences_[static_cast<std::size_t>(options_.shuffle ? order_[position_.sequence] : position_.sequence)]);
       if (++position_.sequence == sequences_per_epoch()) enter_epoch(position_.epoch + 1);
     }
     if (rows.empty()) return std::nullopt;
-    return collate(rows | ranges::views::transform([this](std::int64_t row) -> const PackedSequence& { return sequences_[row]; }));
+    return collate(rows);
   }
 
   StreamPosition position() const { return position_; }
@@ -74,7 +74,7 @@ class PackedStream : public PullRange<PackedStream, Batch> {
   }
 
   std::int64_t sequences_per_epoch() const { return static_cast<std::int64_t>(sequences_.size()); }
-  const std::vector<PackedSequence>& sequences() const { return sequences_; }
+  const Sequences& sequences() const { return sequences_; }
 
  private:
   bool finished(StreamPosition position) const { return options_.epochs > 0 && position.epoch >= options_.epochs; }
@@ -84,11 +84,14 @@ class PackedStream : public PullRange<PackedStream, Batch> {
     if (options_.shuffle) order_ = epoch_permutation(sequences_per_epoch(), options_.seed, epoch);
   }
 
-  std::vector<PackedSequence> sequences_;
+  Sequences sequences_;
   PackedStreamOptions options_;
   std::vector<std::int64_t> order_;
   StreamPosition position_;
 };
+
+/// Over sequences in memory.
+using PackedStream = SequenceStream<std::vector<PackedSequence>>;
 
 static_assert(check_batch_stream<PackedStream>());
 

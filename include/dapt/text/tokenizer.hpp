@@ -3,6 +3,8 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <fstream>
+#include <iterator>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -12,6 +14,7 @@
 
 #include <dapt/concepts/tokenizer.hpp>
 #include <dapt/core/error.hpp>
+#include <dapt/core/hash.hpp>
 #include <dapt/text/hf_tokenizer.hpp>
 #include <dapt/text/sentencepiece_tokenizer.hpp>
 
@@ -52,6 +55,24 @@ inline AnyTokenizer load_tokenizer(const std::filesystem::path& folder) {
   for (const char* name : {"tokenizer.model", "sentencepiece.bpe.model"})
     if (std::filesystem::exists(folder / name)) return SentencePieceTokenizer::from_folder(folder);
   fail(folder.string(), ": neither tokenizer.json nor tokenizer.model nor sentencepiece.bpe.model is there");
+}
+
+/// Of the files that decide the ids which load_tokenizer(folder) gives: tokenizer.json, or the SentencePiece model and tokenizer_config.json. Equal where a token store of one is good for the other.
+inline Hash128 tokenizer_hash(const std::filesystem::path& folder) {
+  std::string all;
+  const auto add = [&](const char* name) {
+    std::ifstream in(folder / name, std::ios::binary);
+    if (!in.is_open()) return false;
+    const std::string bytes{std::istreambuf_iterator<char>(in), {}};
+    all += name + std::string(1, '\0') + std::to_string(bytes.size()) + '\0' + bytes;
+    return true;
+  };
+  if (add("tokenizer.json")) return fnv1a_128(all);
+  if (add("tokenizer.model") || add("sentencepiece.bpe.model")) {
+    add("tokenizer_config.json");
+    return fnv1a_128(all);
+  }
+  fail(folder.string(), ": neither tokenizer.json nor tokenizer.model nor sentencepiece.bpe.model can be read");
 }
 
 }  // namespace dapt
