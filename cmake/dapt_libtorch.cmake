@@ -129,6 +129,10 @@ function(dapt_find_libtorch problem)
   # second pool beside them.
   target_compile_options(dapt::libtorch INTERFACE $<$<COMPILE_LANG_AND_ID:CXX,GNU>:-fopenmp>)
   target_link_options(dapt::libtorch INTERFACE $<$<LINK_LANG_AND_ID:CXX,GNU>:-fopenmp>)
+  # Clang 18 and newer write constraints of templates into their names in another way than the GCC that LibTorch was compiled with: const_data_ptr<float>() is not found.
+  if(CMAKE_CXX_COMPILER_ID STREQUAL "Clang" AND CMAKE_CXX_COMPILER_VERSION VERSION_GREATER_EQUAL 18)
+    target_compile_options(dapt::libtorch INTERFACE $<$<COMPILE_LANGUAGE:CXX>:-fclang-abi-compat=17>)
+  endif()
   if(DAPT_CUDA)
     include("${CMAKE_CURRENT_FUNCTION_LIST_DIR}/dapt_cuda.cmake")
     dapt_link_cuda("${root}" trouble)

@@ -20,8 +20,8 @@ environment=${DAPT_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/dapt}/env.sh
 targets=$name
 [ "$name" != all ] || targets=$(ls tests/fuzz/targets | sed 's/\.hpp$//')
 
-# Leaks are not looked for: LibTorch, ICU and sentencepiece keep what they allocate once.
-export ASAN_OPTIONS=detect_leaks=0${ASAN_OPTIONS:+:$ASAN_OPTIONS} UBSAN_OPTIONS=print_stacktrace=1${UBSAN_OPTIONS:+:$UBSAN_OPTIONS}
+# Leaks are not looked for: LibTorch, ICU and sentencepiece keep what they allocate once. Nor are stacks of functions that returned: each exception would walk through them, a quarter of the time.
+export ASAN_OPTIONS=detect_leaks=0:detect_stack_use_after_return=0${ASAN_OPTIONS:+:$ASAN_OPTIONS} UBSAN_OPTIONS=print_stacktrace=1${UBSAN_OPTIONS:+:$UBSAN_OPTIONS}
 for target in $targets; do
   table=text
   ! grep -q "targets/$target.hpp" tests/fuzz/tensor_targets.hpp || table=tensor

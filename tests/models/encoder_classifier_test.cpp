@@ -3,6 +3,8 @@
 #include <catch2/catch.hpp>
 #include <nlohmann/json.hpp>
 
+#include <ATen/ops/cat.h>
+
 #include <dapt/data/scorers/classifier_scorer.hpp>
 #include <dapt/io/hf_classifier.hpp>
 #include <dapt/text/hf_tokenizer.hpp>

@@ -10,6 +10,7 @@
 #include <memory>
 #include <string>
 #include <string_view>
+#include <system_error>
 #include <type_traits>
 #include <utility>
 #include <variant>
@@ -125,7 +126,10 @@ class InputFile {
   std::int64_t raw_bytes_ = 0, bytes_ = 0;
 };
 
-inline InputFile::InputFile(std::filesystem::path path) : path_(std::move(path)), raw_buffer_(block_bytes) {
+inline InputFile::InputFile(std::filesystem::path path) : path_(std::move(path)) {
+  std::error_code no_size;
+  const std::uintmax_t size = std::filesystem::file_size(path_, no_size);  // of a pipe there is none
+  raw_buffer_.resize(no_size || size == 0 ? block_bytes : std::min<std::uintmax_t>(block_bytes, size + 1));  // a folder of a million small files makes no large block for each
   errno = 0;
   file_.reset(std::fopen(path_.c_str(), "rb"));
   if (!file_) fail_to_read();
