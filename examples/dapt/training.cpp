@@ -216,6 +216,22 @@ decltype(auto) with_adapter(const SettingOptions& setting, Use use) {
   return uses_lora(setting) ? use(ChosenLora(setting)) : use(dapt::FullParameter{});
 }
 
+/// Processes that a plan is made for, none of which is there.
+class PlannedRanks final : public dapt::Ranks {
+ public:
+  explicit PlannedRanks(int size) : size_(size) {}
+  int rank() const override { return 0; }
+  int size() const override { return size_; }
+  std::string describe() const override { return std::to_string(size_) + " (planned)"; }
+  dapt::Pending sum(dapt::Tensor, std::string_view) override { dapt::fail("planned processes exchange nothing"); }
+  dapt::Pending sum_to(dapt::Tensor, int, std::string_view) override { dapt::fail("planned processes exchange nothing"); }
+  dapt::Pending broadcast(dapt::Tensor, int, std::string_view) override { dapt::fail("planned processes exchange nothing"); }
+  std::vector<std::string> gather(const std::string&) override { dapt::fail("planned processes exchange nothing"); }
+
+ private:
+  int size_;
+};
+
 /// A model of a few weights, with random values.
 dapt::Llama tiny_model(const RunOptions& run) {
   const dapt::LlamaConfig config{.vocab_size = 512, .hidden_size = 128, .intermediate_size = 256, .num_hidden_layers = 1, .num_attention_heads = 2, .num_key_value_heads = 2, .head_dim = 64};
@@ -239,7 +255,8 @@ dapt::TrainOptions train_options(const RunOptions& run, const BudgetOptions& bud
           .layer_wise = budget.layer_wise,
           .on_bad_loss = budget.on_bad_loss == "skip" ? dapt::OnBadLoss::skip : dapt::OnBadLoss::stop,
           .stop = &stop_requested,
-          .ranks = processes()};
+          .ranks = processes(),
+          .shard_states = run.shard_states};
 }
 
 void require_same_run(const dapt::RunHeader& now, const dapt::RunHeader& then, bool allow_changes) {
@@ -259,8 +276,11 @@ Evaluate held_out_perplexity(const RunOptions& run, const ContinuationOptions& c
 
 dapt::MemoryPlan plan_setting(const dapt::LlamaConfig& config, const RunOptions& run, const SettingOptions& setting) {
   dapt::Llama shapes = dapt::Llama::without_storage(config, dapt::dtype_from_name(run.dtype), llama_options(run));
+  PlannedRanks ranks(run.planned_ranks);
+  dapt::TrainOptions options = train_options(run, setting.budget);
+  options.ranks = run.planned_ranks > 1 ? &ranks : nullptr;
   return with_adapter(setting, [&](const auto& adapter) {
-    return dapt::plan_memory(shapes, adapter, optimizer_rule(setting.optimizer, trains_bf16(setting, run.dtype)), train_options(run, setting.budget), run.packing.max_length);
+    return dapt::plan_memory(shapes, adapter, optimizer_rule(setting.optimizer, trains_bf16(setting, run.dtype)), options, run.packing.max_length);
   });
 }
 
@@ -343,9 +363,10 @@ const dapt::SettingResult& run_setting(Comparison& comparison, const RunOptions&
       training = &trainer;
       if (checkpoint) trainer.restore(*checkpoint);
       checkpoint.reset();
-      if (!is_first_process()) return;
+      if (!is_first_process() && !run.shard_states) return;
       checkpoints.emplace(trainer, folder / "checkpoints",
-                          dapt::CheckpointOptions{.every_steps = continuation.checkpoint_steps, .every_minutes = continuation.checkpoint_minutes, .keep = continuation.keep_checkpoints, .run = identity});
+                          dapt::CheckpointOptions{.every_steps = continuation.checkpoint_steps, .every_minutes = continuation.checkpoint_minutes, .keep = continuation.keep_checkpoints, .run = identity,
+                                                  .writes = is_first_process()});
     };
     const auto write_weights = [&](Trained& trainer, const fs::path& to) {
       if constexpr (std::is_same_v<decltype(adapter), ChosenLora>) dapt::save_peft_adapter(trainer.adapter().options(), trainer.adapter_state(), to / "adapter", run.models.front().string());
@@ -353,7 +374,10 @@ const dapt::SettingResult& run_setting(Comparison& comparison, const RunOptions&
     };
     const auto save = [&](Trained& trainer) {
       progress.finish();
-      if (!is_first_process()) return;
+      if (!is_first_process()) {
+        if (checkpoints) checkpoints->write();
+        return;
+      }
       errors.attempt("checkpoint", [&] { std::cerr << "checkpoint: " << checkpoints->write().string() << '\n'; });
       write_weights(trainer, folder);
       errors.attempt("log", [&] { log->finish(); });

@@ -81,9 +81,16 @@ with tempfile.TemporaryDirectory() as name:
             assert f"ranks: {count} (gloo)" in messages and messages.count("ended by: max_steps") == 1, messages
             assert close(losses(f"{label}-1"), losses(f"{label}-{count}")), (label, count, losses(f"{label}-1"), losses(f"{label}-{count}"))
 
+    # States sharded: the same weights; what each process keeps is said, and the checkpoint that one writes goes on with and without shards.
+    for label, options in {"galore": ONE_SUBSPACE, "layers": (*ONE_SUBSPACE, "--layer-wise"), "clipped": CLIPPED}.items():
+        messages = run(2, *command(f"{label}-sharded", *options, "--shard-states"))
+        assert "optimizer states by rank: " in messages and "bytes on rank 1" in messages, messages
+        assert weights(f"{label}-sharded") == weights(f"{label}-2") and losses(f"{label}-sharded") == losses(f"{label}-2"), label
+    assert "--shard-states has no effect in one process" in run(1, *command("refused", *CLIPPED, "--shard-states"), code=1)
+
     # Stopped by a signal to the launcher, and gone on with: to the bit with as many processes, closely with another number, if that is asked for.
     run(2, *command("whole", *GALORE))
-    for out, options in {"resumed": GALORE, "alone": CLIPPED}.items():
+    for out, options in {"resumed": GALORE, "alone": CLIPPED, "sharded": (*GALORE, "--shard-states")}.items():
         stopped = start(2, *command(out, *options))
         wait_for_step(out, 5)
         stopped.send_signal(signal.SIGTERM)
@@ -92,6 +99,8 @@ with tempfile.TemporaryDirectory() as name:
         assert 5 <= len(log(out)) < STEPS
     run(2, *command("resumed", *GALORE, "--resume"))
     assert weights("resumed") == weights("whole") and losses("resumed") == losses("whole")
+    run(2, *command("sharded", *GALORE, "--resume", "--shard-states"))
+    assert weights("sharded") == weights("whole") and losses("sharded") == losses("whole")
     messages = run(1, *command("alone", *CLIPPED, "--resume"), code=1)
     assert 'processes is "1" and was "2"' in messages, messages
     run(1, *command("alone", *CLIPPED, "--resume", "--allow-changes"))

@@ -50,6 +50,8 @@ struct StochasticRounding {
     f("rounded_steps", state.steps);
     inner.visit(state.inner, f);
   }
+  template <class F>
+  void visit_read_by_accumulate(State& state, F&& f) const { dapt::visit_read_by_accumulate(inner, state.inner, f); }
 
   /// The inner rule's, and the weight in fp32 and rounded.
   std::optional<StepMemory> step_memory(const NamedParameter& parameter, at::ScalarType gradient_dtype) const {

@@ -14,11 +14,13 @@
 #include <ATen/Context.h>
 #include <ATen/ops/equal.h>
 #include <ATen/ops/randn.h>
+#include <c10/util/Exception.h>
 
 #include <dapt/concepts/concepts.hpp>
 #include <dapt/core/error.hpp>
 #include <dapt/core/linear.hpp>
 #include <dapt/testing/toy.hpp>
+#include <dapt/train/state_shards.hpp>
 
 namespace dapt::testing {
 
@@ -69,7 +71,7 @@ void restore_state(const Rule& rule, typename Rule::State& state, const StateCop
 
 }  // namespace detail
 
-/// Runs laws L1 to L7 of dapt::Optimizer on one parameter.
+/// Runs laws L1 to L8 of dapt::Optimizer on one parameter.
 template <class Rule>
 Failures optimizer_failures(const Rule& rule, const OptimizerConformance& options = {}) {
   static_assert(check_optimizer<Rule>());
@@ -159,6 +161,31 @@ Failures optimizer_failures(const Rule& rule, const OptimizerConformance& option
       run(b, state_b, step, step, options.lr);
     }
     expect(at::equal(a, b), "L7: what accumulated() showed was reset, and yet the next step used it");
+  }
+  {
+    Tensor w = weight();
+    auto whole = init(w), part = init(w);
+    run(w, whole, 1, 3, options.lr);
+    dapt::detail::drop_state(rule, part);
+    std::vector<Tensor> tensors;
+    std::vector<std::int64_t> numbers;
+    visit_read_by_accumulate(rule, whole, [&](std::string_view, auto& value) {
+      if constexpr (std::is_same_v<std::remove_cvref_t<decltype(value)>, Tensor>) tensors.push_back(value);
+      else numbers.push_back(value);
+    });
+    std::size_t tensor = 0, number = 0;
+    visit_read_by_accumulate(rule, part, [&](std::string_view, auto& value) {
+      if constexpr (std::is_same_v<std::remove_cvref_t<decltype(value)>, Tensor>) value = tensors.at(tensor++);
+      else value = numbers.at(number++);
+    });
+    bool same = false;
+    try {
+      for (auto* state : {&whole, &part})
+        for (const std::uint64_t seed : {60, 61}) rule.accumulate(*state, gradient(seed));
+      same = at::equal(rule.accumulated(whole), rule.accumulated(part));
+    } catch (const c10::Error&) {  // of a tensor that is not there
+    }
+    expect(same, "L8: accumulate needs more of the state than visit_read_by_accumulate shows");
   }
   return failures;
 }
