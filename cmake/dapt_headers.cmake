@@ -71,6 +71,7 @@ set(DAPT_HEADERS
   include/dapt/dist/process_group.hpp
   include/dapt/dist/rendezvous.hpp
   include/dapt/dist/shared_model.hpp
+  include/dapt/dist/shared_scorer.hpp
   include/dapt/fwd.hpp
   include/dapt/io/checkpoint.hpp
   include/dapt/io/hf_classifier.hpp

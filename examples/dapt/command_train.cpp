@@ -16,7 +16,6 @@ void train(RunOptions run, SettingOptions setting, const ContinuationOptions& co
   setting.name = "train";
   if (continuation.eval_steps == 0) run.held_out = 0;
   meet_processes(run.rank_timeout);
-  dapt::require(processes() == nullptr || continuation.eval_steps == 0, "--eval-steps is for one process; several were started");
   dapt::require(processes() != nullptr || !run.shard_states, "--shard-states has no effect in one process; start several, as dapt launch does");
   prepare_process(run);
   const Run prepared = prepare_run(run);

@@ -1,5 +1,6 @@
 #include "training.hpp"
 
+#include <algorithm>
 #include <fstream>
 #include <iostream>
 #include <iterator>
@@ -18,6 +19,7 @@
 #include <dapt/core/error.hpp>
 #include <dapt/core/precision.hpp>
 #include <dapt/data/packed_stream.hpp>
+#include <dapt/dist/shared_model.hpp>
 #include <dapt/io/checkpoint.hpp>
 #include <dapt/io/hf_model.hpp>
 #include <dapt/io/peft_adapter.hpp>
@@ -128,7 +130,7 @@ class Evaluations {
   /// Of a run that goes on, the file keeps what was measured up to step `done`.
   Evaluations(const fs::path& folder, const ContinuationOptions& continuation, const Evaluate& evaluate, std::int64_t done)
       : folder_(folder), steps_(continuation.eval_steps), keeps_best_(continuation.keep_best), evaluate_(evaluate) {
-    if (steps_ == 0) return;
+    if (steps_ == 0 || !is_first_process()) return;
     const fs::path file = folder / "evaluations.jsonl";
     std::string kept;
     std::ifstream in(file, std::ios::binary);
@@ -142,13 +144,14 @@ class Evaluations {
     file_.emplace(file, true);
   }
 
-  /// save(folder) writes the weights as they are.
+  /// Several processes measure together, and the first one writes. save(folder) writes the weights as they are.
   template <class Save>
-  void observe(const dapt::StepRecord& record, dapt::Llama& model, dapt::TensorBoard& events, WriteErrors& errors, Save&& save) {
+  void observe(const dapt::StepRecord& record, dapt::Llama& model, std::optional<dapt::TensorBoard>& events, WriteErrors& errors, Save&& save) {
     if (steps_ == 0 || record.step % steps_ != 0) return;
     const dapt::MetricValue value = evaluate_(model);
+    if (!is_first_process()) return;
     errors.attempt("evaluations", [&] { file_->append(nlohmann::ordered_json{{"step", record.step}, {value.name, value.value}}.dump() + "\n"); });
-    errors.attempt("TensorBoard events", [&] { events.scalars({{"eval/" + value.name, value.value}}, record.step); });
+    errors.attempt("TensorBoard events", [&] { events->scalars({{"eval/" + value.name, value.value}}, record.step); });
     if (!take({record.step, value.value}) || !keeps_best_) return;
     errors.attempt("best weights", [&] {
       save(folder_ / "best");
@@ -260,8 +263,14 @@ dapt::TrainOptions train_options(const RunOptions& run, const BudgetOptions& bud
 }
 
 void require_same_run(const dapt::RunHeader& now, const dapt::RunHeader& then, bool allow_changes) {
-  for (const auto& [key, here, there] : dapt::differences(now, then)) {
+  const std::vector<dapt::HeaderDifference> all = dapt::differences(now, then);
+  const bool other_processes = std::any_of(all.begin(), all.end(), [](const auto& difference) { return difference.key == "processes"; });
+  for (const auto& [key, here, there] : all) {
     const std::string difference = key + " is \"" + here + "\" and was \"" + there + "\"";
+    if (other_processes && (key == "processes" || key == "threads")) {  // the data come as they would have
+      std::cerr << "resumed although " << difference << ": the last bits of sums differ\n";
+      continue;
+    }
     dapt::require(!key.starts_with("--"), "--resume: ", difference, "; the setting would not be the one that was stopped");
     dapt::require(allow_changes, "--resume: ", difference, "; the run would not be the one that was stopped. Give --allow-changes to go on all the same");
     std::cerr << "resumed although " << difference << '\n';
@@ -271,7 +280,11 @@ void require_same_run(const dapt::RunHeader& now, const dapt::RunHeader& then, b
 Evaluate held_out_perplexity(const RunOptions& run, const ContinuationOptions& continuation, const Run& prepared) {
   if (continuation.eval_steps == 0) return {};
   dapt::require(!prepared.held_out.empty(), "--eval-steps: --held-out ", run.held_out, " leaves no page to evaluate on");
-  return [metric = dapt::Perplexity{.pages = prepared.held_out, .max_length = run.packing.max_length}, &prepared](dapt::Llama& model) { return metric.evaluate(model, prepared.tokenizer); };
+  return [metric = dapt::Perplexity{.pages = prepared.held_out, .max_length = run.packing.max_length}, &prepared](dapt::Llama& model) {
+    if (processes() == nullptr) return metric.evaluate(model, prepared.tokenizer);
+    dapt::SharedModel shared(model, *processes());
+    return metric.evaluate(shared, prepared.tokenizer);
+  };
 }
 
 dapt::MemoryPlan plan_setting(const dapt::LlamaConfig& config, const RunOptions& run, const SettingOptions& setting) {
@@ -386,7 +399,7 @@ const dapt::SettingResult& run_setting(Comparison& comparison, const RunOptions&
       errors.finish();
     };
     Calling evaluating{[&](const dapt::StepRecord& record) {
-      evaluations.observe(record, training->model(), *events, errors, [&](const fs::path& to) { write_weights(*training, to); });
+      evaluations.observe(record, training->model(), events, errors, [&](const fs::path& to) { write_weights(*training, to); });
     }};
     ForwardTo forward{checkpoints};
     ForwardTo forward_log{log};
