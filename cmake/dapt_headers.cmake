@@ -75,6 +75,7 @@ set(DAPT_HEADERS
   include/dapt/dist/process_group.hpp
   include/dapt/dist/rendezvous.hpp
   include/dapt/dist/shared_model.hpp
+  include/dapt/dist/shared_scorer.hpp
   include/dapt/fwd.hpp
   include/dapt/io/checkpoint.hpp
   include/dapt/io/hf_classifier.hpp
@@ -184,8 +185,12 @@ set(DAPT_HEADERS
   include/dapt/train/evaluator.hpp
   include/dapt/train/gradient_exchange.hpp
   include/dapt/train/memory_plan.hpp
+  include/dapt/train/rank_agreement.hpp
+  include/dapt/train/state_shards.hpp
   include/dapt/train/train_options.hpp
+  include/dapt/train/trained_parameter.hpp
   include/dapt/train/trainer.hpp
   include/dapt/train/trainer_state.hpp
+  include/dapt/train/value_exchange.hpp
   include/dapt/version.hpp
 )

@@ -106,6 +106,8 @@ std::optional<dapt::SettingResult> stored_result(const fs::path& folder, const C
 
 void compare(RunOptions run, const std::vector<SettingOptions>& settings, const ContinuationOptions& continuation) {
   check_folders(run, settings, continuation.resume);
+  meet_processes(run.rank_timeout);  // after all have looked: from here on the first one writes
+  dapt::require(processes() != nullptr || !run.shard_states, "--shard-states has no effect in one process; start several, as dapt launch does");
   prepare_process(run);
   const Run prepared = prepare_run(run);
   print_header(std::cerr, prepared.header);
@@ -117,12 +119,12 @@ void compare(RunOptions run, const std::vector<SettingOptions>& settings, const 
   std::string scored = "base";
   const BudgetOptions& budget = settings.front().budget;
   Comparison comparison([&] { return load_base(run); }, [&] { return open_stream(run, budget, prepared.sequences); },
-                        [&](dapt::Llama& model) { return stop_requested ? std::vector<dapt::MetricValue>() : evaluation.evaluate(model, prepared.tokenizer, scored); });
+                        [&](dapt::Llama& model) { return any_stops() ? std::vector<dapt::MetricValue>() : evaluation.evaluate(model, prepared.tokenizer, scored); });
   comparison.result().header = prepared.header;
   const Evaluate evaluate = held_out_perplexity(run, continuation, prepared);
   WriteErrors errors(continuation.on_write_error == "stop");
   const auto complete = [&](const fs::path& folder, const dapt::SettingResult& result, const dapt::RunHeader& of) {
-    if (stop_requested) return;  // perhaps before all was scored
+    if (stop_requested || !is_first_process()) return;  // perhaps before all was scored
     errors.attempt("result", [&] {
       make_folder(folder);
       dapt::write_setting_result(folder / "result.json", result, of);
@@ -132,7 +134,7 @@ void compare(RunOptions run, const std::vector<SettingOptions>& settings, const 
   else complete(run.out / "base", comparison.base(), identity);
   print_result(std::cerr, comparison.result().base);
   for (const SettingOptions& setting : settings) {
-    if (stop_requested) break;
+    if (any_stops()) break;
     scored = setting.name;
     const fs::path folder = run.out / folder_name(setting.name);
     dapt::RunHeader own = identity;
@@ -140,6 +142,7 @@ void compare(RunOptions run, const std::vector<SettingOptions>& settings, const 
     if (auto stored = stored_result(folder, continuation, own)) comparison.add(std::move(*stored), train_options(run, setting.budget));
     else complete(folder, run_setting(comparison, run, setting, folder, continuation, own, evaluate), own);
     print_result(std::cerr, comparison.result().settings.back());
+    if (!is_first_process()) continue;
     errors.attempt("report", [&] { dapt::write_report(run.out, comparison.result(), options); });  // after each, so that what was reached can be looked at
     std::error_code ignored;
     if (fs::exists(folder / "result.json")) fs::remove_all(folder / "checkpoints", ignored);  // the result needs them no more
@@ -163,11 +166,12 @@ void add_compare(CLI::App& app) {
   add_task_options(*command, run->tasks);
   add_setting_options(*command, *common);
   add_continuation_options(*command, *continuation);
+  add_process_options(*command, *run);
+  add_sharding_option(*command, *run);
   command->add_option("--setting", *texts, "NAME = OPTIONS, over the options given outside; once for each setting (default: the experiment's four)")
       ->allow_extra_args(false)
       ->take_all();
   command->callback([command, run, common, continuation, texts] {
-    require_one_process("compare");
     require_training_pages(*run);
     note_given(*command, *common);
     std::vector<SettingOptions> settings;

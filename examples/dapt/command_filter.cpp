@@ -4,8 +4,6 @@
 #include <memory>
 #include <optional>
 
-#include <ATen/Parallel.h>
-
 #include <dapt/core/error.hpp>
 #include <dapt/text/tokenizer.hpp>
 
@@ -14,16 +12,18 @@
 #include "interrupt.hpp"
 #include "options.hpp"
 #include "processes.hpp"
+#include "run.hpp"
 
 namespace dapt_program {
 namespace {
 
 void filter(const RunOptions& run) {
-  if (run.threads > 0) at::set_num_threads(run.threads);  // a scorer may be a model
+  meet_processes(run.rank_timeout);
+  set_threads(run);  // a scorer may be a model
   std::optional<dapt::AnyTokenizer> tokenizer;
   if (!run.models.empty()) tokenizer = dapt::load_tokenizer(run.models.front());
   std::optional<PageWriter> out;
-  if (!run.out.empty()) out.emplace(run.out, run.threads);
+  if (!run.out.empty() && is_first_process()) out.emplace(run.out, run.threads);
   const CorpusReport report = filter_corpus(run.pages, evaluation_items(run.tasks), tokenizer ? &*tokenizer : nullptr, run.threads, [&](const dapt::Page& page) {
     dapt::require(!stop_requested, "filter: stopped; nothing was written");
     if (out) out->add(page);
@@ -47,9 +47,9 @@ void add_filter(CLI::App& app) {
   add_item_options(*command, run->tasks);
   command->add_option("--write-scores", run->pages.write_scores, "file for the scores of all pages, for --scores");
   command->add_option("--show", run->pages.shown, "pages just above and just below the threshold that are printed, each")->check(CLI::NonNegativeNumber)->capture_default_str();
+  add_process_options(*command, *run);
   command->add_option("--out", run->out, "the kept pages with their scores, as JSON lines; without it nothing is written, and no threshold is needed");
   command->callback([run] {
-    require_one_process("filter");
     run->pages.look_only = run->out.empty();
     filter(*run);
   });

@@ -109,7 +109,7 @@ void launch(LaunchOptions options) {
 
 void add_launch(CLI::App& app) {
   auto options = std::make_shared<LaunchOptions>();
-  CLI::App* command = app.add_subcommand("launch", "Run train or eval as several processes of this machine: dapt launch -n 2 -- train ...");
+  CLI::App* command = app.add_subcommand("launch", "Run train, compare, eval or filter as several processes of this machine: dapt launch -n 2 -- train ...");
   command->add_option("-n,--processes", options->processes, "how many")->check(CLI::PositiveNumber)->capture_default_str();
   command->add_option("--port", options->port, "where they meet (0: a free one)")->check(CLI::Range(0, 65535));
   command->add_option("command", options->command, "the command and its options, after --")->required();

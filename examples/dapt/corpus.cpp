@@ -22,6 +22,7 @@
 
 #include "interrupt.hpp"
 #include "page_scorers.hpp"
+#include "processes.hpp"
 
 namespace dapt_program {
 namespace {
@@ -129,9 +130,9 @@ std::vector<dapt::EvaluationItem> evaluation_items(const TaskOptions& tasks) {
 CorpusReport filter_corpus(const PageOptions& options, const std::vector<dapt::EvaluationItem>& items, const dapt::AnyTokenizer* tokenizer, int threads,
                            const std::function<void(const dapt::Page&)>& take) {
   check_options(options, items);
-  Findings findings(options.findings);  // files that cannot be written are told before the work
+  Findings findings(is_first_process() ? options.findings : fs::path());  // files that cannot be written are told before the work
   std::optional<dapt::AtomicFile> score_file;
-  if (!options.write_scores.empty()) score_file.emplace(options.write_scores);
+  if (!options.write_scores.empty() && is_first_process()) score_file.emplace(options.write_scores);
 
   const auto read = [&] { return dapt::read_pages(options.pages, {.policy = bad_input(options), .threads = threads}); };
   std::optional<dapt::Duplicates> duplicates;
@@ -170,9 +171,9 @@ CorpusReport filter_corpus(const PageOptions& options, const std::vector<dapt::E
     take_filtered(pages | dapt::stored_scores(stored));
   } else if (score_file) {
     const auto write = [&](std::string_view text) { score_file->write(text); };
-    take_filtered(pages | dapt::score_pages(scorer) | dapt::record_scores({options.scorer, scorer.min_score}, write, [&] { score_file->commit(); }));
+    take_filtered(pages | dapt::score_pages(scorer, scorer.pages_at_once) | dapt::record_scores({options.scorer, scorer.min_score}, write, [&] { score_file->commit(); }));
   } else if (scorer.scores) {
-    take_filtered(pages | dapt::score_pages(scorer));
+    take_filtered(pages | dapt::score_pages(scorer, scorer.pages_at_once));
   } else {
     for (const dapt::Page& page : pages) take(page);
   }

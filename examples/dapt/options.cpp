@@ -185,6 +185,10 @@ void add_process_options(CLI::App& app, RunOptions& run) {
   app.add_option("--rank-timeout", run.rank_timeout, "several processes: seconds that one waits for another before all end")->check(CLI::PositiveNumber)->capture_default_str();
 }
 
+void add_sharding_option(CLI::App& app, RunOptions& run) {
+  app.add_flag("--shard-states", run.shard_states, "several processes: each keeps the optimizer's state of its share of the weights, steps these, and gives them to the others");
+}
+
 void add_run_options(CLI::App& app, RunOptions& run) {
   app.add_option("--out", run.out, "folder to write to")->required();
   app.add_option("--seed", run.seed, "the same seed gives the same run")->capture_default_str();

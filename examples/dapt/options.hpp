@@ -133,6 +133,8 @@ struct RunOptions {
   TaskOptions tasks;
   double held_out = 0.02;  // share of the kept pages whose perplexity is measured and that are not trained on
   double rank_timeout = 300;  // seconds that one of several processes waits for another
+  bool shard_states = false;  // each of several processes keeps a share of the optimizer's state
+  int planned_ranks = 1;      // of `check`
 };
 
 void add_setting_options(CLI::App& app, SettingOptions& setting);
@@ -150,6 +152,7 @@ void add_model_options(CLI::App& app, RunOptions& run, bool several_models);
 void add_continuation_options(CLI::App& app, ContinuationOptions& continuation);
 void add_checkpointing_option(CLI::App& app, RunOptions& run);
 void add_process_options(CLI::App& app, RunOptions& run);  // --rank-timeout
+void add_sharding_option(CLI::App& app, RunOptions& run);  // --shard-states
 void add_run_options(CLI::App& app, RunOptions& run);  // --out, --seed, --gradient-checkpointing, --held-out
 
 }  // namespace dapt_program

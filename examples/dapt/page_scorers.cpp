@@ -13,9 +13,12 @@
 #include <dapt/data/scorers/lm_cross_entropy_scorer.hpp>
 #include <dapt/data/scorers/term_density_scorer.hpp>
 #include <dapt/data/terms.hpp>
+#include <dapt/dist/shared_scorer.hpp>
 #include <dapt/io/hf_classifier.hpp>
 #include <dapt/io/hf_model.hpp>
 #include <dapt/text/tokenizer.hpp>
+
+#include "processes.hpp"
 
 namespace dapt_program {
 namespace {
@@ -40,6 +43,15 @@ ChosenScorer chosen(Scorer scorer) {
   return {.scores = [scorer = std::move(scorer)](std::span<const dapt::Page> pages) { return scorer.score(pages); }};
 }
 
+/// The scorer of a model, whose work all processes share.
+ChosenScorer shared(ChosenScorer scorer) {
+  if (processes() == nullptr) return scorer;
+  const std::int64_t pages_at_once = scorer.pages_at_once;
+  scorer.pages_at_once *= processes()->size();
+  scorer.scores = [scores = dapt::SharedScorer(scorer, *processes(), pages_at_once)](std::span<const dapt::Page> pages) { return scores.score(pages); };
+  return scorer;
+}
+
 ChosenScorer scorer_of_models(const PageOptions& options) {
   dapt::require(!options.domain_model.empty() && !options.general_model.empty(), "--scorer lm needs --domain-model and --general-model");
   struct Models {
@@ -53,7 +65,7 @@ ChosenScorer scorer_of_models(const PageOptions& options) {
     dapt::LmCrossEntropyScorer<dapt::Llama, dapt::Llama, dapt::AnyTokenizer> scorer;  // refers to the others
   };
   const auto models = std::make_shared<Models>(options);
-  return {.scores = [models](std::span<const dapt::Page> pages) { return models->scorer.score(pages); }, .min_score = 0};
+  return shared({.scores = [models](std::span<const dapt::Page> pages) { return models->scorer.score(pages); }, .min_score = 0});
 }
 
 dapt::Terms terms_of(const PageOptions& options) {
@@ -103,12 +115,13 @@ ChosenScorer scorer_of_classifier(const PageOptions& options, int threads) {
     dapt::LineSummary lines;
     dapt::ClassifierScorer<dapt::EncoderClassifier, dapt::AnyTokenizer> scorer;  // refers to the others
     std::string note() const {
-      return "label " + model.config().labels[static_cast<std::size_t>(label)] + ", " + rule + " of the lines: " + std::to_string(lines.cut) + " of " + std::to_string(lines.lines) +
+      const std::vector<std::int64_t> counts = sum_over_processes({lines.cut, lines.lines});
+      return "label " + model.config().labels[static_cast<std::size_t>(label)] + ", " + rule + " of the lines: " + std::to_string(counts[0]) + " of " + std::to_string(counts[1]) +
              " lines were longer than " + std::to_string(scorer.max_length()) + " tokens and cut";
     }
   };
   const auto classifier = std::make_shared<Classifier>(options, threads);
-  return {.scores = [classifier](std::span<const dapt::Page> pages) { return classifier->scorer.score(pages); }, .note = [classifier] { return classifier->note(); }};
+  return shared({.scores = [classifier](std::span<const dapt::Page> pages) { return classifier->scorer.score(pages); }, .note = [classifier] { return classifier->note(); }});
 }
 
 }  // namespace

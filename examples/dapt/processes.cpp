@@ -4,8 +4,12 @@
 #include <iostream>
 #include <optional>
 
+#include <ATen/ops/from_blob.h>
+
 #include <dapt/core/error.hpp>
 #include <dapt/dist/process_group.hpp>
+
+#include "interrupt.hpp"
 
 namespace dapt_program {
 namespace {
@@ -32,9 +36,19 @@ std::FILE* message_stream() {
   return is_first_process() ? stderr : nowhere;
 }
 
+std::vector<std::int64_t> sum_over_processes(std::vector<std::int64_t> numbers) {
+  if (group) group->sum(at::from_blob(numbers.data(), {std::ssize(numbers)}, at::kLong), "counts")();
+  return numbers;
+}
+
+bool any_stops() {
+  if (group && sum_over_processes({stop_requested ? 1 : 0})[0] > 0) stop_requested = true;
+  return stop_requested;
+}
+
 void require_one_process(const std::string& command) {
   const auto rendezvous = dapt::rendezvous_from_environment();
-  dapt::require(!rendezvous || rendezvous->size == 1, "dapt ", command, " is the work of one process, but this is one of ", rendezvous ? rendezvous->size : 1, "; train and eval run as several");
+  dapt::require(!rendezvous || rendezvous->size == 1, "dapt ", command, " is the work of one process, but this is one of ", rendezvous ? rendezvous->size : 1, "; train, compare, eval and filter run as several");
 }
 
 void leave_processes(const std::string& why) {

@@ -1,8 +1,10 @@
 // The processes that run this command together, where dapt launch, torchrun, srun or mpirun started several.
 #pragma once
 
+#include <cstdint>
 #include <cstdio>
 #include <string>
+#include <vector>
 
 #include <dapt/core/ranks.hpp>
 
@@ -18,6 +20,12 @@ int processes_on_this_machine();
 
 /// Standard error for progress; nowhere in all processes but the first.
 std::FILE* message_stream();
+
+/// Whether any of them was asked to stop; then all are. All call it alike.
+bool any_stops();
+
+/// The numbers of all added up. All call it alike.
+std::vector<std::int64_t> sum_over_processes(std::vector<std::int64_t> numbers);
 
 /// Throws where several processes were started for a command that one does.
 void require_one_process(const std::string& command);

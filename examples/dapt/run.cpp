@@ -107,9 +107,13 @@ void make_folder(const fs::path& folder) {
   dapt::require(access(folder.c_str(), W_OK) == 0, folder.string(), ": cannot be written to");
 }
 
-void prepare_process(RunOptions& run) {
+void set_threads(const RunOptions& run) {
   const int cores = static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));
   at::set_num_threads(run.threads > 0 ? run.threads : std::max(1, cores / processes_on_this_machine()));
+}
+
+void prepare_process(RunOptions& run) {
+  set_threads(run);
   if (run.dtype != "auto") return;
   const double bf16 = product_gigaflops(at::kBFloat16), fp32 = product_gigaflops(at::kFloat);
   run.dtype = bf16 > fp32 ? "bf16" : "fp32";
@@ -142,12 +146,13 @@ Run prepare_run(const RunOptions& run) {
   header.add("held-out pages", std::to_string(prepared.held_out.size()));
   header.add("seed", std::to_string(run.seed));
   header.add("gradient checkpointing", checkpointing(run).name());
-  header.add("machine", processor() + ", " + std::to_string(at::get_num_threads()) + " threads");
+  header.add("machine", processor());
+  header.add("threads", std::to_string(at::get_num_threads()));
   header.add("memory allocator", memory_allocator());
   for (const std::string& line : dapt::kernel_report()) header.add("kernels", line);
   header.add("versions", "dapt " + version_of_dapt() + ", LibTorch " + TORCH_VERSION);
   for (const auto& [key, value] : header.entries)
-    if (key == "model" || key == "training data" || key == "seed" || key == "machine" || key == "kernels" || key == "versions") prepared.identity.add(key, value);
+    if (key == "model" || key == "training data" || key == "seed" || key == "machine" || key == "threads" || key == "kernels" || key == "versions") prepared.identity.add(key, value);
   prepared.identity.add("dtype", run.dtype);
   prepared.identity.add("quantize", run.quantize);
   prepared.identity.add("processes", std::to_string(processes() == nullptr ? 1 : processes()->size()));
@@ -183,6 +188,11 @@ void print_result(std::ostream& out, const dapt::SettingResult& result) {
         << train.optimizer_seconds << " s), peak memory " << train.peak_memory_bytes / (1 << 20) << " MiB, ended by: " << train.stopped_because;
   }
   out << '\n';
+  if (!train.rank_state_bytes.empty()) {
+    out << "  optimizer state";
+    for (std::size_t rank = 0; rank < train.rank_state_bytes.size(); ++rank) out << (rank == 0 ? ": " : ", ") << train.rank_state_bytes[rank] << " bytes on rank " << rank;
+    out << '\n';
+  }
   for (const dapt::MetricValue& value : result.metrics) out << "  " << value.name << ' ' << value.value << '\n';
   out.flush();
 }

@@ -1,5 +1,6 @@
 #include "training.hpp"
 
+#include <algorithm>
 #include <fstream>
 #include <iostream>
 #include <iterator>
@@ -18,6 +19,7 @@
 #include <dapt/core/error.hpp>
 #include <dapt/core/precision.hpp>
 #include <dapt/data/packed_stream.hpp>
+#include <dapt/dist/shared_model.hpp>
 #include <dapt/io/checkpoint.hpp>
 #include <dapt/io/hf_model.hpp>
 #include <dapt/io/peft_adapter.hpp>
@@ -128,7 +130,7 @@ class Evaluations {
   /// Of a run that goes on, the file keeps what was measured up to step `done`.
   Evaluations(const fs::path& folder, const ContinuationOptions& continuation, const Evaluate& evaluate, std::int64_t done)
       : folder_(folder), steps_(continuation.eval_steps), keeps_best_(continuation.keep_best), evaluate_(evaluate) {
-    if (steps_ == 0) return;
+    if (steps_ == 0 || !is_first_process()) return;
     const fs::path file = folder / "evaluations.jsonl";
     std::string kept;
     std::ifstream in(file, std::ios::binary);
@@ -142,13 +144,14 @@ class Evaluations {
     file_.emplace(file, true);
   }
 
-  /// save(folder) writes the weights as they are.
+  /// Several processes measure together, and the first one writes. save(folder) writes the weights as they are.
   template <class Save>
-  void observe(const dapt::StepRecord& record, dapt::Llama& model, dapt::TensorBoard& events, WriteErrors& errors, Save&& save) {
+  void observe(const dapt::StepRecord& record, dapt::Llama& model, std::optional<dapt::TensorBoard>& events, WriteErrors& errors, Save&& save) {
     if (steps_ == 0 || record.step % steps_ != 0) return;
     const dapt::MetricValue value = evaluate_(model);
+    if (!is_first_process()) return;
     errors.attempt("evaluations", [&] { file_->append(nlohmann::ordered_json{{"step", record.step}, {value.name, value.value}}.dump() + "\n"); });
-    errors.attempt("TensorBoard events", [&] { events.scalars({{"eval/" + value.name, value.value}}, record.step); });
+    errors.attempt("TensorBoard events", [&] { events->scalars({{"eval/" + value.name, value.value}}, record.step); });
     if (!take({record.step, value.value}) || !keeps_best_) return;
     errors.attempt("best weights", [&] {
       save(folder_ / "best");
@@ -216,6 +219,22 @@ decltype(auto) with_adapter(const SettingOptions& setting, Use use) {
   return uses_lora(setting) ? use(ChosenLora(setting)) : use(dapt::FullParameter{});
 }
 
+/// Processes that a plan is made for, none of which is there.
+class PlannedRanks final : public dapt::Ranks {
+ public:
+  explicit PlannedRanks(int size) : size_(size) {}
+  int rank() const override { return 0; }
+  int size() const override { return size_; }
+  std::string describe() const override { return std::to_string(size_) + " (planned)"; }
+  dapt::Pending sum(dapt::Tensor, std::string_view) override { dapt::fail("planned processes exchange nothing"); }
+  dapt::Pending sum_to(dapt::Tensor, int, std::string_view) override { dapt::fail("planned processes exchange nothing"); }
+  dapt::Pending broadcast(dapt::Tensor, int, std::string_view) override { dapt::fail("planned processes exchange nothing"); }
+  std::vector<std::string> gather(const std::string&) override { dapt::fail("planned processes exchange nothing"); }
+
+ private:
+  int size_;
+};
+
 /// A model of a few weights, with random values.
 dapt::Llama tiny_model(const RunOptions& run) {
   const dapt::LlamaConfig config{.vocab_size = 512, .hidden_size = 128, .intermediate_size = 256, .num_hidden_layers = 1, .num_attention_heads = 2, .num_key_value_heads = 2, .head_dim = 64};
@@ -239,12 +258,19 @@ dapt::TrainOptions train_options(const RunOptions& run, const BudgetOptions& bud
           .layer_wise = budget.layer_wise,
           .on_bad_loss = budget.on_bad_loss == "skip" ? dapt::OnBadLoss::skip : dapt::OnBadLoss::stop,
           .stop = &stop_requested,
-          .ranks = processes()};
+          .ranks = processes(),
+          .shard_states = run.shard_states};
 }
 
 void require_same_run(const dapt::RunHeader& now, const dapt::RunHeader& then, bool allow_changes) {
-  for (const auto& [key, here, there] : dapt::differences(now, then)) {
+  const std::vector<dapt::HeaderDifference> all = dapt::differences(now, then);
+  const bool other_processes = std::any_of(all.begin(), all.end(), [](const auto& difference) { return difference.key == "processes"; });
+  for (const auto& [key, here, there] : all) {
     const std::string difference = key + " is \"" + here + "\" and was \"" + there + "\"";
+    if (other_processes && (key == "processes" || key == "threads")) {  // the data come as they would have
+      std::cerr << "resumed although " << difference << ": the last bits of sums differ\n";
+      continue;
+    }
     dapt::require(!key.starts_with("--"), "--resume: ", difference, "; the setting would not be the one that was stopped");
     dapt::require(allow_changes, "--resume: ", difference, "; the run would not be the one that was stopped. Give --allow-changes to go on all the same");
     std::cerr << "resumed although " << difference << '\n';
@@ -255,13 +281,20 @@ Evaluate held_out_perplexity(const RunOptions& run, const ContinuationOptions& c
   if (continuation.eval_steps == 0) return {};
   dapt::require(!prepared.held_out.empty() || run.store.empty(), "--eval-steps: ", run.store.string(), " holds out no page; dapt tokenize --store takes --held-out");
   dapt::require(!prepared.held_out.empty(), "--eval-steps: --held-out ", run.held_out, " leaves no page to evaluate on");
-  return [metric = dapt::Perplexity{.pages = prepared.held_out, .max_length = run.packing.max_length}, &prepared](dapt::Llama& model) { return metric.evaluate(model, prepared.tokenizer); };
+  return [metric = dapt::Perplexity{.pages = prepared.held_out, .max_length = run.packing.max_length}, &prepared](dapt::Llama& model) {
+    if (processes() == nullptr) return metric.evaluate(model, prepared.tokenizer);
+    dapt::SharedModel shared(model, *processes());
+    return metric.evaluate(shared, prepared.tokenizer);
+  };
 }
 
 dapt::MemoryPlan plan_setting(const dapt::LlamaConfig& config, const RunOptions& run, const SettingOptions& setting) {
   dapt::Llama shapes = dapt::Llama::without_storage(config, dapt::dtype_from_name(run.dtype), llama_options(run));
+  PlannedRanks ranks(run.planned_ranks);
+  dapt::TrainOptions options = train_options(run, setting.budget);
+  options.ranks = run.planned_ranks > 1 ? &ranks : nullptr;
   return with_adapter(setting, [&](const auto& adapter) {
-    return dapt::plan_memory(shapes, adapter, optimizer_rule(setting.optimizer, trains_bf16(setting, run.dtype)), train_options(run, setting.budget), run.packing.max_length);
+    return dapt::plan_memory(shapes, adapter, optimizer_rule(setting.optimizer, trains_bf16(setting, run.dtype)), options, run.packing.max_length);
   });
 }
 
@@ -344,9 +377,10 @@ const dapt::SettingResult& run_setting(Comparison& comparison, const RunOptions&
       training = &trainer;
       if (checkpoint) trainer.restore(*checkpoint);
       checkpoint.reset();
-      if (!is_first_process()) return;
+      if (!is_first_process() && !run.shard_states) return;
       checkpoints.emplace(trainer, folder / "checkpoints",
-                          dapt::CheckpointOptions{.every_steps = continuation.checkpoint_steps, .every_minutes = continuation.checkpoint_minutes, .keep = continuation.keep_checkpoints, .run = identity});
+                          dapt::CheckpointOptions{.every_steps = continuation.checkpoint_steps, .every_minutes = continuation.checkpoint_minutes, .keep = continuation.keep_checkpoints, .run = identity,
+                                                  .writes = is_first_process()});
     };
     const auto write_weights = [&](Trained& trainer, const fs::path& to) {
       if constexpr (std::is_same_v<decltype(adapter), ChosenLora>) dapt::save_peft_adapter(trainer.adapter().options(), trainer.adapter_state(), to / "adapter", run.models.front().string());
@@ -354,7 +388,10 @@ const dapt::SettingResult& run_setting(Comparison& comparison, const RunOptions&
     };
     const auto save = [&](Trained& trainer) {
       progress.finish();
-      if (!is_first_process()) return;
+      if (!is_first_process()) {
+        if (checkpoints) checkpoints->write();
+        return;
+      }
       errors.attempt("checkpoint", [&] { std::cerr << "checkpoint: " << checkpoints->write().string() << '\n'; });
       write_weights(trainer, folder);
       errors.attempt("log", [&] { log->finish(); });
@@ -363,7 +400,7 @@ const dapt::SettingResult& run_setting(Comparison& comparison, const RunOptions&
       errors.finish();
     };
     Calling evaluating{[&](const dapt::StepRecord& record) {
-      evaluations.observe(record, training->model(), *events, errors, [&](const fs::path& to) { write_weights(*training, to); });
+      evaluations.observe(record, training->model(), events, errors, [&](const fs::path& to) { write_weights(*training, to); });
     }};
     ForwardTo forward{checkpoints};
     ForwardTo forward_log{log};

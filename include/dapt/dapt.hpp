@@ -175,7 +175,11 @@
 #include <dapt/train/evaluator.hpp>
 #include <dapt/train/gradient_exchange.hpp>
 #include <dapt/train/memory_plan.hpp>
+#include <dapt/train/rank_agreement.hpp>
+#include <dapt/train/state_shards.hpp>
 #include <dapt/train/train_options.hpp>
+#include <dapt/train/trained_parameter.hpp>
 #include <dapt/train/trainer.hpp>
 #include <dapt/train/trainer_state.hpp>
+#include <dapt/train/value_exchange.hpp>
 #include <dapt/version.hpp>

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <iomanip>
 #include <limits>
+#include <numeric>
 
 #include <catch2/catch.hpp>
 
@@ -11,9 +12,11 @@
 
 #include <dapt/adapters/full_parameter.hpp>
 #include <dapt/adapters/lora.hpp>
+#include <dapt/io/checkpoint.hpp>
 #include <dapt/optim/adamw.hpp>
 #include <dapt/optim/any_optimizer.hpp>
 #include <dapt/optim/galore.hpp>
+#include <dapt/optim/stored_state.hpp>
 #include <dapt/testing/toy.hpp>
 #include <dapt/train/trainer.hpp>
 
@@ -43,7 +46,7 @@ struct Losses {
 };
 
 struct Outcome {
-  std::vector<double> losses, weights;
+  std::vector<double> losses, weights, state_bytes;
   std::int64_t skipped = 0, bytes = 0;
 };
 
@@ -61,13 +64,17 @@ Outcome run(const std::string& scenario, dapt::ProcessGroup* group) {
   dapt::TrainOptions options{.lr = 1e-2, .batch_size = 8, .max_steps = steps, .on_bad_loss = dapt::OnBadLoss::skip, .ranks = group};
   options.max_grad_norm = uses("clipping") ? 0.05 : 0;
   options.layer_wise = uses("layer-wise");
+  options.shard_states = group != nullptr && uses("sharded");
   const dapt::GaLoreAdamW galore{.rank = 4, .update_proj_gap = 10, .refresh_schedule = dapt::RefreshSchedule::together, .projector = dapt::Projector::exact};
   const dapt::AnyOptimizer rule = uses("galore") ? dapt::AnyOptimizer(galore) : dapt::AnyOptimizer(dapt::AdamW{.weight_decay = 0.01});
   Outcome outcome;
   const std::int64_t before = gradient_bytes();
   const auto train = [&](auto adapter) {
     dapt::Trainer trainer(model, adapter, rule, options);
-    outcome.skipped = trainer.train(stream, Losses{outcome.losses}).skipped;
+    const dapt::TrainReport report = trainer.train(stream, Losses{outcome.losses});
+    outcome.skipped = report.skipped;
+    outcome.state_bytes.assign(report.rank_state_bytes.begin(), report.rank_state_bytes.end());
+    if (!options.shard_states) outcome.state_bytes = {static_cast<double>(report.state_bytes)};
     for (const auto& parameter : trainer.adapter().trainable_parameters(trainer.adapter_state())) {
       const at::Tensor values = parameter.value.detach().contiguous().flatten();
       for (std::int64_t i = 0; i < values.numel(); ++i) outcome.weights.push_back(values[i].item<double>());
@@ -79,26 +86,29 @@ Outcome run(const std::string& scenario, dapt::ProcessGroup* group) {
   return outcome;
 }
 
-const char* const scenarios[] = {"lora adamw", "lora dropout", "full adamw", "full clipping", "full end", "full bad", "galore", "galore layer-wise", "galore layer-wise bad", "galore end"};
+const char* const scenarios[] = {"lora adamw", "lora dropout", "full adamw", "full clipping", "full end", "full bad", "galore", "galore layer-wise", "galore layer-wise bad", "galore end",
+                                 "lora dropout sharded", "full adamw sharded", "full clipping sharded", "full end sharded", "full bad sharded", "galore sharded", "galore layer-wise sharded",
+                                 "galore layer-wise bad sharded"};
 
 std::string text(const Outcome& outcome) {
   std::ostringstream stream;
-  stream << std::setprecision(17) << outcome.skipped << ' ' << outcome.bytes << ' ' << outcome.losses.size() << ' ' << outcome.weights.size();
-  for (const double value : outcome.losses) stream << ' ' << value;
-  for (const double value : outcome.weights) stream << ' ' << value;
+  stream << std::setprecision(17) << outcome.skipped << ' ' << outcome.bytes << ' ' << outcome.losses.size() << ' ' << outcome.weights.size() << ' ' << outcome.state_bytes.size();
+  for (const auto* values : {&outcome.losses, &outcome.weights, &outcome.state_bytes})
+    for (const double value : *values) stream << ' ' << value;
   return stream.str();
 }
 
 Outcome outcome_from(std::istream& stream) {
   Outcome outcome;
-  std::size_t losses = 0, weights = 0;
-  stream >> outcome.skipped >> outcome.bytes >> losses >> weights;
+  std::size_t losses = 0, weights = 0, state_bytes = 0;
+  stream >> outcome.skipped >> outcome.bytes >> losses >> weights >> state_bytes;
   const auto read = [&](std::vector<double>& values, std::size_t count) {
     std::string word;
     while (count-- > 0 && stream >> word) values.push_back(std::stod(word));  // also nan
   };
   read(outcome.losses, losses);
   read(outcome.weights, weights);
+  read(outcome.state_bytes, state_bytes);
   return outcome;
 }
 
@@ -118,6 +128,41 @@ fs::path dist_folder(const std::string& name) {
   fs::remove_all(folder);
   fs::create_directories(folder);
   return folder;
+}
+
+const std::vector<std::pair<std::string, dapt::AnyOptimizer>>& resumed_rules() {
+  static const std::vector<std::pair<std::string, dapt::AnyOptimizer>> rules = {
+      {"adamw", dapt::AdamW{}},
+      {"galore8bit", dapt::GaLore<dapt::StoredState<dapt::AdamW>>{.rank = 4, .update_proj_gap = 10, .projector = dapt::Projector::exact, .inner = {.smallest = 64}}}};
+  return rules;
+}
+
+/// Weights after 20 steps of all parameters; a checkpoint after 13 is written to `folder`, or where it is there gone on from.
+std::vector<double> twenty_steps(const dapt::AnyOptimizer& rule, dapt::ProcessGroup* group, bool sharded, const fs::path& folder) {
+  dapt::testing::ToyLM model;
+  auto stream = dapt::testing::toy_batches();
+  dapt::Trainer trainer(model, dapt::FullParameter{}, rule, dapt::TrainOptions{.lr = 1e-2, .batch_size = 8, .max_steps = 20, .ranks = group, .shard_states = sharded});
+  const bool continues = fs::exists(folder);
+  if (continues) trainer.restore(dapt::read_checkpoint(dapt::complete_checkpoints(folder).back()));
+  if (group != nullptr) group->barrier();
+  struct At13 {
+    decltype(trainer)& of;
+    const fs::path& folder;
+    bool writes;
+    void observe(const dapt::StepRecord& record) {
+      if (record.step != 13) return;
+      const dapt::Checkpoint checkpoint = of.checkpoint();
+      if (writes) dapt::write_checkpoint(folder, checkpoint);
+    }
+  } at_13{trainer, folder, group == nullptr || group->rank() == 0};
+  if (continues) trainer.train(stream);
+  else trainer.train(stream, at_13);
+  std::vector<double> weights;
+  for (const auto& parameter : model.parameters()) {
+    const at::Tensor values = parameter.value.detach().contiguous().flatten();
+    for (std::int64_t i = 0; i < values.numel(); ++i) weights.push_back(values[i].item<double>());
+  }
+  return weights;
 }
 
 }  // namespace
@@ -142,9 +187,26 @@ TEST_CASE("two and four processes train as one does, and stay equal to each othe
     REQUIRE(ranks::read(folder / ("results." + std::to_string(rank))) == ranks::read(folder / "results.0"));
   }
   std::ifstream results(folder / "results.0");
+  std::map<std::string, Outcome> replicated;
   for (const std::string scenario : scenarios) {
     CAPTURE(count, scenario);
     const Outcome together = outcome_from(results), alone = run(scenario, nullptr);
+    if (scenario.ends_with(" sharded")) {
+      const Outcome& same = replicated.at(scenario.substr(0, scenario.size() - std::string(" sharded").size()));
+      if (count == 2) {  // more are added up in another order
+        REQUIRE(distance(together.losses, same.losses) == 0);
+        REQUIRE(distance(together.weights, same.weights) == 0);
+      }
+      REQUIRE(together.bytes == same.bytes);
+      // Moments of 2 x 32 x 24 and 24 x 24, all projected in GaLore's case where every rank has the 24 x 4 projector and its age.
+      const bool galore = scenario.find("galore") != std::string::npos, lora = scenario.find("lora dropout") != std::string::npos;
+      const double read = galore ? 4 * 4 * 24 + 8 : 0;
+      REQUIRE(together.state_bytes.size() == static_cast<std::size_t>(count));
+      REQUIRE(std::accumulate(together.state_bytes.begin(), together.state_bytes.end(), 0.0) == alone.state_bytes[0] + read * (count - 1));
+      if (!lora && count == 2) REQUIRE(together.state_bytes == (galore ? std::vector{2 * 4 * 32 * 24 + read, 2 * 4 * (32 * 24 + 4 * 24) + read} : std::vector{2 * 4 * 32 * 24.0, 2 * 4 * (32 * 24 + 24 * 24.0)}));
+    } else {
+      replicated[scenario] = together;
+    }
     const bool ends = scenario.find("end") != std::string::npos, bad = scenario.find("bad") != std::string::npos;
     REQUIRE(alone.losses.size() == (ends ? 7u : static_cast<std::size_t>(steps)));
     REQUIRE(together.skipped == alone.skipped);
@@ -157,5 +219,55 @@ TEST_CASE("two and four processes train as one does, and stay equal to each othe
     if (scenario == "full adamw") REQUIRE(together.bytes == steps * whole);
     if (scenario == "galore" || scenario == "galore layer-wise") REQUIRE(together.bytes == 5 * whole + 45 * projected);  // refreshes at steps 1, 11, ..., 41
   }
+  fs::remove_all(folder);
+}
+
+TEST_CASE("rank: writes and continues a checkpoint of sharded states", "[.rank]") {
+  at::set_num_threads(1);
+  const fs::path folder = std::getenv("DAPT_TEST_FOLDER");
+  dapt::ProcessGroup group(*dapt::rendezvous_from_environment(), {.timeout = std::chrono::seconds(60)});
+  for (const auto& [name, rule] : resumed_rules()) {
+    const bool is_first = !fs::exists(folder / name);
+    group.barrier();
+    const std::vector<double> weights = twenty_steps(rule, &group, true, folder / name);
+    std::ofstream(folder / (name + ".weights." + std::to_string(group.rank()))) << std::setprecision(17) << weights.size() << [&] {
+      std::ostringstream text;
+      for (const double value : weights) text << ' ' << std::setprecision(17) << value;
+      return text.str();
+    }();
+    group.barrier();
+    if (is_first) REQUIRE(twenty_steps(rule, &group, true, folder / name) == weights);
+    if (is_first) REQUIRE(twenty_steps(rule, &group, false, folder / name) == weights);  // and without shards
+  }
+}
+
+TEST_CASE("a checkpoint of sharded states holds all, and goes on with any number of processes") {
+  at::set_num_threads(1);
+  const fs::path folder = dist_folder("shards");
+  const auto weights = [&](const std::string& name, int rank) {
+    std::ifstream file(folder / (name + ".weights." + std::to_string(rank)));
+    std::size_t count = 0;
+    file >> count;
+    std::vector<double> values(count);
+    for (double& value : values) file >> value;
+    REQUIRE(count > 0);
+    return values;
+  };
+  std::map<std::string, std::vector<double>> of_two;
+  for (const int count : {2, 3}) {
+    const std::vector<int> statuses = ranks::wait(ranks::start(count, "rank: writes and continues a checkpoint of sharded states", folder), 60);
+    for (int rank = 0; rank < count; ++rank) {
+      CAPTURE(count, rank);
+      INFO(ranks::read(folder / ("out." + std::to_string(rank))) << ranks::read(folder / ("err." + std::to_string(rank))));
+      REQUIRE(statuses[static_cast<std::size_t>(rank)] == 0);
+    }
+    for (const auto& [name, rule] : resumed_rules()) {
+      CAPTURE(count, name);
+      for (int rank = 1; rank < count; ++rank) REQUIRE(weights(name, rank) == weights(name, 0));
+      if (count == 2) of_two[name] = weights(name, 0);
+      REQUIRE(distance(weights(name, 0), of_two[name]) < 1e-5);
+    }
+  }
+  for (const auto& [name, rule] : resumed_rules()) REQUIRE(distance(twenty_steps(rule, nullptr, false, folder / name), of_two[name]) < 1e-5);
   fs::remove_all(folder);
 }

@@ -35,7 +35,7 @@ with tempfile.TemporaryDirectory() as name:
 
     def start(processes, *words):
         launcher = [program, "launch", "-n", str(processes), "--"] if processes > 1 else [program]
-        return subprocess.Popen([*launcher, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        return subprocess.Popen(list(map(str, [*launcher, *words])), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
     def run(processes, *words, code=0, seconds=120):
         process = start(processes, *words)
@@ -81,9 +81,16 @@ with tempfile.TemporaryDirectory() as name:
             assert f"ranks: {count} (gloo)" in messages and messages.count("ended by: max_steps") == 1, messages
             assert close(losses(f"{label}-1"), losses(f"{label}-{count}")), (label, count, losses(f"{label}-1"), losses(f"{label}-{count}"))
 
-    # Stopped by a signal to the launcher, and gone on with: to the bit with as many processes, closely with another number, if that is asked for.
+    # States sharded: the same weights; what each process keeps is said, and the checkpoint that one writes goes on with and without shards.
+    for label, options in {"galore": ONE_SUBSPACE, "layers": (*ONE_SUBSPACE, "--layer-wise"), "clipped": CLIPPED}.items():
+        messages = run(2, *command(f"{label}-sharded", *options, "--shard-states"))
+        assert "optimizer states by rank: " in messages and "bytes on rank 1" in messages, messages
+        assert weights(f"{label}-sharded") == weights(f"{label}-2") and losses(f"{label}-sharded") == losses(f"{label}-2"), label
+    assert "--shard-states has no effect in one process" in run(1, *command("refused", *CLIPPED, "--shard-states"), code=1)
+
+    # Stopped by a signal to the launcher, and gone on with: to the bit with as many processes, closely with another number.
     run(2, *command("whole", *GALORE))
-    for out, options in {"resumed": GALORE, "alone": CLIPPED}.items():
+    for out, options in {"resumed": GALORE, "alone": CLIPPED, "sharded": (*GALORE, "--shard-states")}.items():
         stopped = start(2, *command(out, *options))
         wait_for_step(out, 5)
         stopped.send_signal(signal.SIGTERM)
@@ -92,9 +99,10 @@ with tempfile.TemporaryDirectory() as name:
         assert 5 <= len(log(out)) < STEPS
     run(2, *command("resumed", *GALORE, "--resume"))
     assert weights("resumed") == weights("whole") and losses("resumed") == losses("whole")
-    messages = run(1, *command("alone", *CLIPPED, "--resume"), code=1)
-    assert 'processes is "1" and was "2"' in messages, messages
-    run(1, *command("alone", *CLIPPED, "--resume", "--allow-changes"))
+    run(2, *command("sharded", *GALORE, "--resume", "--shard-states"))
+    assert weights("sharded") == weights("whole") and losses("sharded") == losses("whole")
+    messages = run(1, *command("alone", *CLIPPED, "--resume"))
+    assert 'resumed although processes is "1" and was "2": the last bits of sums differ' in messages, messages
     assert close(losses("alone"), losses("clipped-1"))
 
     # A rank that is killed or stopped while training: all end, say who it was, and the run goes on from its last checkpoint.
@@ -124,6 +132,36 @@ with tempfile.TemporaryDirectory() as name:
         assert printed.count("qa_exact") >= 1
     assert (work / "results-1.json").read_bytes() == (work / "results-2.json").read_bytes()
 
-    messages = run(2, "filter", "--pages", str(work / "pages.jsonl"), "--out", str(work / "filtered.jsonl"), code=1)
+    # Held-out pages while training, and the best weights; a comparison; a filter whose scorer is two models.
+    for count in (1, 2):
+        run(count, *command(f"evaluated-{count}", *CLIPPED, "--held-out", 0.3, "--eval-steps", 5, "--keep-best"))
+    alone, together = ([json.loads(line) for line in (work / f"evaluated-{count}" / "evaluations.jsonl").read_text().splitlines()] for count in (1, 2))
+    assert [line["step"] for line in alone] == [line["step"] for line in together] == [5, 10, 15, 20]
+    assert all(abs(a["perplexity"] / b["perplexity"] - 1) < 1e-5 for a, b in zip(alone, together)), (alone, together)
+    assert (work / "evaluated-2" / "best" / "model" / "model.safetensors").exists()
+
+    def compare(count, *options):
+        return run(count, "compare", "--model", work / "model", "--pages", work / "pages.jsonl", "--max-length", "64", "--batch-size", "4", "--dtype", "fp32", "--threads", "1", "--lr", "1e-3", "--max-steps", "5", "--held-out", "0.3",
+                   "--cloze", work / "cloze.jsonl", "--setting", "LoRA = --adapter lora --rank 4", "--setting", "full = --adapter full", "--rank-timeout", "20", "--out", work / f"compared-{count}", *options)
+
+    compare(1)
+    compare(2, "--shard-states")
+    for setting in ("base", "lora", "full"):
+        one, two = (json.loads((work / f"compared-{count}" / setting / "result.json").read_text()) for count in (1, 2))
+        for a, b in zip(one["metrics"], two["metrics"], strict=True):
+            assert a["name"] == b["name"] and abs(a["value"] / b["value"] - 1) < 1e-5, (setting, a["name"], a["value"], b["value"])
+    assert (work / "compared-2" / "report.html").exists()
+    assert compare(2, "--shard-states", "--resume").count("complete already: ") == 3
+
+    (work / "many.jsonl").write_text("".join(json.dumps({"work": "w", "page": i, "text": f"Page {i} tells how dpkg unpacks package {i * i}."}) + "\n" for i in range(600)))
+    for count in (1, 2):
+        messages = run(count, "filter", "--pages", work / "many.jsonl", "--duplicates", "off", "--threads", "1", "--scorer", "lm", "--domain-model", work / "clipped-1" / "model", "--general-model", work / "model",
+                       "--write-scores", work / f"scores-{count}", "--out", work / f"filtered-{count}")
+        assert messages.count("read: 600 pages") == 1, messages
+    for name in ("scores", "filtered"):
+        assert (work / f"{name}-1").read_bytes() == (work / f"{name}-2").read_bytes(), name
+    assert len((work / "filtered-1").read_text().splitlines()) > 300
+
+    messages = run(2, "merge", "--model", work / "model", "--peft", work / "lora-1" / "adapter", "--out", work / "merged", code=1)
     assert "is the work of one process" in messages, messages
     print(f"losses alike; {faults} faults named within {slowest:.1f} s, nothing lost but steps after the last checkpoint; evaluation equal")

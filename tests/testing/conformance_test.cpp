@@ -18,7 +18,7 @@ namespace {
 /// AdamW with one thing done wrong.
 struct Broken {
   static constexpr std::string_view name = "broken";
-  enum class Fault { none, decays_without_lr, draws, averages, climbs, hides_a_moment, keeps_gradient } fault = Fault::none;
+  enum class Fault { none, decays_without_lr, draws, averages, climbs, hides_a_moment, keeps_gradient, reads_a_moment } fault = Fault::none;
   AdamW rule = {};
   struct State {
     AdamW::State inner;
@@ -28,7 +28,8 @@ struct Broken {
 
   State init(const dapt::NamedParameter& parameter) const { return {rule.init(parameter), {}, 0}; }
   void accumulate(State& state, const Tensor& gradient) const {
-    if (fault == Fault::averages && state.inner.gradient.defined()) state.inner.gradient = state.inner.gradient.add(gradient).mul(0.5);
+    if (fault == Fault::reads_a_moment) rule.accumulate(state.inner, gradient.add(state.inner.exp_avg, 0));
+    else if (fault == Fault::averages && state.inner.gradient.defined()) state.inner.gradient = state.inner.gradient.add(gradient).mul(0.5);
     else rule.accumulate(state.inner, fault == Fault::climbs ? gradient.neg() : gradient);
   }
   Tensor& accumulated(State& state) const { return fault == Fault::keeps_gradient && !state.inner.gradient.defined() ? state.last : state.inner.gradient; }
@@ -62,6 +63,7 @@ TEST_CASE("each law of an optimizer is noticed when it is broken") {
   REQUIRE(laws_broken(Broken::Fault::climbs) == "L4");
   REQUIRE(laws_broken(Broken::Fault::hides_a_moment) == "L5");
   REQUIRE(laws_broken(Broken::Fault::keeps_gradient).find("L6") != std::string::npos);
+  REQUIRE(laws_broken(Broken::Fault::reads_a_moment) == "L8");
 }
 
 TEST_CASE("gradient descent, the smallest optimizer, keeps the laws") {

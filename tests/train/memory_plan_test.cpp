@@ -69,6 +69,16 @@ dapt::PackedStream sequences(std::int64_t length, std::int64_t count) {
   return dapt::PackedStream(std::move(rows), {.micro_batch_size = 1});
 }
 
+struct TwoRanks final : dapt::Ranks {
+  int rank() const override { return 0; }
+  int size() const override { return 2; }
+  std::string describe() const override { return "2"; }
+  dapt::Pending sum(Tensor, std::string_view) override { return [] {}; }
+  dapt::Pending sum_to(Tensor, int, std::string_view) override { return [] {}; }
+  dapt::Pending broadcast(Tensor, int, std::string_view) override { return [] {}; }
+  std::vector<std::string> gather(const std::string& text) override { return {text, text}; }
+};
+
 std::int64_t held_now() {
   malloc_trim(0);
   REQUIRE(dapt::reset_peak_memory());
@@ -156,6 +166,38 @@ TEST_CASE("The parts of a plan are those that can be counted by hand") {
     REQUIRE(galore.usual_peak);
     REQUIRE(galore.peak.gradients == 4 * P);
     REQUIRE(galore.usual_peak->gradients == 4 * (r * longer + others));
+  }
+  SECTION("Two processes: sums are fp32 from the first micro-batch on; sharded, the embedding's state is on one and all else on the other") {
+    TwoRanks two;
+    const MemoryPlan whole = plan(FullParameter{}, Fp32Master<AdamW>{}, {.batch_size = 2, .ranks = &two});
+    REQUIRE(whole.optimizer_state == 12 * P);
+    REQUIRE(whole.rank_states.empty());
+    REQUIRE(whole.peak.gradients == 4 * P);  // one micro-batch on each
+    const MemoryPlan sharded = plan(FullParameter{}, Fp32Master<AdamW>{}, {.batch_size = 2, .ranks = &two, .shard_states = true});
+    REQUIRE(sharded.rank_states == std::vector{12 * V * C, 12 * (P - V * C)});
+    REQUIRE(sharded.optimizer_state == 12 * V * C);
+    constexpr std::int64_t r = 16, projectors = 2 * r * 2 * (2 * C + 2 * K + 3 * C) + 8 * 14, longer = 2 * (2 * C + 2 * C + 3 * I);
+    const MemoryPlan galore = plan(FullParameter{}, dapt::galore_adamw(r), {.batch_size = 2, .ranks = &two, .shard_states = true});
+    REQUIRE(galore.rank_states == std::vector{8 * V * C + projectors, 8 * (r * longer + P - 2 * layer - V * C) + projectors});
+  }
+  SECTION("Sums over ranks: all on each; sharded those of the rank with most, and two buckets; layer-wise the buckets alone") {
+    constexpr std::int64_t MiB = 1 << 20;
+    dapt::detail::WindowMemory window;
+    for (const std::int64_t numbers : {8 * MiB, MiB, 4 * MiB, 4 * MiB}) window.add(2 * numbers, 4 * numbers, 4 * numbers, 0);
+    const std::vector<int> owners = {0, 1, 1, 1};
+    const auto gradients = [&](bool layer_wise, int ranks, const std::vector<int>& of) { return window.peak({}, 1, layer_wise, ranks, of).gradients; };
+    REQUIRE(gradients(false, 1, {}) == 68 * MiB);
+    REQUIRE(gradients(false, 2, {}) == 68 * MiB);
+    REQUIRE(gradients(true, 2, {}) == 64 * MiB);       // two of the largest
+    REQUIRE(gradients(false, 2, owners) == 68 * MiB);  // 36 and the buckets would be more than there is
+    window.add(0, 0, 400 * MiB, 0);
+    REQUIRE(gradients(false, 2, {0, 1, 1, 1, 1}) == 468 * MiB);
+    dapt::detail::WindowMemory small;
+    for (int i = 0; i < 100; ++i) small.add(2 * MiB, 2 * MiB, 2 * MiB, 0);
+    std::vector<int> halves(100);
+    for (int i = 40; i < 100; ++i) halves[i] = 1;
+    REQUIRE(small.peak({}, 1, false, 2, halves).gradients == (120 + 2 * 4) * MiB);
+    REQUIRE(small.peak({}, 1, true, 2, halves).gradients == 2 * 4 * MiB);
   }
   SECTION("States in 8 bits: a byte and 1/64 a number, masters in fp32; norms stay as they are") {
     const MemoryPlan packed = plan(FullParameter{}, Fp32Master<dapt::StoredState<AdamW>>{}, {.batch_size = 3});

@@ -77,10 +77,12 @@ struct StepMemory {
 ///   L4 on a convex quadratic with a small lr, 100 steps lower the loss;
 ///   L5 a state written and read back through `visit` continues the trajectory bit for bit;
 ///   L6 after `step`, `accumulated` is undefined;
-///   L7 after `accumulated(state).reset()` it is as if nothing had been accumulated.
+///   L7 after `accumulated(state).reset()` it is as if nothing had been accumulated;
+///   L8 of what `visit` shows, `accumulate` and `accumulated` read nothing but what `visit_read_by_accumulate` shows, where the rule has that, else nothing.
 ///
 /// Optional: `rule.describe(parameters, lr)` -> RunHeader: what a run's header says, the effective lr of each group included; throws where an option matches no parameter;
 /// `rule.depends_on_order()` -> bool: what is accumulated depends on which micro-batch came first, so that several ranks are refused;
+/// `rule.visit_read_by_accumulate(state, f)`: as `visit`, for those of its entries that L8 names; they are kept by every rank where states are sharded, all else by one;
 /// `rule.step_memory(parameter, gradient_dtype)` -> StepMemory: what a step needs beside the state, for memory plans (train/memory_plan.hpp), which find the rest by
 /// calling `init` and `accumulate` with tensors without storage.
 template <class T>
@@ -101,6 +103,12 @@ RunHeader describe_optimizer(const T& rule, const NamedParameters& parameters, d
     header.add("effective lr", rate.str());
     return header;
   }
+}
+
+/// Shows the entries of `state` that `accumulate` reads; most rules have none.
+template <Optimizer T, class F>
+void visit_read_by_accumulate(const T& rule, typename T::State& state, F&& f) {
+  if constexpr (requires { rule.visit_read_by_accumulate(state, f); }) rule.visit_read_by_accumulate(state, f);
 }
 
 /// What `rule` says of its steps; absent where it says nothing. `gradient_dtype`: of the gradient of one micro-batch.
@@ -133,7 +141,7 @@ concept DirectionalOptimizer = Optimizer<T> && requires(const T& rule, typename 
 ///
 /// | `rule.piece(state, first, length)` | `T::State` | the state, what was accumulated included, of entries [first, first + length): views of the flat tensors, and the numbers as they are |
 ///
-/// Law L8: steps on pieces give the bits of the step on the whole.
+/// Law L9: steps on pieces give the bits of the step on the whole.
 template <class T>
 concept PiecewiseOptimizer = Optimizer<T> && requires(const T& rule, const typename T::State& state, std::int64_t n) {
   { rule.piece(state, n, n) } -> std::same_as<typename T::State>;

@@ -25,6 +25,10 @@ class Ranks {
   /// Begins to add `tensor` up over all ranks, in place; all get the same bits. It is neither read nor written until the result was waited for. `kind` is what its bytes are
   /// counted under.
   virtual Pending sum(Tensor tensor, std::string_view kind) = 0;
+  /// Begins the same for rank `to` alone; what the others' `tensor` then holds has no meaning.
+  virtual Pending sum_to(Tensor tensor, int to, std::string_view kind) = 0;
+  /// Begins to give `tensor` of rank `from` to all, in place. It is contiguous, and of one type and size on all ranks.
+  virtual Pending broadcast(Tensor tensor, int from, std::string_view kind) = 0;
   /// The text of every rank, on every rank.
   virtual std::vector<std::string> gather(const std::string& text) = 0;
 };

@@ -93,8 +93,14 @@ class ProcessGroup final : public Ranks {
   Pending sum(Tensor tensor, std::string_view kind) override {
     return begin(kind, std::move(tensor), [this](std::vector<Tensor>& tensors) { return backend_->allreduce(tensors); });
   }
-  /// Begins to give `tensor` of rank `from` to all, in place.
-  Pending broadcast(Tensor tensor, int from = 0, std::string_view kind = "broadcast") {
+  Pending sum_to(Tensor tensor, int to, std::string_view kind) override {
+    return begin(kind, std::move(tensor), [this, to](std::vector<Tensor>& tensors) {
+      c10d::ReduceOptions options;
+      options.rootRank = to;
+      return backend_->reduce(tensors, options);
+    });
+  }
+  Pending broadcast(Tensor tensor, int from = 0, std::string_view kind = "broadcast") override {
     return begin(kind, std::move(tensor), [this, from](std::vector<Tensor>& tensors) {
       c10d::BroadcastOptions options;
       options.rootRank = from;

@@ -14,6 +14,7 @@
 #include <filesystem>
 #include <future>
 #include <limits>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -141,9 +142,11 @@ struct CheckpointOptions {
   double every_minutes = 15;      ///< 0: not by time
   std::size_t keep = 2;           ///< newest checkpoints that stay
   RunHeader run = {};             ///< goes into each checkpoint
+  bool writes = true;             ///< false on ranks that only give rank 0 their part of sharded states: they have a writer of the same options for that
 };
 
-/// Observer that writes the checkpoints of a trainer while it trains. Training waits while the state is copied in memory; a thread writes the copy.
+/// Observer that writes the checkpoints of a trainer while it trains. Training waits while the state is copied in memory; a thread writes the copy. When one is due is decided by the run's own
+/// clock, so alike on all ranks.
 template <class Trainer>
 class CheckpointWriter {
  public:
@@ -155,7 +158,8 @@ class CheckpointWriter {
   /// Throws dapt::Error where the checkpoint before could not be written, at the first step after that; one that is due is begun all the same.
   void observe(const StepRecord& record) {
     const bool by_step = options_.every_steps > 0 && record.step % options_.every_steps == 0;
-    const bool by_time = options_.every_minutes > 0 && Clock::now() - last_ >= std::chrono::duration<double>(60 * options_.every_minutes);
+    if (!last_) last_ = record.seconds;
+    const bool by_time = options_.every_minutes > 0 && record.seconds - *last_ >= 60 * options_.every_minutes;
     const bool is_written = writing_.valid() && writing_.wait_for(std::chrono::seconds(0)) == std::future_status::ready;
     if (!by_step && !by_time) {
       if (is_written) writing_.get();
@@ -167,23 +171,25 @@ class CheckpointWriter {
     } catch (...) {
       failure = std::current_exception();
     }
-    last_ = Clock::now();
+    last_ = record.seconds;
     Checkpoint checkpoint = take();
-    for (auto& [name, tensor] : checkpoint.tensors) tensor = tensor.clone();
+    if (!options_.writes) return;
+    for (auto& [name, tensor] : checkpoint.tensors)
+      if (tensor.use_count() > 1 || !tensor.storage().unique()) tensor = tensor.clone();  // not what other ranks sent, which is nobody's else
     writing_ = std::async(std::launch::async, [this, checkpoint = std::move(checkpoint)] { return write_checkpoint(folder_, checkpoint, options_.keep); });
     if (failure) std::rethrow_exception(failure);
   }
 
-  /// Writes where the trainer stands now, and returns when that is on the disk. Throws as write_checkpoint does; that an earlier one failed does not matter any more.
+  /// Writes where the trainer stands now, and returns when that is on the disk; empty where this rank does not write. Throws as write_checkpoint does; that an earlier one failed does not matter
+  /// any more.
   std::filesystem::path write() {
     if (writing_.valid()) writing_.wait();
     writing_ = {};
-    return write_checkpoint(folder_, take(), options_.keep);
+    const Checkpoint checkpoint = take();
+    return options_.writes ? write_checkpoint(folder_, checkpoint, options_.keep) : std::filesystem::path();
   }
 
  private:
-  using Clock = std::chrono::steady_clock;
-
   void wait() {
     if (writing_.valid()) writing_.get();
   }
@@ -196,7 +202,7 @@ class CheckpointWriter {
   Trainer& trainer_;
   std::filesystem::path folder_;
   CheckpointOptions options_;
-  Clock::time_point last_ = Clock::now();
+  std::optional<double> last_;  // seconds of the run at the last one, or at its first step here
   std::future<std::filesystem::path> writing_;  // last: its destructor waits for the thread, which uses the members above
 };
 

@@ -30,6 +30,7 @@ class AnyOptimizer {
     virtual Tensor& accumulated() = 0;
     virtual void step(Tensor& weight, const StepInfo& info) = 0;
     virtual void visit(const Visitor& visitor) = 0;
+    virtual void visit_read_by_accumulate(const Visitor& visitor) = 0;
   };
 
   template <Optimizer Rule>
@@ -39,6 +40,7 @@ class AnyOptimizer {
     Tensor& accumulated() override { return rule->accumulated(state); }
     void step(Tensor& weight, const StepInfo& info) override { rule->step(weight, state, info); }
     void visit(const Visitor& visitor) override { rule->visit(state, visitor); }
+    void visit_read_by_accumulate(const Visitor& visitor) override { dapt::visit_read_by_accumulate(*rule, state, visitor); }
 
     std::shared_ptr<const Rule> rule;
     typename Rule::State state;
@@ -64,6 +66,11 @@ class AnyOptimizer {
   void visit(State& state, F&& f) const {
     const auto call = [&f](std::string_view entry, auto& value) { f(entry, value); };
     state.kept->visit({call, call});
+  }
+  template <class F>
+  void visit_read_by_accumulate(State& state, F&& f) const {
+    const auto call = [&f](std::string_view entry, auto& value) { f(entry, value); };
+    state.kept->visit_read_by_accumulate({call, call});
   }
 
   RunHeader describe(const NamedParameters& parameters, double lr) const { return describe_(parameters, lr); }

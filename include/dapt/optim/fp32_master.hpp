@@ -48,6 +48,8 @@ struct Fp32Master {
     if (state.master.defined()) f("master", state.master);
     inner.visit(state.inner, f);
   }
+  template <class F>
+  void visit_read_by_accumulate(State& state, F&& f) const { dapt::visit_read_by_accumulate(inner, state.inner, f); }
 
   std::optional<StepMemory> step_memory(const NamedParameter& parameter, at::ScalarType gradient_dtype) const {
     return dapt::step_memory(inner, {parameter.name, parameter.value.to(at::kFloat)}, gradient_dtype);

@@ -91,10 +91,14 @@ struct GaLore {
 
   template <class F>
   void visit(State& state, F&& f) const {
-    if (state.on_left) f("left", state.left);
-    if (state.on_right) f("right", state.right);
-    if (state.on_left || state.on_right) f("steps", state.steps);
+    visit_own(state, f);
     inner.visit(state.inner, f);
+  }
+  /// The projectors, and whether the window ends with a refresh.
+  template <class F>
+  void visit_read_by_accumulate(State& state, F&& f) const {
+    visit_own(state, f);
+    dapt::visit_read_by_accumulate(inner, state.inner, f);
   }
 
   /// What a run's header says of this rule. Throws where no parameter is projected.
@@ -103,6 +107,12 @@ struct GaLore {
   std::optional<StepMemory> step_memory(const NamedParameter& parameter, at::ScalarType gradient_dtype) const;
 
  private:
+  template <class F>
+  static void visit_own(State& state, F& f) {
+    if (state.on_left) f("left", state.left);
+    if (state.on_right) f("right", state.right);
+    if (state.on_left || state.on_right) f("steps", state.steps);
+  }
   bool refreshes(const State& state) const {
     const bool without_subspace = (state.on_left && !state.left.defined()) || (state.on_right && !state.right.defined());
     return (state.on_left || state.on_right) && (without_subspace || (state.steps + state.offset) % update_proj_gap == 0);

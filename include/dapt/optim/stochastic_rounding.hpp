@@ -57,6 +57,8 @@ struct StochasticRounding {
     f("rounded_steps", state.steps);
     inner.visit(state.inner, f);
   }
+  template <class F>
+  void visit_read_by_accumulate(State& state, F&& f) const { dapt::visit_read_by_accumulate(inner, state.inner, f); }
 
   /// The inner rule's, and where the step is not taken in pieces the weight in fp32.
   std::optional<StepMemory> step_memory(const NamedParameter& parameter, at::ScalarType gradient_dtype) const {

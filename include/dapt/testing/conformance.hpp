@@ -14,12 +14,14 @@
 #include <ATen/Context.h>
 #include <ATen/ops/equal.h>
 #include <ATen/ops/randn.h>
+#include <c10/util/Exception.h>
 
 #include <dapt/concepts/concepts.hpp>
 #include <dapt/core/error.hpp>
 #include <dapt/core/linear.hpp>
 #include <dapt/optim/pieces.hpp>
 #include <dapt/testing/toy.hpp>
+#include <dapt/train/state_shards.hpp>
 
 namespace dapt::testing {
 
@@ -70,7 +72,7 @@ void restore_state(const Rule& rule, typename Rule::State& state, const StateCop
 
 }  // namespace detail
 
-/// Runs laws L1 to L7 of dapt::Optimizer on one parameter, and L8 where the rule is a PiecewiseOptimizer.
+/// Runs laws L1 to L8 of dapt::Optimizer on one parameter, and L9 where the rule is a PiecewiseOptimizer.
 template <class Rule>
 Failures optimizer_failures(const Rule& rule, const OptimizerConformance& options = {}) {
   static_assert(check_optimizer<Rule>());
@@ -161,6 +163,31 @@ Failures optimizer_failures(const Rule& rule, const OptimizerConformance& option
     }
     expect(at::equal(a, b), "L7: what accumulated() showed was reset, and yet the next step used it");
   }
+  {
+    Tensor w = weight();
+    auto whole = init(w), part = init(w);
+    run(w, whole, 1, 3, options.lr);
+    dapt::detail::drop_state(rule, part);
+    std::vector<Tensor> tensors;
+    std::vector<std::int64_t> numbers;
+    visit_read_by_accumulate(rule, whole, [&](std::string_view, auto& value) {
+      if constexpr (std::is_same_v<std::remove_cvref_t<decltype(value)>, Tensor>) tensors.push_back(value);
+      else numbers.push_back(value);
+    });
+    std::size_t tensor = 0, number = 0;
+    visit_read_by_accumulate(rule, part, [&](std::string_view, auto& value) {
+      if constexpr (std::is_same_v<std::remove_cvref_t<decltype(value)>, Tensor>) value = tensors.at(tensor++);
+      else value = numbers.at(number++);
+    });
+    bool same = false;
+    try {
+      for (auto* state : {&whole, &part})
+        for (const std::uint64_t seed : {60, 61}) rule.accumulate(*state, gradient(seed));
+      same = at::equal(rule.accumulated(whole), rule.accumulated(part));
+    } catch (const c10::Error&) {  // of a tensor that is not there
+    }
+    expect(same, "L8: accumulate needs more of the state than visit_read_by_accumulate shows");
+  }
   if constexpr (PiecewiseOptimizer<Rule>) {
     const std::int64_t length = piece_elements + 1000;
     Tensor whole = detail::noise({length}, 1, options.dtype), pieces = whole.clone();
@@ -177,7 +204,7 @@ Failures optimizer_failures(const Rule& rule, const OptimizerConformance& option
         rule.step(parts[i], states[i], StepInfo{step, options.lr, firsts[i]});
       }
     }
-    expect(at::equal(whole, pieces), "L8: the step of a weight in pieces differs from the steps of its pieces");
+    expect(at::equal(whole, pieces), "L9: the step of a weight in pieces differs from the steps of its pieces");
   }
   return failures;
 }

@@ -20,10 +20,13 @@ namespace dapt::detail {
 /// whatever order the gradients come in. Sums are fp32 or wider.
 class GradientExchange {
  public:
-  /// `gradient(i)`: where parameter i's gradient is and its sum goes. `arrived(i)`: called when the sum is there; with `at_once` as soon as may be, so that
-  /// never more than two buckets are held, else in `finish`.
-  GradientExchange(Ranks& ranks, std::size_t parameters, std::function<Tensor&(std::size_t)> gradient, std::function<void(std::size_t)> arrived, bool at_once)
-      : ranks_(ranks), gradient_(std::move(gradient)), arrived_(std::move(arrived)), at_once_(at_once), states_(parameters) {}
+  static constexpr std::int64_t bucket_bytes = 4 << 20;  ///< from which on a bucket is sent: LoRA's few MB still go in several parts
+
+  /// `gradient(i)`: where parameter i's gradient is and its sum goes: on all ranks, or on `owners[i]` alone. `arrived(parameters)`: called when the sums of a bucket are there, where they
+  /// go; with `at_once` as soon as may be, so that never more than two buckets are held, else in `finish`.
+  GradientExchange(Ranks& ranks, std::size_t parameters, std::vector<int> owners, std::function<Tensor&(std::size_t)> gradient,
+                   std::function<void(const std::vector<std::size_t>&)> arrived, bool at_once)
+      : ranks_(ranks), owners_(std::move(owners)), gradient_(std::move(gradient)), arrived_(std::move(arrived)), at_once_(at_once), states_(parameters) {}
 
   /// Before each window, and after one that was dropped.
   void begin() {
@@ -41,7 +44,7 @@ class GradientExchange {
     for (; next_ > 0 && states_[next_ - 1] != State::missing; --next_) {
       const Tensor& gradient = gradient_(next_ - 1);
       const at::ScalarType dtype = c10::promoteTypes(gradient.scalar_type(), at::kFloat);
-      if (!open_.empty() && dtype != dtype_) send();
+      if (!open_.empty() && (dtype != dtype_ || owner(next_ - 1) != owner(open_.front()))) send();
       dtype_ = dtype;
       open_.push_back(next_ - 1);
       open_bytes_ += gradient.numel() * static_cast<std::int64_t>(c10::elementSize(dtype));
@@ -60,7 +63,7 @@ class GradientExchange {
   double waited() const { return waited_; }
 
  private:
-  static constexpr std::int64_t bucket_bytes = 4 << 20;  // LoRA's few MB still go in several parts
+  static constexpr int everyone = -1;
   enum class State : char { missing, ready, ready_without };
   struct Bucket {
     std::vector<std::size_t> parameters;
@@ -86,7 +89,8 @@ class GradientExchange {
       gradient.reset();
       bucket.flat[numbers - count + static_cast<std::int64_t>(k)].fill_(states_[i] == State::ready ? 1 : 0);
     }
-    bucket.done = ranks_.sum(bucket.flat, "gradients");
+    const int to = owner(bucket.parameters.front());
+    bucket.done = to == everyone ? ranks_.sum(bucket.flat, "gradients") : ranks_.sum_to(bucket.flat, to, "gradients");
     under_way_.push_back(std::move(bucket));
     if (at_once_ && under_way_.size() > 1) receive();
   }
@@ -97,23 +101,29 @@ class GradientExchange {
     waited_ += std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
     Bucket bucket = std::move(under_way_.front());
     under_way_.pop_front();
+    const int to = owner(bucket.parameters.front());
+    if (to == everyone || to == ranks_.rank()) distribute(bucket);
+    arrived_(bucket.parameters);
+  }
+
+  void distribute(const Bucket& bucket) {
     const auto count = static_cast<std::int64_t>(bucket.parameters.size());
     const Tensor had = bucket.flat.narrow(0, bucket.flat.numel() - count, count).cpu();
     std::int64_t at = 0;
     for (std::size_t k = 0; k < bucket.parameters.size(); ++k) {
       std::int64_t numbers = 1;
       for (const std::int64_t side : bucket.shapes[k]) numbers *= side;
-      if (had[static_cast<std::int64_t>(k)].item<double>() != 0) {
-        gradient_(bucket.parameters[k]) = bucket.flat.narrow(0, at, numbers).view(bucket.shapes[k]);
-        arrived_(bucket.parameters[k]);
-      }
+      if (had[static_cast<std::int64_t>(k)].item<double>() != 0) gradient_(bucket.parameters[k]) = bucket.flat.narrow(0, at, numbers).view(bucket.shapes[k]);
       at += numbers;
     }
   }
 
+  int owner(std::size_t i) const { return owners_.empty() ? everyone : owners_[i]; }
+
   Ranks& ranks_;
+  std::vector<int> owners_;
   std::function<Tensor&(std::size_t)> gradient_;
-  std::function<void(std::size_t)> arrived_;
+  std::function<void(const std::vector<std::size_t>&)> arrived_;
   bool at_once_;
   std::vector<State> states_;
   std::size_t next_ = 0;  ///< parameters from here on have been taken into a bucket

@@ -19,6 +19,8 @@
 #include <dapt/concepts/optimizer.hpp>
 #include <dapt/core/error.hpp>
 #include <dapt/core/linear.hpp>
+#include <dapt/train/gradient_exchange.hpp>
+#include <dapt/train/state_shards.hpp>
 #include <dapt/train/train_options.hpp>
 
 namespace dapt {
@@ -32,12 +34,13 @@ struct MemoryMoment {
   std::int64_t bytes() const { return gradients + activations + working; }
 };
 
-/// In bytes. Without what the process needs whatever the model: code, thread stacks, pages that were read.
+/// In bytes, of this process; of several ranks, of the one that needs most. Without what the process needs whatever the model: code, thread stacks, pages that were read.
 struct MemoryPlan {
   std::int64_t trainable_parameters = 0;  ///< a number, not bytes
   std::int64_t weights = 0;               ///< the model's parameters, as they are stored
   std::int64_t adapter = 0;               ///< parameters that the adapter adds
   std::int64_t optimizer_state = 0;       ///< after the first step
+  std::vector<std::int64_t> rank_states = {};  ///< of sharded states: on each rank; optimizer_state is the largest
   MemoryMoment peak;                      ///< of the first window
   std::optional<MemoryMoment> usual_peak; ///< of most windows, where the first is unlike them (GaLore's refresh)
   std::vector<std::string> not_counted;   ///< one sentence for each policy that does not say all
@@ -54,10 +57,15 @@ inline std::int64_t tensor_bytes(const Tensor& tensor) { return tensor.defined()
 struct WindowMemory {
   std::int64_t first_sum = 0, sum = 0;  ///< gradients after the first micro-batch and after the last
   std::int64_t largest_sum = 0;         ///< of one parameter
+  std::int64_t exchanged = 0, largest_exchanged = 0;  ///< the sums over several ranks, which are fp32 or wider; and that of one parameter
+  std::vector<std::int64_t> numbers;    ///< in the order of the parameters: bytes of their sums over ranks
   std::int64_t step = 0;                ///< the largest step's temporaries
   std::int64_t receiving = 0;           ///< those of the largest accumulate
 
-  void add(std::int64_t first, std::int64_t last, std::int64_t working, std::int64_t received) {
+  void add(std::int64_t first, std::int64_t last, std::int64_t over_ranks, std::int64_t working, std::int64_t received) {
+    numbers.push_back(over_ranks);
+    exchanged += over_ranks;
+    largest_exchanged = std::max(largest_exchanged, over_ranks);
     first_sum += first;
     sum += last;
     largest_sum = std::max(largest_sum, last);
@@ -65,14 +73,26 @@ struct WindowMemory {
     receiving = std::max(receiving, received);
   }
 
+  /// Of sharded states: the sums over ranks that the rank with most of them keeps.
+  std::int64_t kept(int ranks, const std::vector<int>& owners) const {
+    std::vector<std::int64_t> of(static_cast<std::size_t>(ranks));
+    for (std::size_t i = 0; i < owners.size(); ++i) of[static_cast<std::size_t>(owners[i])] += numbers[i];
+    return *std::max_element(of.begin(), of.end());
+  }
+  /// What a rank holds of sums that are on their way.
+  std::int64_t buckets() const { return std::min(exchanged, 2 * std::max(GradientExchange::bucket_bytes, largest_exchanged)); }
+
   /// The moment that needs most: the last micro-batch's loss, with the sums of those before it; its backward pass, at whose end the layers' activations are
-  /// gone and all sums are there; or the step.
-  MemoryMoment peak(const ActivationMemory& activations, std::int64_t micro_batches, bool layer_wise) const {
+  /// gone and all sums are there; or the step. `micro_batches`: of one rank. `owners`: of sharded states.
+  MemoryMoment peak(const ActivationMemory& activations, std::int64_t micro_batches, bool layer_wise, int ranks, const std::vector<int>& owners) const {
     const std::int64_t before = micro_batches == 1 ? 0 : micro_batches == 2 ? first_sum : sum;
-    const std::int64_t after = layer_wise && micro_batches == 1 ? largest_sum : sum;
+    const bool alone = ranks == 1, at_once = layer_wise && (micro_batches == 1 || !alone);
+    const std::int64_t under_way = alone ? largest_sum : buckets();  // of steps that are taken, or sums that are sent on, as they come
+    const std::int64_t whole = alone ? sum : owners.empty() ? exchanged : std::min(exchanged, kept(ranks, owners) + buckets());
+    const std::int64_t after = at_once ? under_way : whole;
     const std::int64_t layer = activations.layer + std::max(receiving, layer_wise ? step : 0);  // layer-wise, a parameter steps while its layer's backward pass goes on
     const MemoryMoment moments[] = {{"loss", before, activations.saved, activations.loss},
-                                    {"backward", before + (layer_wise && micro_batches == 1 ? largest_sum : 0), activations.saved, layer},
+                                    {"backward", before + (at_once || !alone ? under_way : 0), activations.saved, layer},
                                     {"backward", after, 0, layer},
                                     {"step", after, 0, step}};
     return *std::max_element(std::begin(moments), std::end(moments), [](const auto& a, const auto& b) { return a.bytes() < b.bytes(); });
@@ -98,7 +118,10 @@ MemoryPlan plan_memory(Model& model, const Adapter& adapter, const Rule& rule, c
     if (linear->frozen) plan.weights += linear->frozen->bytes - detail::tensor_bytes(linear->weight);
   typename Adapter::State adapter_state = adapter.attach(model);
 
-  const std::int64_t micro_batches = options.batch_size / options.micro_batch_size;
+  const int ranks = options.ranks == nullptr ? 1 : options.ranks->size();
+  const std::int64_t micro_batches = (options.batch_size / options.micro_batch_size + ranks - 1) / ranks;  // of the rank with most
+  std::vector<std::int64_t> own_states;  // bytes of each parameter's state that one rank keeps, where states are sharded
+  std::int64_t common_states = 0;
   detail::WindowMemory first, usual;
   bool windows_differ = false, steps_known = true;
   for (const NamedParameter& parameter : adapter.trainable_parameters(adapter_state)) {
@@ -106,23 +129,35 @@ MemoryPlan plan_memory(Model& model, const Adapter& adapter, const Rule& rule, c
     if (std::none_of(own.begin(), own.end(), [&](const NamedParameter& other) { return other.value.is_same(parameter.value); }))
       plan.adapter += detail::tensor_bytes(parameter.value);
     auto state = rule.init(parameter);
-    rule.visit(state, [&](std::string_view, auto& value) {
-      if constexpr (std::is_same_v<std::remove_cvref_t<decltype(value)>, Tensor>) plan.optimizer_state += detail::tensor_bytes(value);
-      else plan.optimizer_state += static_cast<std::int64_t>(sizeof value);
-    });
+    const detail::StateBytes bytes = detail::state_bytes_of(rule, state);
     const auto gradient = [&] { return at::empty_like(parameter.value, parameter.value.options().requires_grad(false)); };
     const auto accumulate = [&] {
       rule.accumulate(state, gradient());
       return detail::tensor_bytes(rule.accumulated(state));
     };
-    const std::int64_t one = accumulate(), sum = micro_batches == 1 ? one : accumulate();
+    const auto over_ranks = [&](std::int64_t bytes, at::ScalarType dtype) {
+      const auto size = static_cast<std::int64_t>(c10::elementSize(dtype));
+      return bytes / size * std::max<std::int64_t>(size, 4);
+    };
+    const std::int64_t one = accumulate(), exchanged = over_ranks(one, rule.accumulated(state).scalar_type()), sum = micro_batches == 1 ? one : accumulate();
     const std::optional<StepMemory> step = step_memory(rule, parameter, parameter.value.scalar_type());
     steps_known = steps_known && step;
     const StepMemory known = step.value_or(StepMemory{});
-    plan.optimizer_state += known.late_state;
-    first.add(one, sum, known.working, known.receiving);
+    const std::int64_t common = bytes.on_every_rank + (bytes.late_on_every_rank ? known.late_state : 0), all = bytes.all + known.late_state;
+    plan.optimizer_state += all;
+    common_states += common;
+    own_states.push_back(all - common);
+    first.add(one, sum, exchanged, known.working, known.receiving);
     windows_differ = windows_differ || known.usual;
-    usual.add(known.usual ? known.usual->gradient : one, known.usual ? known.usual->gradient : sum, known.usual ? known.usual->working : known.working, known.usual ? 0 : known.receiving);
+    if (known.usual) usual.add(known.usual->gradient, known.usual->gradient, known.usual->gradient, known.usual->working, 0);
+    else usual.add(one, sum, exchanged, known.working, known.receiving);
+  }
+  std::vector<int> owners;
+  if (options.shard_states) {
+    owners = detail::state_owners(rule, adapter.trainable_parameters(adapter_state), ranks);
+    plan.rank_states.assign(static_cast<std::size_t>(ranks), common_states);
+    for (std::size_t i = 0; i < owners.size(); ++i) plan.rank_states[static_cast<std::size_t>(owners[i])] += own_states[i];
+    plan.optimizer_state = *std::max_element(plan.rank_states.begin(), plan.rank_states.end());
   }
   if (!steps_known) plan.not_counted.push_back("what " + std::string(Rule::name) + "'s steps hold for themselves: it has no step_memory");
 
@@ -139,8 +174,8 @@ MemoryPlan plan_memory(Model& model, const Adapter& adapter, const Rule& rule, c
     activations = model.activation_memory(options.micro_batch_size, length, adapter_bytes);
   else plan.not_counted.push_back("activations: the model has no activation_memory");
 
-  plan.peak = first.peak(activations, micro_batches, options.layer_wise);
-  if (windows_differ) plan.usual_peak = usual.peak(activations, micro_batches, options.layer_wise);
+  plan.peak = first.peak(activations, micro_batches, options.layer_wise, ranks, owners);
+  if (windows_differ) plan.usual_peak = usual.peak(activations, micro_batches, options.layer_wise, ranks, owners);
   return plan;
 }
 

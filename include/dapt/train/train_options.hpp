@@ -31,6 +31,7 @@ struct TrainOptions {
   OnBadLoss on_bad_loss = OnBadLoss::stop;
   const std::atomic<bool>* stop = nullptr;  ///< once true, training ends before the next micro-batch; what its window held is dropped. On any of several ranks: ends all of them after a window
   Ranks* ranks = nullptr;             ///< the processes that share each window's micro-batches (dist/process_group.hpp), all with the same options and data; null: this one alone
+  bool shard_states = false;          ///< each of several ranks keeps the optimizer's state of its share of the parameters, and gives the others the weights it stepped
   std::function<double(const NamedParameter&)> lr_factor = {};  ///< own factor of lr for each parameter, asked once; empty: 1 for all
 
   /// Throws on a value out of range, and on options that contradict each other.
@@ -45,6 +46,7 @@ struct TrainOptions {
     require(max_grad_norm >= 0 && std::isfinite(max_grad_norm), "TrainOptions: max_grad_norm is ", max_grad_norm, ", expected 0 (off) or more");
     require(ranks == nullptr || batch_size / micro_batch_size >= ranks->size(), "TrainOptions: batch_size ", batch_size, " is ", batch_size / micro_batch_size,
             " micro-batches of ", micro_batch_size, ", fewer than the ", ranks == nullptr ? 1 : ranks->size(), " ranks that share them");
+    require(!shard_states || (ranks != nullptr && ranks->size() > 1), "TrainOptions: shard_states has no effect in one process");
   }
   bool has_budget() const { return max_steps > 0 || max_tokens > 0 || max_minutes > 0; }
 };

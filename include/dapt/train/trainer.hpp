@@ -13,6 +13,7 @@
 #include <memory>
 #include <numeric>
 #include <optional>
+#include <set>
 #include <sstream>
 #include <string>
 #include <type_traits>
@@ -20,7 +21,6 @@
 #include <vector>
 
 #include <ATen/ops/scalar_tensor.h>
-#include <ATen/ops/zeros.h>
 #include <ATen/ops/zeros_like.h>
 #include <torch/csrc/autograd/function_hook.h>
 #include <torch/csrc/autograd/variable.h>
@@ -42,7 +42,10 @@
 #include <dapt/core/training_mode.hpp>
 #include <dapt/train/accumulation_window.hpp>
 #include <dapt/train/gradient_exchange.hpp>
+#include <dapt/train/rank_agreement.hpp>
+#include <dapt/train/state_shards.hpp>
 #include <dapt/train/train_options.hpp>
+#include <dapt/train/trained_parameter.hpp>
 #include <dapt/train/trainer_state.hpp>
 
 namespace dapt {
@@ -70,7 +73,8 @@ class Trainer {
   template <class Stream, class... Observers>
   TrainReport train(Stream&& stream, Observers&&... observers);
 
-  /// What the run needs to go on from the window after the last complete one. The tensors are the trainer's own: copy or write them before it trains on.
+  /// What the run needs to go on from the window after the last complete one. The tensors are the trainer's own: copy or write them before it trains on. With sharded states all ranks call it
+  /// alike, and rank 0 gets what the others keep; theirs lacks that.
   Checkpoint checkpoint();
 
   /// Takes a checkpoint of a trainer that was built alike; `train` then continues that run on a stream that was built alike. Budgets may differ where the learning
@@ -92,22 +96,15 @@ class Trainer {
   const TrainOptions& options() const { return options_; }
   std::int64_t trainable_parameters() const;
 
-  /// `f(parameter name, entry name, Tensor& or std::int64_t&)` for all of the optimizer's state, in a fixed order.
+  /// `f(parameter name, entry name, Tensor& or std::int64_t&)` for all of the optimizer's state, in a fixed order; of sharded states for what this rank keeps.
   template <class F>
   void visit_optimizer_state(F&& f);
   std::int64_t state_bytes();
 
  private:
   using Clock = std::chrono::steady_clock;
+  using Trained = detail::TrainedParameter<Rule>;
   using Window = detail::AccumulationWindow;
-
-  struct Trained {
-    NamedParameter parameter;
-    Tensor weight;  ///< the parameter, detached
-    double lr_factor = 1;
-    typename Rule::State state;
-    std::int64_t gradients = 0;  ///< of the current micro-batch
-  };
 
   /// While it lives, each gradient goes to the rule as soon as it is complete, and is freed.
   class GradientHooks {
@@ -133,10 +130,14 @@ class Trainer {
   void drop_window();
   void begin_agreement(double loss_sum);
   void exchange_rest(bool is_bad);
+  void arrived(const std::vector<std::size_t>& parameters);
   void require_equal_ranks(const char* when);
+  template <class F>
+  void visit_own_state(F&& f);
   void require_attached() const;
   detail::TrainedWeights weights() const;
   RunHeader describe() const;
+  std::size_t index(const Trained& trained) const { return static_cast<std::size_t>(&trained - trained_.data()); }
   bool is_shared() const { return options_.ranks != nullptr && options_.ranks->size() > 1; }
   bool stop_requested() const { return options_.stop != nullptr && options_.stop->load(std::memory_order_relaxed); }
   static double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
@@ -159,14 +160,13 @@ class Trainer {
   bool steps_in_hook_ = false;    ///< layer-wise, and this is the window's last micro-batch
   bool bad_gradient_ = false;
   std::string bad_parameter_;
-  double squared_norm_ = 0;
   double optimizer_seconds_ = 0;  ///< of this window, waiting for other ranks included
 
   // With several ranks.
   std::optional<detail::GradientExchange> exchange_;
   bool exchanges_in_hook_ = false;  ///< this is the window's last micro-batch of this rank
-  Tensor agreement_;                ///< sums over the ranks: loss; those asked to stop; rank 0's seconds
-  Pending agreed_;
+  detail::WindowAgreement agreement_;
+  std::optional<detail::StateShards<Rule>> shards_;
   bool a_rank_stops_ = false;
   Clock::time_point start_;         ///< of train()
   double seconds_before_ = 0;       ///< of the run, before it
@@ -205,10 +205,15 @@ Trainer<Model, Adapter, Rule, Schedule>::Trainer(Model& model, Adapter adapter, 
   if constexpr (requires { Schedule::needs_budget; })
     require(!Schedule::needs_budget || options_.has_budget(), "TrainOptions: the learning-rate schedule follows the share of the budget that is spent; give "
             "max_steps, max_tokens or max_minutes");
-  for (const NamedParameter& parameter : adapter_.trainable_parameters(adapter_state_)) {
+  const NamedParameters parameters = adapter_.trainable_parameters(adapter_state_);
+  std::vector<int> owners;
+  if (options_.shard_states) owners = detail::state_owners(rule_, parameters, options_.ranks->size());
+  for (const NamedParameter& parameter : parameters) {
     const double factor = parameter.lr_factor * (options_.lr_factor ? options_.lr_factor(parameter) : 1);
     require(factor >= 0 && std::isfinite(factor), "Trainer: lr_factor is ", factor, " for ", parameter.name, ", expected 0 or more");
-    trained_.push_back({parameter, parameter.value.detach(), factor, rule_.init(parameter)});
+    Trained& trained = trained_.emplace_back(Trained{parameter, parameter.value.detach(), factor, rule_.init(parameter)});
+    trained.is_own = owners.empty() || owners[index(trained)] == options_.ranks->rank();
+    if (!trained.is_own) detail::drop_state(rule_, trained.state);
   }
   require(!trained_.empty(), "Trainer: the adapter has no trainable parameter");
   const double factor = schedule_.factor({1, 0});  // so that a schedule's bad option shows now
@@ -217,10 +222,9 @@ Trainer<Model, Adapter, Rule, Schedule>::Trainer(Model& model, Adapter adapter, 
           " ranks has another; take them from the window's sum");
   if (is_shared()) {
     const auto gradient = [this](std::size_t i) -> Tensor& { return rule_.accumulated(trained_[i].state); };
-    const auto arrived = [this](std::size_t i) {
-      if (options_.layer_wise) step_alone(trained_[i]);
-    };
-    exchange_.emplace(*options_.ranks, trained_.size(), gradient, arrived, options_.layer_wise);
+    const auto arrived = [this](const std::vector<std::size_t>& parameters) { this->arrived(parameters); };
+    exchange_.emplace(*options_.ranks, trained_.size(), owners, gradient, arrived, options_.layer_wise || options_.shard_states);
+    if (options_.shard_states) shards_.emplace(*options_.ranks, rule_, trained_, std::move(owners));
   }
   header_ = describe();
 }
@@ -324,6 +328,8 @@ TrainReport Trainer<Model, Adapter, Rule, Schedule>::train(Stream&& stream, Obse
   report.optimizer_seconds = progress_.optimizer_seconds;
   report.peak_memory_bytes = peak_memory_bytes();
   report.state_bytes = state_bytes();
+  if (shards_)
+    for (const std::string& bytes : options_.ranks->gather(std::to_string(report.state_bytes))) report.rank_state_bytes.push_back(std::stoll(bytes));
   return report;
 }
 
@@ -334,8 +340,9 @@ auto Trainer<Model, Adapter, Rule, Schedule>::run_window(const Window& window, S
   const TrainingMode training;
   double &forward = record.phase_seconds["forward"], &backward = record.phase_seconds["backward"];
   lr_ = record.lr;
-  squared_norm_ = optimizer_seconds_ = 0;
+  optimizer_seconds_ = 0;
   bad_gradient_ = false;
+  for (Trained& trained : trained_) trained.norm = 0;
   record.loss = record.grad_norm = std::numeric_limits<double>::quiet_NaN();  // of a window that is skipped
   if (window.supervised_tokens == 0) return Outcome::skipped;
   const std::uint64_t seed = splitmix64(options_.seed, static_cast<std::uint64_t>(updates_ + progress_.skipped));
@@ -378,9 +385,9 @@ auto Trainer<Model, Adapter, Rule, Schedule>::run_window(const Window& window, S
   if (is_shared()) {
     if (is_bad || window.batches.empty()) begin_agreement(loss_sum);
     exchange_rest(is_bad);
-    loss_sum = agreement_[0].template item<double>();
-    a_rank_stops_ = agreement_[1].template item<double>() > 0;
-    progress_.seconds = agreement_[2].template item<double>();
+    loss_sum = agreement_.loss_sum();
+    a_rank_stops_ = agreement_.a_rank_stops();
+    progress_.seconds = agreement_.seconds();
     if (!std::isfinite(loss_sum)) {
       drop_window();
       require(options_.on_bad_loss == OnBadLoss::skip, "Trainer: the loss is ", loss_sum, " over the micro-batches of ", options_.ranks->size(), " ranks at step ", record.step,
@@ -389,7 +396,7 @@ auto Trainer<Model, Adapter, Rule, Schedule>::run_window(const Window& window, S
     }
   }
   const bool stepped = finish_window(record);
-  const double waited = is_shared() ? exchange_->waited() : 0;
+  const double waited = (is_shared() ? exchange_->waited() : 0) + (shards_ ? shards_->waited() : 0);
   record.phase_seconds["optimizer"] = optimizer_seconds_ - waited;
   if (is_shared()) record.phase_seconds["communication"] = waited;
   if (!stepped) return Outcome::skipped;
@@ -398,15 +405,9 @@ auto Trainer<Model, Adapter, Rule, Schedule>::run_window(const Window& window, S
   return Outcome::stepped;
 }
 
-/// Begins to sum what all ranks must know of a window. `loss_sum`: of this rank's micro-batches, not finite where one was not.
 template <class Model, class Adapter, class Rule, class Schedule>
 void Trainer<Model, Adapter, Rule, Schedule>::begin_agreement(double loss_sum) {
-  agreement_ = at::zeros({3}, at::kDouble);
-  double* values = agreement_.mutable_data_ptr<double>();
-  values[0] = loss_sum;
-  values[1] = stop_requested() ? 1 : 0;
-  values[2] = options_.ranks->rank() == 0 ? seconds_before_ + seconds_since(start_) : 0;
-  agreed_ = options_.ranks->sum(agreement_, "losses");
+  agreement_.begin(*options_.ranks, loss_sum, stop_requested(), seconds_before_ + seconds_since(start_));
 }
 
 /// Sends what the hooks have not sent, and waits for all sums. A bad loss goes to the other ranks as gradients that are not finite, which are dropped as any other are.
@@ -423,25 +424,35 @@ void Trainer<Model, Adapter, Rule, Schedule>::exchange_rest(bool is_bad) {
     exchange_->ready(i, has_any || is_bad);
   }
   exchange_->finish();
-  agreed_();
+  if (shards_) shards_->finish_weights();  // of layer-wise steps
+  agreement_.finish();
 }
 
-/// The bits of all weights and of the optimizer's state, and the place in the run, compared with those of rank 0.
+/// The sums of a bucket are there, where they go. Layer-wise, their steps are taken.
+template <class Model, class Adapter, class Rule, class Schedule>
+void Trainer<Model, Adapter, Rule, Schedule>::arrived(const std::vector<std::size_t>& parameters) {
+  if (!options_.layer_wise) return;
+  for (const std::size_t i : parameters)
+    if (rule_.accumulated(trained_[i].state).defined()) step_alone(trained_[i]);
+  if (shards_) shards_->give_weights(parameters);
+}
+
+/// The bits of all weights and of what each rank keeps of the optimizer's state, and the place in the run, compared with those of rank 0.
 template <class Model, class Adapter, class Rule, class Schedule>
 void Trainer<Model, Adapter, Rule, Schedule>::require_equal_ranks(const char* when) {
   const at::NoGradGuard no_grad;
   std::uint64_t weights = 0, state = 0;
   for (const NamedParameter& parameter : model_.parameters()) weights = splitmix64(weights ^ hash_of_bits(parameter.value));
-  for (const Trained& trained : trained_) weights = splitmix64(weights ^ hash_of_bits(trained.weight));
-  visit_optimizer_state([&](std::string_view, std::string_view, auto& value) {
-    if constexpr (std::is_same_v<std::remove_cvref_t<decltype(value)>, Tensor>) state = splitmix64(state ^ (value.defined() ? hash_of_bits(value) : 0));
-    else state = splitmix64(state ^ static_cast<std::uint64_t>(value));
-  });
-  std::ostringstream mine;
-  mine << "weights " << weights << ", optimizer state " << state << ", windows " << progress_.windows << ", epoch " << progress_.position.epoch << ", sequence " << progress_.position.sequence;
-  const std::vector<std::string> all = options_.ranks->gather(mine.str());
-  for (std::size_t rank = 1; rank < all.size(); ++rank)
-    require(all[rank] == all[0], "Trainer: rank ", rank, " is not where rank 0 is ", when, "; it has ", all[rank], ", expected ", all[0]);
+  for (Trained& trained : trained_) {
+    weights = splitmix64(weights ^ hash_of_bits(trained.weight));
+    const auto add = [&](std::string_view, auto& value) {
+      if constexpr (detail::is_tensor<decltype(value)>) state = splitmix64(state ^ (value.defined() ? hash_of_bits(value) : 0));
+      else state = splitmix64(state ^ static_cast<std::uint64_t>(value));
+    };
+    if (shards_) visit_read_by_accumulate(rule_, trained.state, add);
+    else rule_.visit(trained.state, add);
+  }
+  detail::require_equal_ranks(*options_.ranks, weights, state, progress_, when);
 }
 
 /// Called once for each parameter and micro-batch, when the parameter's gradient is complete.
@@ -455,15 +466,14 @@ void Trainer<Model, Adapter, Rule, Schedule>::receive_gradient(Trained& trained)
   rule_.accumulate(trained.state, gradient);
   gradient.reset();
   if (steps_in_hook_) step_alone(trained);
-  if (exchanges_in_hook_) exchange_->ready(static_cast<std::size_t>(&trained - trained_.data()));
+  if (exchanges_in_hook_) exchange_->ready(index(trained));
 }
 
-/// The norm of what was accumulated, which enters that of the window; nothing is left of the gradient where one was bad.
+/// The norm of what was accumulated; nothing is left of the gradient where one was bad.
 template <class Model, class Adapter, class Rule, class Schedule>
 double Trainer<Model, Adapter, Rule, Schedule>::measure(Trained& trained) {
   Tensor& gradient = rule_.accumulated(trained.state);
-  const double norm = gradient_norm(gradient);
-  squared_norm_ += norm * norm;
+  const double norm = trained.norm = gradient_norm(gradient);
   if (!std::isfinite(norm)) {
     if (!bad_gradient_) bad_parameter_ = trained.parameter.name;
     bad_gradient_ = true;
@@ -495,24 +505,42 @@ bool Trainer<Model, Adapter, Rule, Schedule>::finish_window(StepRecord& record) 
   const auto waiting = [&](Trained& trained) { return rule_.accumulated(trained.state).defined(); };
   for (Trained& trained : trained_)
     if (waiting(trained)) measure(trained);
+  if (shards_) shards_->share_norms();
+  for (const Trained& trained : trained_) {
+    if (std::isfinite(trained.norm) || bad_gradient_) continue;
+    bad_gradient_ = true;  // on another rank
+    bad_parameter_ = trained.parameter.name;
+  }
   if (bad_gradient_) {
+    if (shards_) shards_->share_read_by_accumulate();  // of layer-wise steps before it
     drop_window();
     require(options_.on_bad_loss == OnBadLoss::skip, "Trainer: the gradient of ", bad_parameter_, " is not finite at step ", record.step, " (lr ", record.lr,
             "); ", options_.layer_wise ? "parameters whose gradients came before it have stepped" : "the weights are those before it");
     return false;
   }
-  record.grad_norm = std::sqrt(squared_norm_);
+  double squared_norm = 0;
+  for (const Trained& trained : trained_) squared_norm += trained.norm * trained.norm;
+  record.grad_norm = std::sqrt(squared_norm);
   for (Trained& trained : trained_) {
     if (!waiting(trained)) continue;
     clip(trained, record.grad_norm);
     step(trained);
+  }
+  if (shards_) {
+    if (!options_.layer_wise) shards_->give_all_weights();
+    shards_->finish_weights();
+    shards_->share_read_by_accumulate();
   }
   return true;
 }
 
 template <class Model, class Adapter, class Rule, class Schedule>
 void Trainer<Model, Adapter, Rule, Schedule>::step(Trained& trained) {
-  rule_.step(trained.weight, trained.state, StepInfo{updates_ + 1, lr_ * trained.lr_factor});
+  const StepInfo info{updates_ + 1, lr_ * trained.lr_factor};
+  if (!shards_) return rule_.step(trained.weight, trained.state, info);
+  const detail::ReadTensors before(rule_, trained.state);
+  rule_.step(trained.weight, trained.state, info);
+  trained.shows_new = before.changed(rule_, trained.state);
 }
 
 template <class Model, class Adapter, class Rule, class Schedule>
@@ -539,7 +567,8 @@ template <class Model, class Adapter, class Rule, class Schedule>
 Checkpoint Trainer<Model, Adapter, Rule, Schedule>::checkpoint() {
   require_attached();
   Checkpoint result{.progress = progress_, .header = header_};
-  detail::collect_state(result, weights(), updates_, [this](auto f) { visit_optimizer_state(f); });
+  detail::collect_state(result, weights(), updates_, [this](auto f) { visit_own_state(f); });
+  if (shards_) shards_->gather(result);
   return result;
 }
 
@@ -548,7 +577,10 @@ void Trainer<Model, Adapter, Rule, Schedule>::restore(const Checkpoint& checkpoi
   const auto visit = [this](auto f) { visit_optimizer_state(f); };
   require_attached();
   detail::require_same_setting(header_, checkpoint.header);
-  detail::require_fitting_state(checkpoint, weights(), visit);
+  std::set<std::string> elsewhere;
+  for (const Trained& trained : trained_)
+    if (!trained.is_own) elsewhere.insert(trained.parameter.name);
+  detail::require_fitting_state(checkpoint, weights(), visit, elsewhere);
   detail::restore_state(checkpoint, weights(), visit);
   updates_ = checkpoint.numbers.at("updates");
   progress_ = checkpoint.progress;
@@ -583,8 +615,18 @@ std::int64_t Trainer<Model, Adapter, Rule, Schedule>::trainable_parameters() con
 template <class Model, class Adapter, class Rule, class Schedule>
 template <class F>
 void Trainer<Model, Adapter, Rule, Schedule>::visit_optimizer_state(F&& f) {
+  for (Trained& trained : trained_) {
+    const auto show = [&](std::string_view entry, auto& value) { f(std::string_view(trained.parameter.name), entry, value); };
+    if (trained.is_own) rule_.visit(trained.state, show);
+    else visit_read_by_accumulate(rule_, trained.state, show);
+  }
+}
+
+template <class Model, class Adapter, class Rule, class Schedule>
+template <class F>
+void Trainer<Model, Adapter, Rule, Schedule>::visit_own_state(F&& f) {
   for (Trained& trained : trained_)
-    rule_.visit(trained.state, [&](std::string_view entry, auto& value) { f(std::string_view(trained.parameter.name), entry, value); });
+    if (trained.is_own) rule_.visit(trained.state, [&](std::string_view entry, auto& value) { f(std::string_view(trained.parameter.name), entry, value); });
 }
 
 template <class Model, class Adapter, class Rule, class Schedule>
@@ -626,6 +668,7 @@ RunHeader Trainer<Model, Adapter, Rule, Schedule>::describe() const {
   if (options_.max_minutes > 0) header.add("max_minutes", text(options_.max_minutes));
   header.add("seed", text(options_.seed));
   if (is_shared()) header.add("ranks", options_.ranks->describe());
+  if (shards_) header.add("optimizer states by rank", shards_->describe());
   return header;
 }
 

@@ -25,7 +25,7 @@ inline std::string optimizer_entry(std::string_view parameter, std::string_view 
 template <class Value>
 inline constexpr bool is_tensor = std::is_same_v<std::remove_cvref_t<Value>, Tensor>;
 
-/// `visit(f)` calls f(parameter name, entry name, Tensor& or std::int64_t&) for all of the optimizer's state. The tensors are not copied.
+/// `visit(f)` calls f(parameter name, entry name, Tensor& or std::int64_t&) for the optimizer's state. The tensors are not copied.
 template <class Visit>
 void collect_state(Checkpoint& checkpoint, const TrainedWeights& weights, std::int64_t updates, Visit visit) {
   checkpoint.numbers["updates"] = updates;
@@ -36,9 +36,9 @@ void collect_state(Checkpoint& checkpoint, const TrainedWeights& weights, std::i
   });
 }
 
-/// Throws dapt::Error naming a tensor or number that is missing, unexpected, or of another shape or type.
+/// Throws dapt::Error naming a tensor or number that is missing, unexpected, or of another shape or type. `elsewhere`: the parameters whose states other ranks take.
 template <class Visit>
-void require_fitting_state(const Checkpoint& checkpoint, const TrainedWeights& weights, Visit visit) {
+void require_fitting_state(const Checkpoint& checkpoint, const TrainedWeights& weights, Visit visit, const std::set<std::string>& elsewhere) {
   std::set<std::string> expected = {"updates"};
   for (const auto& [parameter, weight] : weights) {
     const std::string name = "weights/" + parameter;
@@ -54,8 +54,11 @@ void require_fitting_state(const Checkpoint& checkpoint, const TrainedWeights& w
     expected.insert(name);
   });
   require(checkpoint.numbers.contains("updates"), "Trainer: the checkpoint has no number updates");
-  for (const auto& [name, tensor] : checkpoint.tensors) require(expected.contains(name), "Trainer: the checkpoint has a tensor ", name, ", which this setting does not know");
-  for (const auto& [name, number] : checkpoint.numbers) require(expected.contains(name), "Trainer: the checkpoint has a number ", name, ", which this setting does not know");
+  const auto is_known = [&](const std::string& name) {
+    return expected.contains(name) || (name.starts_with("optimizer/") && elsewhere.contains(name.substr(10, name.rfind('/') - 10)));
+  };
+  for (const auto& [name, tensor] : checkpoint.tensors) require(is_known(name), "Trainer: the checkpoint has a tensor ", name, ", which this setting does not know");
+  for (const auto& [name, number] : checkpoint.numbers) require(is_known(name), "Trainer: the checkpoint has a number ", name, ", which this setting does not know");
 }
 
 /// After require_fitting_state: writes weights and optimizer state, which go to the weights' device.
@@ -80,7 +83,7 @@ inline void require_same_setting(const RunHeader& here, const RunHeader& there) 
   const bool is_constant = schedule == nullptr || *schedule == "constant";
   for (const auto& [key, ours, theirs] : differences(here, there)) {
     if (is_constant && (key == "max_steps" || key == "max_tokens" || key == "max_minutes")) continue;
-    if (key == "ranks") continue;  // the data and their order are the same for any number
+    if (key == "ranks" || key == "optimizer states by rank") continue;  // the data and their order are the same for any number
     fail("Trainer: the checkpoint is of another setting: ", key, " is \"", ours, "\" here and \"", theirs, "\" in the checkpoint");
   }
 }

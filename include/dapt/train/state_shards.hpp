@@ -1,0 +1,216 @@
+// Optimizer states split over ranks (Rajbhandari et al. 2020, arXiv:1910.02054, section 5.1): each rank keeps the states of its share of the parameters and takes their steps. Shares are
+// neighbours in the order of the parameters, so that a bucket of gradients mostly has one owner.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <map>
+#include <numeric>
+#include <string>
+#include <string_view>
+#include <type_traits>
+#include <utility>
+#include <vector>
+
+#include <ATen/ops/empty_like.h>
+
+#include <dapt/concepts/optimizer.hpp>
+#include <dapt/core/checkpoint.hpp>
+#include <dapt/core/named_parameter.hpp>
+#include <dapt/core/ranks.hpp>
+#include <dapt/train/rank_agreement.hpp>
+#include <dapt/train/trained_parameter.hpp>
+#include <dapt/train/trainer_state.hpp>
+#include <dapt/train/value_exchange.hpp>
+
+namespace dapt::detail {
+
+/// Bytes of one parameter's state as `init` makes it.
+struct StateBytes {
+  std::int64_t all = 0;
+  std::int64_t on_every_rank = 0;  ///< of it what `accumulate` reads
+  bool late_on_every_rank = false; ///< `accumulate` reads a tensor that a step makes first
+};
+
+template <class Rule>
+StateBytes state_bytes_of(const Rule& rule, typename Rule::State& state) {
+  const auto bytes = [](auto& value) -> std::int64_t {
+    if constexpr (std::is_same_v<std::remove_cvref_t<decltype(value)>, Tensor>) return value.defined() ? static_cast<std::int64_t>(value.nbytes()) : 0;
+    else return static_cast<std::int64_t>(sizeof value);
+  };
+  StateBytes result;
+  rule.visit(state, [&](std::string_view, auto& value) { result.all += bytes(value); });
+  visit_read_by_accumulate(rule, state, [&](std::string_view, auto& value) {
+    result.on_every_rank += bytes(value);
+    if constexpr (std::is_same_v<std::remove_cvref_t<decltype(value)>, Tensor>) result.late_on_every_rank = result.late_on_every_rank || !value.defined();
+  });
+  return result;
+}
+
+/// Found with a tensor without storage: no state is made.
+template <class Rule>
+StateBytes planned_state_bytes(const Rule& rule, const NamedParameter& parameter) {
+  NamedParameter shape = parameter;
+  shape.value = at::empty_like(parameter.value, parameter.value.options().device(at::kMeta).requires_grad(false));
+  auto state = rule.init(shape);
+  return state_bytes_of(rule, state);
+}
+
+/// Neighbours of about equal bytes for each rank: a parameter belongs to the rank in whose n-th of all bytes its middle lies, so no rank has more than its n-th and one parameter.
+inline std::vector<int> balanced_owners(const std::vector<std::int64_t>& bytes, int ranks) {
+  const double total = std::max(1.0, static_cast<double>(std::accumulate(bytes.begin(), bytes.end(), std::int64_t{0})));
+  std::vector<int> owners;
+  double before = 0;
+  for (const std::int64_t b : bytes) {
+    owners.push_back(std::min(ranks - 1, static_cast<int>((before + static_cast<double>(b) / 2) * ranks / total)));
+    before += static_cast<double>(b);
+  }
+  return owners;
+}
+
+/// Which rank owns each parameter's state, by the bytes that `accumulate` does not read; by those of the parameters where no state has any before its first step.
+template <class Rule>
+std::vector<int> state_owners(const Rule& rule, const NamedParameters& parameters, int ranks) {
+  std::vector<std::int64_t> states, own;
+  for (const NamedParameter& parameter : parameters) {
+    const StateBytes bytes = planned_state_bytes(rule, parameter);
+    states.push_back(bytes.all - bytes.on_every_rank);
+    own.push_back(static_cast<std::int64_t>(parameter.value.nbytes()));
+  }
+  const bool any = std::any_of(states.begin(), states.end(), [](std::int64_t b) { return b > 0; });
+  return balanced_owners(any ? states : own, ranks);
+}
+
+/// Leaves of a state that another rank owns what `accumulate` reads.
+template <class Rule>
+void drop_state(const Rule& rule, typename Rule::State& state) {
+  std::vector<const void*> kept;
+  visit_read_by_accumulate(rule, state, [&](std::string_view, auto& value) { kept.push_back(&value); });
+  rule.visit(state, [&](std::string_view, auto& value) {
+    if constexpr (std::is_same_v<std::remove_cvref_t<decltype(value)>, Tensor>)
+      if (std::find(kept.begin(), kept.end(), &value) == kept.end()) value.reset();
+  });
+}
+
+/// The tensors that `accumulate` reads, to tell afterwards whether a step made or wrote one.
+template <class Rule>
+class ReadTensors {
+ public:
+  ReadTensors(const Rule& rule, typename Rule::State& state) : before_(tensors(rule, state)) {}
+  bool changed(const Rule& rule, typename Rule::State& state) const { return tensors(rule, state) != before_; }
+
+ private:
+  struct Seen {
+    Tensor tensor;  ///< held, so that another one cannot have its address
+    std::int64_t version = 0;
+    bool operator==(const Seen& other) const { return tensor.is_same(other.tensor) && version == other.version; }
+  };
+  static std::vector<Seen> tensors(const Rule& rule, typename Rule::State& state) {
+    std::vector<Seen> result;
+    visit_read_by_accumulate(rule, state, [&](std::string_view, auto& value) {
+      if constexpr (std::is_same_v<std::remove_cvref_t<decltype(value)>, Tensor>) result.push_back({value, value.defined() ? static_cast<std::int64_t>(value._version()) : 0});
+    });
+    return result;
+  }
+
+  std::vector<Seen> before_;
+};
+
+/// The exchanges of a trainer whose states are split: every rank calls the same in the same order.
+template <class Rule>
+class StateShards {
+  using Trained = TrainedParameter<Rule>;
+
+ public:
+  /// `trained`, of which each has its state, stays where it is; states of others are dropped.
+  StateShards(Ranks& ranks, const Rule& rule, std::vector<Trained>& trained, std::vector<int> owners)
+      : ranks_(ranks), rule_(rule), trained_(trained), owners_(std::move(owners)), weights_(ranks) {}
+
+  /// For a run's header: how the parameters are split.
+  std::string describe() const {
+    std::string text;
+    for (int rank = 0; rank < ranks_.size(); ++rank) {
+      const auto count = std::count(owners_.begin(), owners_.end(), rank);
+      text += (text.empty() ? "" : ", ") + std::to_string(count) + (rank == 0 ? " parameters" : "") + " on rank " + std::to_string(rank);
+    }
+    return text;
+  }
+
+  /// Begins to give the weights of parameters of one owner, which have stepped, to all; they arrive with `finish_weights`.
+  void give_weights(const std::vector<std::size_t>& parameters) {
+    std::vector<Tensor> weights;
+    for (const std::size_t i : parameters) weights.push_back(trained_[i].weight);
+    weights_.give(weights, owners_[parameters.front()]);
+  }
+  void give_all_weights() {
+    for (std::size_t i = 0; i < trained_.size();) {
+      std::vector<std::size_t> share;
+      for (const int owner = owners_[i]; i < trained_.size() && owners_[i] == owner; ++i) share.push_back(i);
+      give_weights(share);
+    }
+  }
+  void finish_weights() { weights_.finish(); }
+  /// Seconds spent waiting for weights since the last call.
+  double waited() { return weights_.waited(); }
+
+  /// Gives all ranks the norms that the owners measured, so that they clip and judge the window alike.
+  void share_norms() {
+    std::vector<double> norms;
+    for (const Trained& trained : trained_) norms.push_back(trained.norm);
+    share_numbers(ranks_, norms, "norms");
+    for (std::size_t i = 0; i < norms.size(); ++i) trained_[i].norm = norms[i];
+  }
+
+  /// Gives all ranks what `accumulate` reads of the states: all numbers, and the tensors that a step has changed.
+  void share_read_by_accumulate();
+
+  /// Adds to rank 0's checkpoint what the others keep.
+  void gather(Checkpoint& checkpoint) {
+    NamedValues own;
+    for (Trained& trained : trained_)
+      if (trained.is_own) rule_.visit(trained.state, [&](std::string_view entry, auto& value) { add(own, optimizer_entry(trained.parameter.name, entry), value); });
+    exchange_values(ranks_, own, trained_.front().weight.device(), "checkpoints", [&](const std::string& name, const auto& value) {
+      if (ranks_.rank() != 0) return;
+      if constexpr (is_tensor<decltype(value)>) checkpoint.tensors[name] = value;
+      else checkpoint.numbers[name] = value;
+    });
+  }
+
+ private:
+  template <class Value>
+  static void add(NamedValues& values, const std::string& name, Value& value) {
+    if constexpr (!is_tensor<Value>) values.numbers[name] = value;
+    else if (value.defined()) values.tensors[name] = value;
+  }
+
+  Ranks& ranks_;
+  const Rule& rule_;
+  std::vector<Trained>& trained_;
+  std::vector<int> owners_;
+  WeightExchange weights_;
+};
+
+template <class Rule>
+void StateShards<Rule>::share_read_by_accumulate() {
+  NamedValues own;
+  std::map<std::string, Trained*> read;
+  for (Trained& trained : trained_) {
+    const bool is_new = std::exchange(trained.shows_new, false);
+    visit_read_by_accumulate(rule_, trained.state, [&](std::string_view entry, auto& value) {
+      const std::string name = optimizer_entry(trained.parameter.name, entry);
+      read[name] = &trained;
+      if (trained.is_own && (!is_tensor<decltype(value)> || is_new)) add(own, name, value);
+    });
+  }
+  if (read.empty()) return;  // of most rules
+  exchange_values(ranks_, own, trained_.front().weight.device(), "optimizer states", [&](const std::string& name, const auto& given) {
+    Trained& trained = *read.at(name);
+    if (trained.is_own) return;
+    visit_read_by_accumulate(rule_, trained.state, [&](std::string_view entry, auto& value) {
+      if constexpr (std::is_same_v<std::remove_cvref_t<decltype(value)>, std::remove_cvref_t<decltype(given)>>)
+        if (optimizer_entry(trained.parameter.name, entry) == name) value = given;
+    });
+  });
+}
+
+}  // namespace dapt::detail

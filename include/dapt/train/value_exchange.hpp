@@ -1,0 +1,144 @@
+// Values that one rank has and others need: weights in buckets, their sizes known to all; and named values of a state, which are announced first.
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <deque>
+#include <map>
+#include <sstream>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include <ATen/ops/empty.h>
+
+#include <dapt/core/error.hpp>
+#include <dapt/core/ranks.hpp>
+#include <dapt/core/tensor.hpp>
+
+namespace dapt::detail {
+
+/// The same memory as bytes, whatever the type. `tensor` is contiguous.
+inline Tensor as_bytes(const Tensor& tensor) { return tensor.view({-1}).view(at::kByte); }
+
+/// Weights after their steps, from the ranks that took these to all. Every rank gives the same tensors in the same order; at most two buckets are under way.
+class WeightExchange {
+ public:
+  explicit WeightExchange(Ranks& ranks) : ranks_(ranks) {}
+
+  /// Begins with `weights`, which rank `owner` has. They are not used until `finish`. Throws as Ranks::broadcast does.
+  void give(const std::vector<Tensor>& weights, int owner) {
+    for (const Tensor& weight : weights) {
+      const auto bytes = static_cast<std::int64_t>(weight.nbytes());
+      if (bytes == 0) continue;
+      if (open_bytes_ + bytes > bucket_bytes) send(owner);
+      open_.push_back(weight);
+      open_bytes_ += bytes;
+    }
+    send(owner);
+  }
+  void finish() {
+    while (!under_way_.empty()) receive();
+  }
+  /// Seconds spent waiting since the last call.
+  double waited() { return std::exchange(waited_, 0.0); }
+
+ private:
+  static constexpr std::int64_t bucket_bytes = 4 << 20;
+  struct Bucket {
+    std::vector<Tensor> weights;
+    Tensor flat;  ///< their bytes one after the other; of a single weight, itself
+    bool arrives = false;
+    Pending done;
+  };
+
+  void send(int owner) {
+    if (open_.empty()) return;
+    Bucket bucket{.weights = std::exchange(open_, {}), .flat = {}, .arrives = owner != ranks_.rank(), .done = {}};
+    if (bucket.weights.size() == 1 && bucket.weights[0].is_contiguous()) {
+      bucket.flat = as_bytes(bucket.weights[0]);
+      bucket.weights.clear();
+    } else {
+      bucket.flat = at::empty({open_bytes_}, bucket.weights[0].options().dtype(at::kByte));
+      if (!bucket.arrives) for_each_piece(bucket, [](Tensor piece, const Tensor& weight) { piece.copy_(as_bytes(weight.contiguous())); });
+    }
+    open_bytes_ = 0;
+    bucket.done = ranks_.broadcast(bucket.flat, owner, "weights");
+    under_way_.push_back(std::move(bucket));
+    if (under_way_.size() > 2) receive();
+  }
+
+  void receive() {
+    const Bucket bucket = std::move(under_way_.front());
+    under_way_.pop_front();
+    const auto start = std::chrono::steady_clock::now();
+    bucket.done();
+    waited_ += std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+    if (bucket.arrives) for_each_piece(bucket, [](const Tensor& piece, const Tensor& weight) {
+        const Tensor whole = weight.contiguous();
+        as_bytes(whole).copy_(piece);
+        if (!whole.is_same(weight)) weight.copy_(whole);
+      });
+  }
+
+  template <class F>
+  static void for_each_piece(const Bucket& bucket, F f) {
+    std::int64_t at = 0;
+    for (const Tensor& weight : bucket.weights) {
+      const auto bytes = static_cast<std::int64_t>(weight.nbytes());
+      f(bucket.flat.narrow(0, at, bytes), weight);
+      at += bytes;
+    }
+  }
+
+  Ranks& ranks_;
+  std::vector<Tensor> open_;
+  std::int64_t open_bytes_ = 0;
+  std::deque<Bucket> under_way_;
+  double waited_ = 0;
+};
+
+struct NamedValues {
+  std::map<std::string, Tensor> tensors;
+  std::map<std::string, std::int64_t> numbers;
+};
+
+/// Gives the values of every rank to all others: `take(name, value)` with an std::int64_t or a Tensor on `device`, in the order of ranks and names, of a rank's own too. One tensor at a time is
+/// held. Throws as Ranks::gather does.
+template <class Take>
+void exchange_values(Ranks& ranks, const NamedValues& mine, at::Device device, std::string_view kind, Take take) {
+  std::ostringstream announced;
+  for (const auto& [name, number] : mine.numbers) announced << "number " << number << ' ' << name << '\n';
+  for (const auto& [name, tensor] : mine.tensors) {
+    announced << "tensor " << static_cast<int>(tensor.scalar_type()) << ' ' << tensor.dim();
+    for (const std::int64_t side : tensor.sizes()) announced << ' ' << side;
+    announced << ' ' << name << '\n';
+  }
+  const std::vector<std::string> all = ranks.gather(announced.str());
+  for (int rank = 0; rank < static_cast<int>(all.size()); ++rank) {
+    std::istringstream lines(all[static_cast<std::size_t>(rank)]);
+    for (std::string what; lines >> what;) {
+      std::int64_t number = 0, dimensions = 0;
+      std::vector<std::int64_t> shape;
+      lines >> number;
+      if (what == "tensor") {
+        lines >> dimensions;
+        shape.resize(static_cast<std::size_t>(dimensions));
+        for (std::int64_t& side : shape) lines >> side;
+      }
+      std::string name;
+      require(lines.get() == ' ' && std::getline(lines, name), "exchange_values: rank ", rank, " announced values that cannot be read");
+      if (what == "number") {
+        take(name, number);
+        continue;
+      }
+      const bool own = rank == ranks.rank();
+      const Tensor tensor = own ? mine.tensors.at(name).contiguous() : at::empty(shape, at::TensorOptions(static_cast<at::ScalarType>(number)).device(device));
+      if (tensor.numel() > 0) ranks.broadcast(as_bytes(tensor), rank, kind)();
+      take(name, tensor);
+    }
+  }
+}
+
+}  // namespace dapt::detail
