@@ -17,6 +17,7 @@
 #include <nlohmann/json.hpp>
 #include <torch/headeronly/version.h>
 
+#include <dapt/core/device.hpp>
 #include <dapt/core/error.hpp>
 #include <dapt/core/precision.hpp>
 #include <dapt/io/hf_model.hpp>
@@ -103,6 +104,12 @@ void make_folder(const fs::path& folder) {
 void prepare_process(RunOptions& run) {
   const int cores = static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));
   at::set_num_threads(run.threads > 0 ? run.threads : std::max(1, cores / processes_on_this_machine()));
+  const at::Device device = dapt::device_from_name(run.device);
+  dapt::require(device.is_cpu() || processes() == nullptr, "--device ", run.device, " is for one process; several were started");
+  if (run.dtype == "auto" && !device.is_cpu()) {
+    run.dtype = "bf16";
+    run.dtype_choice = ", chosen by --dtype auto for a GPU";
+  }
   if (run.dtype != "auto") return;
   const double bf16 = product_gigaflops(at::kBFloat16), fp32 = product_gigaflops(at::kFloat);
   run.dtype = bf16 > fp32 ? "bf16" : "fp32";
@@ -137,12 +144,14 @@ Run prepare_run(const RunOptions& run) {
   header.add("held-out pages", std::to_string(prepared.held_out.size()));
   header.add("seed", std::to_string(run.seed));
   header.add("gradient checkpointing", checkpointing(run).name());
+  const at::Device device = dapt::device_from_name(run.device);
   header.add("machine", processor() + ", " + std::to_string(at::get_num_threads()) + " threads");
+  header.add("device", dapt::describe_device(device));
   header.add("memory allocator", memory_allocator());
-  for (const std::string& line : dapt::kernel_report()) header.add("kernels", line);
+  for (const std::string& line : dapt::kernel_report(device)) header.add("kernels", line);
   header.add("versions", "dapt " + version_of_dapt() + ", LibTorch " + TORCH_VERSION);
   for (const auto& [key, value] : header.entries)
-    if (key == "model" || key == "training data" || key == "seed" || key == "machine" || key == "kernels" || key == "versions") prepared.identity.add(key, value);
+    if (key == "model" || key == "training data" || key == "seed" || key == "machine" || key == "device" || key == "kernels" || key == "versions") prepared.identity.add(key, value);
   prepared.identity.add("dtype", run.dtype);
   prepared.identity.add("quantize", run.quantize);
   prepared.identity.add("processes", std::to_string(processes() == nullptr ? 1 : processes()->size()));
@@ -156,7 +165,7 @@ dapt::GradientCheckpointing checkpointing(const RunOptions& run) {
 }
 
 dapt::LlamaOptions llama_options(const RunOptions& run) {
-  return {.gradient_checkpointing = checkpointing(run), .quantization = dapt::quantization_from_name(run.quantize)};
+  return {.gradient_checkpointing = checkpointing(run), .quantization = dapt::quantization_from_name(run.quantize), .device = dapt::device_from_name(run.device)};
 }
 
 dapt::Llama load_base(const RunOptions& run) { return dapt::load_llama(run.models.front(), dapt::dtype_from_name(run.dtype), llama_options(run)); }

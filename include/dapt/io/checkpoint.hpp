@@ -169,7 +169,7 @@ class CheckpointWriter {
     }
     last_ = Clock::now();
     Checkpoint checkpoint = take();
-    for (auto& [name, tensor] : checkpoint.tensors) tensor = tensor.clone();
+    for (auto& [name, tensor] : checkpoint.tensors) tensor = tensor.is_cpu() ? tensor.clone() : tensor.cpu();
     writing_ = std::async(std::launch::async, [this, checkpoint = std::move(checkpoint)] { return write_checkpoint(folder_, checkpoint, options_.keep); });
     if (failure) std::rethrow_exception(failure);
   }

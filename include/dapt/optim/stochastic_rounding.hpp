@@ -3,6 +3,7 @@
 // pass through.
 #pragma once
 
+#include <concepts>
 #include <cstdint>
 #include <optional>
 #include <string>
@@ -39,9 +40,16 @@ struct StochasticRounding {
   Tensor& accumulated(State& state) const { return inner.accumulated(state.inner); }
   void step(Tensor& weight, State& state, const StepInfo& info) const {
     if (weight.scalar_type() == at::kFloat) return inner.step(weight, state.inner, info);
+    const std::uint64_t key = splitmix64(static_cast<std::uint64_t>(state.stream) ^ splitmix64(0, static_cast<std::uint64_t>(seed)), static_cast<std::uint64_t>(state.steps));
+    if constexpr (requires { { inner.step_stochastically(weight, state.inner, info, key) } -> std::same_as<bool>; }) {
+      if (inner.step_stochastically(weight, state.inner, info, key)) {
+        ++state.steps;
+        return;
+      }
+    }
     Tensor exact = weight.to(at::kFloat);
     inner.step(exact, state.inner, info);
-    const std::uint64_t key = splitmix64(static_cast<std::uint64_t>(state.stream) ^ splitmix64(0, static_cast<std::uint64_t>(seed)), static_cast<std::uint64_t>(state.steps++));
+    ++state.steps;
     weight.copy_(round_stochastically(exact, key));
   }
   template <class F>

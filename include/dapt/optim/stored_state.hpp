@@ -149,7 +149,7 @@ bool StoredState<Inner>::in_pieces(const Tensor& weight, const State& state) con
 
 template <Optimizer Inner>
 void StoredState<Inner>::step(Tensor& weight, State& state, const StepInfo& info) const {
-  constexpr std::int64_t piece = 1 << 18;  // whole blocks; a few of its fp32 copies are nothing beside the weights
+  const std::int64_t piece = weight.is_cpu() ? 1 << 18 : 1 << 24;  // whole blocks; a few of its fp32 copies are little beside the weights
   if (weight.numel() <= piece || !in_pieces(weight, state)) {
     unpack_all(state);
     inner.step(weight, state.inner, info);
