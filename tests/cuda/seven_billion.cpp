@@ -1,5 +1,5 @@
 // Trains a Llama of 7 billion random weights, made on the GPU, for a few steps of one setting, and prints a row of a table: tokens a second, share of the products' speed, peak
-// memory. seven_billion SETTING [LENGTH] [LAYERS]; on the device that DAPT_TEST_DEVICE names, else the first GPU; without one it exits with 77.
+// memory. seven_billion SETTING [LENGTH] [LAYERS] [WIDTH]; on the device that DAPT_TEST_DEVICE names, else the first GPU; without one it exits with 77.
 #include <algorithm>
 #include <chrono>
 #include <cmath>
@@ -48,15 +48,17 @@ double product_speed(at::Device device) {
   return products * 2.0 * n * n * n / seconds_since(start);
 }
 
-dapt::LlamaConfig shape(std::int64_t layers) {
-  return {.vocab_size = 32000, .hidden_size = 4096, .intermediate_size = 11008, .num_hidden_layers = layers, .num_attention_heads = 32, .num_key_value_heads = 32, .head_dim = 128};
+/// Llama's 7 billion with 32 layers of width 4,096.
+dapt::LlamaConfig shape(std::int64_t layers, std::int64_t width) {
+  return {.vocab_size = 32000, .hidden_size = width, .intermediate_size = 43 * width / 16, .num_hidden_layers = layers, .num_attention_heads = width / 128, .num_key_value_heads = width / 128,
+          .head_dim = 128};
 }
 
-dapt::Llama random_llama(std::int64_t layers, at::Device device, dapt::LlamaOptions options) {
+dapt::Llama random_llama(const dapt::LlamaConfig& config, at::Device device, dapt::LlamaOptions options) {
   options.device = device;
   std::map<std::string, std::vector<std::int64_t>> shapes;
-  for (const auto& parameter : dapt::Llama::without_storage(shape(layers), at::kBFloat16).parameters()) shapes[parameter.name] = parameter.value.sizes().vec();
-  return dapt::Llama(shape(layers), [&](const std::string& name) {
+  for (const auto& parameter : dapt::Llama::without_storage(config, at::kBFloat16).parameters()) shapes[parameter.name] = parameter.value.sizes().vec();
+  return dapt::Llama(config, [&](const std::string& name) {
     dapt::Tensor weight = at::empty(shapes.at(name), at::TensorOptions(at::kBFloat16).device(device));
     return name.find("norm") != std::string::npos ? weight.fill_(1) : weight.normal_(0, 0.02);
   }, options);
@@ -106,7 +108,7 @@ void measure(const std::string& name, dapt::Llama& model, const Adapter& adapter
 
 int main(int count, char** arguments) {
   const std::string setting = count > 1 ? arguments[1] : "header";
-  const std::int64_t length = count > 2 ? std::atoll(arguments[2]) : 1024, layers = count > 3 ? std::atoll(arguments[3]) : 32;
+  const std::int64_t length = count > 2 ? std::atoll(arguments[2]) : 1024, layers = count > 3 ? std::atoll(arguments[3]) : 32, width = count > 4 ? std::atoll(arguments[4]) : 4096;
   at::Device device = at::kCPU;
   try {
     const char* name = std::getenv("DAPT_TEST_DEVICE");
@@ -123,13 +125,13 @@ int main(int count, char** arguments) {
     return 0;
   }
   // weights of the products: twice each forward, twice each gradient of an input, twice each gradient of a weight that trains
-  const auto c = shape(layers);
+  const dapt::LlamaConfig c = shape(layers, width);
   const double weights = static_cast<double>(layers) * (4.0 * c.hidden_size * c.hidden_size + 3.0 * c.hidden_size * c.intermediate_size) + static_cast<double>(c.vocab_size) * c.hidden_size;
   const double attention = static_cast<double>(layers) * 2 * static_cast<double>(length) * c.hidden_size;  // of both products, half of them masked
   const double lora = 256.0 * layers * (4.0 * 2 * c.hidden_size + 3.0 * (c.hidden_size + c.intermediate_size));
   dapt::seed_everything(1);
   const auto run = [&](const dapt::LlamaOptions& model_options, const auto& adapter, const dapt::AnyOptimizer& rule, dapt::TrainOptions options, double flops) {
-    dapt::Llama model = random_llama(layers, device, model_options);
+    dapt::Llama model = random_llama(c, device, model_options);
     options.lr = 1e-5;
     options.max_steps = 7;
     measure(setting, model, adapter, rule, options, length, flops, device);
