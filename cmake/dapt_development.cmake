@@ -31,6 +31,6 @@ endif()
 # eight at a time: each alone would compile the same headers and the same kernels again. So names in their unnamed namespaces must differ.
 function(dapt_add_program name)
   add_executable(${name} ${ARGN})
-  target_link_libraries(${name} PRIVATE dapt::dapt dapt_development)
+  target_link_libraries(${name} PRIVATE dapt::dapt dapt_development $<TARGET_NAME_IF_EXISTS:dapt_cuda_kernels>)
   set_target_properties(${name} PROPERTIES UNITY_BUILD ON RUNTIME_OUTPUT_DIRECTORY "${PROJECT_BINARY_DIR}/bin")
 endfunction()

@@ -10,6 +10,7 @@ configure_package_config_file("${CMAKE_CURRENT_LIST_DIR}/dapt-config.cmake.in" "
 write_basic_package_version_file("${PROJECT_BINARY_DIR}/dapt-config-version.cmake" COMPATIBILITY SameMinorVersion ARCH_INDEPENDENT)
 
 install(TARGETS dapt_headers EXPORT dapt-targets FILE_SET HEADERS DESTINATION ${CMAKE_INSTALL_INCLUDEDIR})
+install(DIRECTORY "${PROJECT_SOURCE_DIR}/include/dapt/kernels/cuda" DESTINATION "${CMAKE_INSTALL_INCLUDEDIR}/dapt/kernels" FILES_MATCHING PATTERN "*.cu" PATTERN "*.cuh")
 install(EXPORT dapt-targets NAMESPACE dapt:: DESTINATION ${package_folder})
 install(FILES "${PROJECT_BINARY_DIR}/dapt-config.cmake" "${PROJECT_BINARY_DIR}/dapt-config-version.cmake" ${package_files} DESTINATION ${package_folder})
 install(FILES "${PROJECT_SOURCE_DIR}/LICENSE" DESTINATION ${CMAKE_INSTALL_DOCDIR})

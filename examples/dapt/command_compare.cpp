@@ -160,6 +160,7 @@ void add_compare(CLI::App& app) {
   auto texts = std::make_shared<std::vector<std::string>>();
   CLI::App* command = app.add_subcommand("compare", "Train several settings from the same base with the same data and budget, and write a report.");
   add_model_options(*command, *run, false);
+  add_device_option(*command, *run);
   add_run_options(*command, *run);
   add_training_pages_options(*command, *run);
   add_packing_options(*command, run->packing);

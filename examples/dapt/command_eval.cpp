@@ -82,6 +82,7 @@ void add_eval(CLI::App& app) {
   auto run = std::make_shared<RunOptions>();
   CLI::App* command = app.add_subcommand("eval", "Score models and adapters: few-shot exact match, log-probability MRR, perplexity.");
   add_model_options(*command, *run, true);
+  add_device_option(*command, *run);
   command->add_option("--peft", run->peft, "adapter folder in PEFT's layout, scored on the model; may be given several times");
   add_task_options(*command, run->tasks);
   command->add_option("--pages", run->pages.pages, "pages that training has not seen, for the perplexity");

@@ -33,6 +33,7 @@ void add_train(CLI::App& app) {
   auto continuation = std::make_shared<ContinuationOptions>();
   CLI::App* command = app.add_subcommand("train", "Train one setting: LoRA or all parameters, AdamW or GaLore-AdamW.");
   add_model_options(*command, *run, false);
+  add_device_option(*command, *run);
   add_run_options(*command, *run);
   add_training_pages_options(*command, *run);
   add_packing_options(*command, run->packing);

@@ -155,6 +155,10 @@ void add_model_options(CLI::App& app, RunOptions& run, bool several_models) {
   app.add_option("--threads", run.threads, "CPU threads (0: all cores)")->check(CLI::NonNegativeNumber);
 }
 
+void add_device_option(CLI::App& app, RunOptions& run) {
+  app.add_option("--device", run.device, "where the model is: cpu, cuda (the first GPU) or cuda:N")->capture_default_str();
+}
+
 void add_continuation_options(CLI::App& app, ContinuationOptions& continuation) {
   auto* resume = app.add_flag("--resume", continuation.resume, "go on from the newest complete checkpoint in --out, to the bit; from the beginning where there is none");
   app.add_flag("--allow-changes", continuation.allow_changes, "with --resume: go on although data, dtype or machine are not those of the checkpoint")->needs(resume);

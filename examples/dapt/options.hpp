@@ -124,6 +124,7 @@ struct RunOptions {
   std::string dtype_choice;    // why, where it was auto
   std::string quantize = "none";  // none | int8 | nf4
   std::string gradient_checkpointing = "none";  // none | layers | every:K | attention | mlp
+  std::string device = "cpu";     // cpu | cuda | cuda:N
   int threads = 0;  // 0: as many as there are cores
   std::uint64_t seed = 0;
   fs::path out;
@@ -149,6 +150,7 @@ std::vector<CLI::Option*> add_packing_options(CLI::App& app, PackingOptions& pac
 /// `several_models`: --model may be given more than once.
 void add_model_options(CLI::App& app, RunOptions& run, bool several_models);
 
+void add_device_option(CLI::App& app, RunOptions& run);
 void add_continuation_options(CLI::App& app, ContinuationOptions& continuation);
 void add_checkpointing_option(CLI::App& app, RunOptions& run);
 void add_process_options(CLI::App& app, RunOptions& run);  // --rank-timeout

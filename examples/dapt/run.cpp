@@ -16,6 +16,7 @@
 #include <nlohmann/json.hpp>
 #include <torch/headeronly/version.h>
 
+#include <dapt/core/device.hpp>
 #include <dapt/core/error.hpp>
 #include <dapt/core/precision.hpp>
 #include <dapt/data/token_store.hpp>
@@ -114,6 +115,12 @@ void set_threads(const RunOptions& run) {
 
 void prepare_process(RunOptions& run) {
   set_threads(run);
+  const at::Device device = dapt::device_from_name(run.device);
+  dapt::require(device.is_cpu() || processes() == nullptr, "--device ", run.device, " is for one process; several were started");
+  if (run.dtype == "auto" && !device.is_cpu()) {
+    run.dtype = "bf16";
+    run.dtype_choice = ", chosen by --dtype auto for a GPU";
+  }
   if (run.dtype != "auto") return;
   const double bf16 = product_gigaflops(at::kBFloat16), fp32 = product_gigaflops(at::kFloat);
   run.dtype = bf16 > fp32 ? "bf16" : "fp32";
@@ -148,11 +155,13 @@ Run prepare_run(const RunOptions& run) {
   header.add("gradient checkpointing", checkpointing(run).name());
   header.add("machine", processor());
   header.add("threads", std::to_string(at::get_num_threads()));
+  const at::Device device = dapt::device_from_name(run.device);
+  header.add("device", dapt::describe_device(device));
   header.add("memory allocator", memory_allocator());
-  for (const std::string& line : dapt::kernel_report()) header.add("kernels", line);
+  for (const std::string& line : dapt::kernel_report(device)) header.add("kernels", line);
   header.add("versions", "dapt " + version_of_dapt() + ", LibTorch " + TORCH_VERSION);
   for (const auto& [key, value] : header.entries)
-    if (key == "model" || key == "training data" || key == "seed" || key == "machine" || key == "threads" || key == "kernels" || key == "versions") prepared.identity.add(key, value);
+    if (key == "model" || key == "training data" || key == "seed" || key == "machine" || key == "threads" || key == "device" || key == "kernels" || key == "versions") prepared.identity.add(key, value);
   prepared.identity.add("dtype", run.dtype);
   prepared.identity.add("quantize", run.quantize);
   prepared.identity.add("processes", std::to_string(processes() == nullptr ? 1 : processes()->size()));
@@ -166,7 +175,7 @@ dapt::GradientCheckpointing checkpointing(const RunOptions& run) {
 }
 
 dapt::LlamaOptions llama_options(const RunOptions& run) {
-  return {.gradient_checkpointing = checkpointing(run), .quantization = dapt::quantization_from_name(run.quantize)};
+  return {.gradient_checkpointing = checkpointing(run), .quantization = dapt::quantization_from_name(run.quantize), .device = dapt::device_from_name(run.device)};
 }
 
 dapt::Llama load_base(const RunOptions& run) { return dapt::load_llama(run.models.front(), dapt::dtype_from_name(run.dtype), llama_options(run)); }

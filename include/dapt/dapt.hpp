@@ -21,13 +21,17 @@
 #include <dapt/core/atomic_file.hpp>
 #include <dapt/core/batch.hpp>
 #include <dapt/core/checkpoint.hpp>
+#include <dapt/core/cuda_kernels.hpp>
+#include <dapt/core/device.hpp>
 #include <dapt/core/error.hpp>
 #include <dapt/core/file_mapping.hpp>
 #include <dapt/core/frozen_weight.hpp>
 #include <dapt/core/gradient.hpp>
 #include <dapt/core/hash.hpp>
 #include <dapt/core/hash_of_bits.hpp>
+#include <dapt/core/host_device.hpp>
 #include <dapt/core/json.hpp>
+#include <dapt/core/kept_input.hpp>
 #include <dapt/core/linear.hpp>
 #include <dapt/core/named_parameter.hpp>
 #include <dapt/core/page.hpp>
@@ -36,6 +40,7 @@
 #include <dapt/core/product.hpp>
 #include <dapt/core/pull_range.hpp>
 #include <dapt/core/quantization.hpp>
+#include <dapt/core/quantized_numbers.hpp>
 #include <dapt/core/ranks.hpp>
 #include <dapt/core/run_result.hpp>
 #include <dapt/core/scratch_file.hpp>
@@ -90,6 +95,7 @@
 #include <dapt/kernels/cpu/elementwise_avx512.hpp>
 #include <dapt/kernels/cpu/quantized_avx512.hpp>
 #include <dapt/kernels/cpu/workspace.hpp>
+#include <dapt/kernels/cuda/rows.hpp>
 #include <dapt/kernels/instruction_set.hpp>
 #include <dapt/kernels/linear_cross_entropy.hpp>
 #include <dapt/kernels/lora_linear.hpp>

@@ -5,6 +5,7 @@
 
 #include <cstdio>
 
+#include <dapt/core/cuda_kernels.hpp>
 #include <dapt/core/tensor.hpp>
 
 void launch_scale_add(dapt::Tensor& y, const dapt::Tensor& x, float factor);
@@ -13,6 +14,10 @@ int main() {
   int nccl = 0;
   if (ncclGetVersion(&nccl) != ncclSuccess) return 1;
   std::printf("NCCL %d\n", nccl);
+  if (!dapt::cuda_kernels().are_linked()) {
+    std::printf("dapt's own CUDA kernels are not linked\n");
+    return 1;
+  }
   if (c10::cuda::device_count() == 0) {
     std::printf("no CUDA device: compiled and linked, not run\n");
     return 77;

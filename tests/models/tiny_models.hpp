@@ -1,6 +1,7 @@
 // The tiny random models of tests/parity/models, and batches for them.
 #pragma once
 
+#include <cstdlib>
 #include <filesystem>
 #include <string>
 #include <vector>
@@ -17,7 +18,11 @@ namespace dapt::testing_support {
 
 inline const std::vector<std::string> tiny_variants = {"llama_grouped", "llama_bias", "mistral_window", "qwen2_window", "qwen3_yarn"};
 
-inline std::filesystem::path tiny_folder(const std::string& variant) { return std::filesystem::path(DAPT_TEST_DATA) / "parity" / "models" / variant; }
+/// Where programs were carried to another machine (tests/cuda/on_a_gpu.sh), DAPT_TEST_FILES says where their files are.
+inline std::filesystem::path tiny_folder(const std::string& variant) {
+  const char* moved = std::getenv("DAPT_TEST_FILES");
+  return std::filesystem::path(moved != nullptr ? moved : DAPT_TEST_DATA) / "parity" / "models" / variant;
+}
 inline Llama tiny_model(const std::string& variant) { return load_llama(tiny_folder(variant), at::kFloat); }
 
 /// Rows joined: each position sees all of its row before it.

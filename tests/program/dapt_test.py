@@ -451,6 +451,12 @@ class Program(unittest.TestCase):
         (self.folder / "file").write_text("")
         self.assertRefused(self.train(self.folder / "file" / "out", "--max-steps", 1), "file/out")
 
+    def test_a_device_that_is_not_there_is_refused_by_name(self):
+        for device, reason in (("cuda:77", 'device: found "cuda:77", but'), ("gpu", 'device: found "gpu", expected cpu, cuda or cuda:N')):
+            self.assertRefused(self.train(self.folder / "out", "--max-steps", 1, "--device", device), reason)
+        result = self.train(self.folder / "out", "--rank", 2, "--targets", "q_proj", "--max-steps", 1, "--device", "cpu")
+        self.assertIn("\ndevice: cpu\n", result.stderr)
+
     def test_options_without_effect_are_refused(self):
         for options, message in [
             (("--adapter", "full", "--rank", 4, "--max-steps", 1), "--rank has no effect"),

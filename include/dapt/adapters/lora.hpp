@@ -260,7 +260,9 @@ inline void Lora::initialise(Module& module, Linear& linear) const {
     linear.weight.copy_(low_rank_sum(linear.weight, module.a, module.b, -module.scaling));
   } else {
     const double bound = 1 / std::sqrt(static_cast<double>(module.a.size(1)));
-    init == LoraInit::gaussian ? module.a.normal_(0, 1 / static_cast<double>(module.a.size(0))) : module.a.uniform_(-bound, bound);
+    Tensor drawn = module.a.is_cpu() ? module.a : at::empty(module.a.sizes(), module.a.options().device(module.a.is_meta() ? at::kMeta : at::kCPU));  // the same start on every device
+    init == LoraInit::gaussian ? drawn.normal_(0, 1 / static_cast<double>(module.a.size(0))) : drawn.uniform_(-bound, bound);
+    module.a.copy_(drawn);
     module.b.zero_();
   }
   if (module.magnitude.defined()) module.magnitude.copy_(row_norms(linear, module.a, module.b, module.scaling));

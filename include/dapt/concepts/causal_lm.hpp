@@ -33,7 +33,7 @@ using AdapterBytes = std::function<std::int64_t(const Linear& linear, std::int64
 /// | `model.parameters()`           | `NamedParameters`     | every parameter once (tied ones once), by its Hugging Face name, in a fixed order  |
 /// | `model.linears()`              | `std::vector<Linear*>`| the linear layers that an adapter may attach to, in order; the output head last     |
 ///
-/// A batch may have any B and T >= 1. `loss` and `token_log_probs` give the same numbers for the same row whatever else is in the
+/// A batch comes on the CPU and may have any B and T >= 1; a model on another device moves what it reads. `loss` and `token_log_probs` give the same numbers for the same row whatever else is in the
 /// batch, within the rounding of the compute dtype.
 /// Optional: `model.activation_memory(batch_size, length, adapter_bytes)` -> ActivationMemory, for memory plans (train/memory_plan.hpp).
 template <class M>

@@ -19,7 +19,7 @@ struct PackedSequence {
   std::vector<std::int32_t> document_starts;  ///< first index of this row that position t may attend to; 0 where documents are joined
 };
 
-/// B rows of T tokens. Position t of a row attends to [document_starts[t], t]. Rows are padded on the right with ignored labels.
+/// B rows of T tokens, on the CPU whatever the model's device: the model checks them there, and moves what it reads. Position t of a row attends to [document_starts[t], t]. Rows are padded on the right with ignored labels.
 struct Batch {
   Tensor input_ids;        ///< int64 [B, T]
   Tensor labels;           ///< int64 [B, T], already shifted; ignore_index where nothing is to be predicted

@@ -24,13 +24,14 @@ struct FrozenWeight : torch::CustomClassHolder {
   std::string format;          ///< how it is stored, for messages and headers: "nf4"
   std::int64_t out = 0, in = 0;
   at::ScalarType dtype = at::kFloat;  ///< of the values
+  at::Device device = at::kCPU;       ///< where they are needed: blocks lie there
   std::int64_t bytes = 0;      ///< that it holds
   /// Writes the values from row `row` and column `column` on to `block` [rows, columns], contiguous; in `dtype`, or in fp32 rounded to `dtype`.
   std::function<void(Tensor& block, std::int64_t row, std::int64_t column)> read;
 
   /// The values of `rows` rows from `row` on: [rows, in].
   Tensor values(std::int64_t row, std::int64_t rows, at::ScalarType type) const {
-    Tensor block = at::empty({rows, in}, type);
+    Tensor block = at::empty({rows, in}, at::TensorOptions(type).device(device));
     read(block, row, 0);
     return block;
   }
@@ -62,7 +63,7 @@ inline Tensor frozen_rows(const Tensor& rows, const FrozenWeight& weight, const 
   const auto dtype = rows.scalar_type();
   const std::int64_t step = frozen_block(weight.out, weight.in, rows.element_size());
   const std::optional<Tensor> b = bias ? std::optional(bias->to(dtype)) : std::nullopt;
-  Tensor y = at::empty({rows.size(0), weight.out}, rows.options().requires_grad(false)), memory = at::empty({step * weight.in}, dtype);
+  Tensor y = at::empty({rows.size(0), weight.out}, rows.options().requires_grad(false)), memory = at::empty({step * weight.in}, y.options());
   for (std::int64_t begin = 0; begin < weight.out; begin += step) {
     const std::int64_t count = std::min(step, weight.out - begin);
     Tensor block = memory.narrow(0, 0, count * weight.in).view({count, weight.in}), part = y.narrow(1, begin, count);
@@ -75,7 +76,7 @@ inline Tensor frozen_rows(const Tensor& rows, const FrozenWeight& weight, const 
 /// dy W in the type of dy: the gradient of the rows.
 inline Tensor frozen_gradient(const Tensor& dy, const FrozenWeight& weight) {
   const std::int64_t step = frozen_block(weight.in, weight.out, dy.element_size());
-  Tensor dx = at::empty({dy.size(0), weight.in}, dy.options().requires_grad(false)), memory = at::empty({step * weight.out}, dy.scalar_type());
+  Tensor dx = at::empty({dy.size(0), weight.in}, dy.options().requires_grad(false)), memory = at::empty({step * weight.out}, dx.options());
   for (std::int64_t begin = 0; begin < weight.in; begin += step) {
     const std::int64_t count = std::min(step, weight.in - begin);
     Tensor block = memory.narrow(0, 0, count * weight.out).view({weight.out, count}), part = dx.narrow(1, begin, count);

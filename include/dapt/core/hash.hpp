@@ -5,6 +5,8 @@
 #include <cstdint>
 #include <string_view>
 
+#include <dapt/core/host_device.hpp>
+
 namespace dapt {
 
 /// FNV-1a (Fowler, Noll, Vo; 64 bits) of the bytes. Its upper bits hardly tell similar texts apart.
@@ -34,7 +36,7 @@ constexpr Hash128 fnv1a_128(std::string_view bytes) {
 }
 
 /// The `i`-th number, from 0, of the splitmix64 generator (Steele, Lea, Flood 2014, "Fast splittable pseudorandom number generators") seeded with `key`.
-constexpr std::uint64_t splitmix64(std::uint64_t key, std::uint64_t i = 0) {
+DAPT_HOST_DEVICE constexpr std::uint64_t splitmix64(std::uint64_t key, std::uint64_t i = 0) {
   std::uint64_t z = key + (i + 1) * 0x9E3779B97F4A7C15u;
   z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9u;
   z = (z ^ (z >> 27)) * 0x94D049BB133111EBu;

@@ -1,4 +1,4 @@
-// The largest memory that the process has held, as the kernel counts it (VmHWM of /proc/self/status).
+// The largest memory that the process has held, as the kernel counts it (VmHWM of /proc/self/status), or that LibTorch's allocator of a device has given out.
 #pragma once
 
 #include <cstdint>
@@ -6,6 +6,12 @@
 #include <string>
 
 #include <sys/resource.h>
+
+#include <c10/core/Device.h>
+#include <torch/headeronly/version.h>
+#if TORCH_VERSION_MAJOR > 2 || TORCH_VERSION_MINOR >= 9
+#include <c10/core/CachingDeviceAllocator.h>
+#endif
 
 namespace dapt {
 
@@ -33,5 +39,40 @@ inline bool reset_peak_memory() {
   clear << "5" << std::flush;
   return clear.good();
 }
+
+#if TORCH_VERSION_MAJOR > 2 || TORCH_VERSION_MINOR >= 9
+
+namespace detail {
+
+/// LibTorch's caching allocator of the device's kind; null on the CPU and where there is none.
+inline c10::DeviceAllocator* caching_allocator(c10::Device device) {
+  if (device.is_cpu()) return nullptr;
+  auto* allocator = dynamic_cast<c10::DeviceAllocator*>(c10::GetAllocator(device.type()));
+  return allocator != nullptr && allocator->initialized() ? allocator : nullptr;
+}
+
+}  // namespace detail
+
+/// Largest sum of tensors in bytes on a device with a caching allocator (CUDA) since `reset_peak_memory(device)`; on others, the process's.
+inline std::int64_t peak_memory_bytes(c10::Device device) {
+  auto* allocator = detail::caching_allocator(device);
+  if (allocator == nullptr) return peak_memory_bytes();
+  constexpr auto all = static_cast<std::size_t>(c10::CachingAllocator::StatType::AGGREGATE);
+  return allocator->getDeviceStats(device.index()).allocated_bytes.at(all).peak;
+}
+
+inline bool reset_peak_memory(c10::Device device) {
+  auto* allocator = detail::caching_allocator(device);
+  if (allocator == nullptr) return reset_peak_memory();
+  allocator->resetPeakStats(device.index());
+  return true;
+}
+
+#else  // LibTorch 2.8 has no way to ask that is the same for all devices
+
+inline std::int64_t peak_memory_bytes(c10::Device) { return peak_memory_bytes(); }
+inline bool reset_peak_memory(c10::Device) { return reset_peak_memory(); }
+
+#endif
 
 }  // namespace dapt

@@ -51,7 +51,7 @@ struct TrainReport {
   double last_loss = 0;                    ///< mean over the last 10 steps (or all, if fewer); NaN where there was none
   double seconds = 0;                      ///< wall time of training
   double optimizer_seconds = 0;            ///< of it in the update rule: accumulating, clipping, stepping
-  std::int64_t peak_memory_bytes = 0;      ///< since training began where the system can say so, else of the process
+  std::int64_t peak_memory_bytes = 0;      ///< since training began where the system can say so, else of the process; on a device, of LibTorch's allocator there
   std::int64_t trainable_parameters = 0;   ///< numbers, not tensors
   std::int64_t state_bytes = 0;            ///< of the optimizer's state after training; where ranks share it, on this one
   std::vector<std::int64_t> rank_state_bytes = {};  ///< of sharded states: on each rank

@@ -175,7 +175,8 @@ class CheckpointWriter {
     Checkpoint checkpoint = take();
     if (!options_.writes) return;
     for (auto& [name, tensor] : checkpoint.tensors)
-      if (tensor.use_count() > 1 || !tensor.storage().unique()) tensor = tensor.clone();  // not what other ranks sent, which is nobody's else
+      if (!tensor.is_cpu()) tensor = tensor.cpu();
+      else if (tensor.use_count() > 1 || !tensor.storage().unique()) tensor = tensor.clone();  // not what other ranks sent, which is nobody's else
     writing_ = std::async(std::launch::async, [this, checkpoint = std::move(checkpoint)] { return write_checkpoint(folder_, checkpoint, options_.keep); });
     if (failure) std::rethrow_exception(failure);
   }

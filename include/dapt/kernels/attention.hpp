@@ -1,14 +1,19 @@
 // Causal attention over packed documents: Vaswani et al. 2017 (arXiv:1706.03762), eq. 1, computed block by block with only the logarithm of the
 // softmax's denominator kept for the backward pass (Dao et al. 2022, arXiv:2205.14135). Position t attends to [document_starts[t], t], so documents that
 // share a row do not see each other, and no work is done outside of them. Query heads share key heads in groups (GQA, arXiv:2305.13245).
+// On the CPU in own AVX-512 code, on CUDA devices by LibTorch's flash attention, else block by block with LibTorch's operations.
 #pragma once
 
 #include <algorithm>
 #include <array>
 #include <cstdint>
 #include <limits>
+#include <optional>
 #include <utility>
+#include <vector>
 
+#include <ATen/ops/_flash_attention_backward.h>
+#include <ATen/ops/_flash_attention_forward.h>
 #include <ATen/ops/arange.h>
 #include <ATen/ops/constant_pad_nd.h>
 #include <ATen/ops/empty.h>
@@ -17,9 +22,11 @@
 #include <ATen/ops/logsumexp.h>
 #include <ATen/ops/matmul.h>
 #include <ATen/ops/softmax.h>
+#include <ATen/ops/tensor.h>
 #include <ATen/ops/zeros.h>
 #include <ATen/ops/zeros_like.h>
 
+#include <dapt/core/cuda_kernels.hpp>
 #include <dapt/core/error.hpp>
 #include <dapt/core/product.hpp>
 #include <dapt/core/tensor.hpp>
@@ -29,7 +36,44 @@
 
 namespace dapt {
 
+/// Which positions of a batch see each other: checked, and prepared for the device of the queries, once for all layers.
+struct Documents {
+  Tensor starts;      ///< int32 [B, T] on the CPU: position t of row b sees [starts[b, t], t]
+  /// int32 [documents + 1] on the queries' device: where the documents begin when the rows lie end to end, and where the last one ends. Undefined on the CPU, and where some
+  /// position sees less than all of its document before it.
+  Tensor boundaries = {};
+  std::int64_t longest = 0;  ///< tokens of the longest document; 0 without boundaries
+};
+
+/// `document_starts` int32 [B, T] of any device, not decreasing in a row and at most t at [b, t]; throws dapt::Error naming the place where they are not.
+inline Documents documents_of(const Tensor& document_starts, at::Device device) {
+  require(document_starts.dim() == 2 && document_starts.scalar_type() == at::kInt, "causal_attention: document_starts is ", document_starts.scalar_type(), " ", document_starts.sizes(),
+          "; expected int32 [B, T]");
+  Documents documents{document_starts.cpu().contiguous()};
+  const std::int32_t* start = documents.starts.const_data_ptr<std::int32_t>();
+  const std::int64_t length = documents.starts.size(1), tokens = documents.starts.numel();
+  std::vector<std::int32_t> boundaries;
+  bool whole = true;
+  for (std::int64_t i = 0; i < tokens; ++i) {
+    const std::int64_t t = i % length, least = t == 0 ? 0 : start[i - 1];
+    require(start[i] >= least && start[i] <= t, "causal_attention: document_starts[", i / length, ", ", t, "] is ", start[i], ", expected ", least, " to ", t);
+    if (start[i] == t) boundaries.push_back(static_cast<std::int32_t>(i));
+    else whole = whole && start[i] == start[i - 1];
+  }
+  if (device.is_cpu() || !whole || tokens == 0) return documents;
+  boundaries.push_back(static_cast<std::int32_t>(tokens));
+  for (std::size_t i = 1; i < boundaries.size(); ++i) documents.longest = std::max<std::int64_t>(documents.longest, boundaries[i] - boundaries[i - 1]);
+  documents.boundaries = at::tensor(boundaries, at::kInt).to(device);
+  return documents;
+}
+
 namespace detail {
+
+/// What the backward pass needs of the forward pass.
+struct Attended {
+  Tensor o, lse;
+  Tensor flash_random = {}, flash_unused = {};  ///< flash attention gives these, and wants them back
+};
 
 struct AttentionOptions {
   double scale = 1;                 ///< of the products of queries and keys
@@ -40,13 +84,13 @@ struct AttentionOptions {
 /// runs for bf16, the processor has no fast bf16 products.
 class BlockedAttention {
  public:
-  BlockedAttention(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& document_starts, AttentionOptions options)
+  BlockedAttention(const Tensor& q, const Tensor& k, const Tensor& v, const Documents& documents, AttentionOptions options)
       : options_(options), wide_(q.scalar_type() == at::kDouble ? at::kDouble : at::kFloat), groups_(q.size(2) / k.size(2)),
-        dtype_(q.scalar_type()), q_(grouped(q)), k_(k.permute({0, 2, 1, 3}).to(wide_)), v_(v.permute({0, 2, 1, 3}).to(wide_)), starts_(first_visible(document_starts.to(at::kLong))),
-        block_starts_(starts_.to(at::kCPU)) {}
+        dtype_(q.scalar_type()), q_(grouped(q)), k_(k.permute({0, 2, 1, 3}).to(wide_)), v_(v.permute({0, 2, 1, 3}).to(wide_)), block_starts_(first_visible(documents.starts.to(at::kLong))),
+        starts_(block_starts_.to(q.device())) {}
 
   /// Output [B, T, H, D] and logsumexp [B, HK, G, T], of the type statistics are computed in.
-  std::pair<Tensor, Tensor> forward() const {
+  Attended forward() const {
     Tensor o = at::empty_like(q_), lse = at::empty(q_.sizes().slice(0, 4), q_.options());
     for_each_block([&](Block block) {
       const Tensor scores = masked_scores(block);
@@ -59,7 +103,8 @@ class BlockedAttention {
   }
 
   /// Gradients of q, k and v from that of the output.
-  std::array<Tensor, 3> backward(const Tensor& /*o*/, const Tensor& lse, const Tensor& gradient) const {
+  std::array<Tensor, 3> backward(const Attended& attended, const Tensor& gradient) const {
+    const Tensor& lse = attended.lse;
     const Tensor dog = grouped(gradient);
     Tensor dq = at::empty_like(q_), dk = at::zeros(k_.sizes(), k_.options()), dv = at::zeros_like(dk);
     for_each_block([&](Block block) {
@@ -121,7 +166,7 @@ class BlockedAttention {
   at::ScalarType wide_;
   std::int64_t groups_;
   at::ScalarType dtype_;
-  Tensor q_, k_, v_, starts_, block_starts_;
+  Tensor q_, k_, v_, block_starts_, starts_;
 };
 
 #if defined(__x86_64__)
@@ -134,14 +179,13 @@ inline bool takes_avx512_attention(const Tensor& q) {
 /// The AVX-512 code behind the interface of BlockedAttention. Rows are padded to whole blocks; a padding row sees itself alone.
 class Avx512Attention {
  public:
-  Avx512Attention(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& document_starts, AttentionOptions options)
+  Avx512Attention(const Tensor& q, const Tensor& k, const Tensor& v, const Documents& documents, AttentionOptions options)
       : batch_(q.size(0)), length_(q.size(1)), q_(padded(q)), k_(padded(k)), v_(padded(v)) {
     const std::int64_t row = q_.size(1);
     plan_ = {batch_ * row, q.size(2), k.size(2), q.size(3), static_cast<float>(options.scale), {}, {}};
     plan_.first.resize(plan_.tokens);
     plan_.past.resize(plan_.tokens);
-    const Tensor starts = document_starts.contiguous();
-    const std::int32_t* start = starts.const_data_ptr<std::int32_t>();
+    const std::int32_t* start = documents.starts.const_data_ptr<std::int32_t>();
     for (std::int64_t b = 0; b < batch_; ++b)
       for (std::int64_t t = 0; t < row; ++t) {
         std::int64_t first = t < length_ ? start[b * length_ + t] : t;
@@ -154,7 +198,7 @@ class Avx512Attention {
     }
   }
 
-  std::pair<Tensor, Tensor> forward() const {
+  Attended forward() const {
     Tensor o = at::empty_like(q_), lse = at::empty({plan_.heads, plan_.tokens}, q_.options().dtype(at::kFloat));
     with_types([&]<class Operand, class Element>() {
       avx512::attention_forward<Operand>(plan_, data<Element>(q_), data<Element>(k_), data<Element>(v_), o.mutable_data_ptr<Element>(), lse.mutable_data_ptr<float>());
@@ -162,11 +206,11 @@ class Avx512Attention {
     return {o.narrow(1, 0, length_).contiguous(), lse};
   }
 
-  std::array<Tensor, 3> backward(const Tensor& o, const Tensor& lse, const Tensor& gradient) const {
-    const Tensor whole_o = padded(o), whole_gradient = padded(gradient);
+  std::array<Tensor, 3> backward(const Attended& attended, const Tensor& gradient) const {
+    const Tensor whole_o = padded(attended.o), whole_gradient = padded(gradient);
     std::array gradients{at::empty_like(q_), at::empty_like(k_), at::empty_like(v_)};
     with_types([&]<class Operand, class Element>() {
-      avx512::attention_backward<Operand>(plan_, data<Element>(q_), data<Element>(k_), data<Element>(v_), data<Element>(whole_o), lse.const_data_ptr<float>(),
+      avx512::attention_backward<Operand>(plan_, data<Element>(q_), data<Element>(k_), data<Element>(v_), data<Element>(whole_o), attended.lse.const_data_ptr<float>(),
                                           data<Element>(whole_gradient), gradients[0].mutable_data_ptr<Element>(), gradients[1].mutable_data_ptr<Element>(),
                                           gradients[2].mutable_data_ptr<Element>());
     });
@@ -206,56 +250,104 @@ using Avx512Attention = BlockedAttention;
 
 #endif
 
-/// Both ways of computing need what documents are: stretches of the row, in order.
-inline void check_document_starts(const Tensor& document_starts) {
-  const Tensor starts = document_starts.cpu().contiguous();
-  const std::int32_t* start = starts.const_data_ptr<std::int32_t>();
-  const std::int64_t length = starts.size(1);
-  for (std::int64_t i = 0; i < starts.numel(); ++i) {
-    const std::int64_t t = i % length, least = t == 0 ? 0 : start[i - 1];
-    require(start[i] >= least && start[i] <= t, "causal_attention: document_starts[", i / length, ", ", t, "] is ", start[i], ", expected ", least, " to ", t);
+/// Whether LibTorch's flash attention takes these queries: bf16 and fp16 on CUDA devices of compute capability 8.0 or more, documents that are seen whole.
+inline bool takes_flash_attention(const Tensor& q, const Documents& documents) {
+  const auto capability = cuda_kernels().compute_capability;
+  return q.is_cuda() && (capability == nullptr || capability(q.device().index()) >= 80) && (q.scalar_type() == at::kBFloat16 || q.scalar_type() == at::kHalf) && q.size(3) % 8 == 0 && q.size(3) <= 256 && documents.boundaries.defined() && documents.longest > 1;
+}
+
+/// LibTorch's flash attention (Dao 2023, arXiv:2307.08691) over documents that lie end to end, of any length each: nothing is computed between them.
+class FlashAttention {
+ public:
+  FlashAttention(const Tensor& q, const Tensor& k, const Tensor& v, const Documents& documents, AttentionOptions options)
+      : shape_(q.sizes().vec()), q_(joined(q)), k_(joined(k)), v_(joined(v)), documents_(documents), scale_(options.scale) {
+    if (options.sliding_window > 0) left_ = options.sliding_window - 1;
+  }
+
+  Attended forward() const {
+    const auto [o, lse, random, unused, debug] = at::_flash_attention_forward(q_, k_, v_, documents_.boundaries, documents_.boundaries, documents_.longest, documents_.longest, /*dropout_p=*/0,
+                                                                              /*is_causal=*/true, /*return_debug_mask=*/false, scale_, left_, right());
+    return {o.view(shape_), lse, random, unused};
+  }
+
+  std::array<Tensor, 3> backward(const Attended& attended, const Tensor& gradient) const {
+    const auto [dq, dk, dv] = at::_flash_attention_backward(joined(gradient), q_, k_, v_, joined(attended.o), attended.lse, documents_.boundaries, documents_.boundaries, documents_.longest,
+                                                            documents_.longest, /*dropout_p=*/0, /*is_causal=*/true, attended.flash_random, attended.flash_unused, scale_, left_, right());
+    std::vector<std::int64_t> of_keys = shape_;
+    of_keys[2] = k_.size(1);
+    return {dq.view(shape_), dk.view(of_keys), dv.view(of_keys)};
+  }
+
+ private:
+  static Tensor joined(const Tensor& x) { return x.contiguous().view({-1, x.size(2), x.size(3)}); }
+  std::optional<std::int64_t> right() const { return left_ ? std::optional<std::int64_t>(0) : std::nullopt; }
+
+  std::vector<std::int64_t> shape_;
+  Tensor q_, k_, v_;
+  Documents documents_;
+  double scale_;
+  std::optional<std::int64_t> left_ = {};  // positions before its own that a query sees
+};
+
+/// What computes attention.
+enum class AttentionCode : std::int64_t { blocked, avx512, flash };
+
+inline AttentionCode attention_code(const Tensor& q, const Documents& documents) {
+  return takes_flash_attention(q, documents) ? AttentionCode::flash : takes_avx512_attention(q) ? AttentionCode::avx512 : AttentionCode::blocked;
+}
+
+/// use(what computes attention by `code`)
+template <class Use>
+auto with_attention(AttentionCode code, const Tensor& q, const Tensor& k, const Tensor& v, const Documents& documents, AttentionOptions options, Use use) {
+  switch (code) {
+    case AttentionCode::flash: return use(FlashAttention(q, k, v, documents, options));
+    case AttentionCode::avx512: return use(Avx512Attention(q, k, v, documents, options));
+    default: return use(BlockedAttention(q, k, v, documents, options));
   }
 }
 
 struct CausalAttentionFunction : torch::autograd::Function<CausalAttentionFunction> {
-  static Tensor forward(torch::autograd::AutogradContext* context, const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& document_starts,
-                        double scale, std::int64_t sliding_window) {
-    const AttentionOptions options{scale, sliding_window};
-    const bool avx512 = takes_avx512_attention(q);
-    const auto [o, lse] = avx512 ? Avx512Attention(q, k, v, document_starts, options).forward() : BlockedAttention(q, k, v, document_starts, options).forward();
-    context->save_for_backward({q, k, v, document_starts, o, lse});
+  static Tensor forward(torch::autograd::AutogradContext* context, const Tensor& q, const Tensor& k, const Tensor& v, const Documents& documents, double scale,
+                        std::int64_t sliding_window) {
+    const AttentionCode code = attention_code(q, documents);
+    const Attended attended = with_attention(code, q, k, v, documents, {scale, sliding_window}, [](const auto& attention) { return attention.forward(); });
+    context->save_for_backward({q, k, v, attended.o, attended.lse, attended.flash_random, attended.flash_unused, documents.starts, documents.boundaries});
+    context->saved_data["longest"] = documents.longest;
     context->saved_data["scale"] = scale;
     context->saved_data["sliding_window"] = sliding_window;
-    context->saved_data["avx512"] = avx512;
-    return o;
+    context->saved_data["code"] = static_cast<std::int64_t>(code);
+    return attended.o;
   }
 
   static torch::autograd::variable_list backward(torch::autograd::AutogradContext* context, torch::autograd::variable_list gradients) {
     const auto saved = context->get_saved_variables();
-    const Tensor &q = saved[0], &k = saved[1], &v = saved[2], &document_starts = saved[3], &o = saved[4], &lse = saved[5];
+    const Attended attended{saved[3], saved[4], saved[5], saved[6]};
+    const Documents documents{saved[7], saved[8], context->saved_data["longest"].toInt()};
     const AttentionOptions options{context->saved_data["scale"].toDouble(), context->saved_data["sliding_window"].toInt()};
-    const auto [dq, dk, dv] = context->saved_data["avx512"].toBool() ? Avx512Attention(q, k, v, document_starts, options).backward(o, lse, gradients[0])
-                                                                     : BlockedAttention(q, k, v, document_starts, options).backward(o, lse, gradients[0]);
+    const auto [dq, dk, dv] = with_attention(static_cast<AttentionCode>(context->saved_data["code"].toInt()), saved[0], saved[1], saved[2], documents, options,
+                                             [&](const auto& attention) { return attention.backward(attended, gradients[0]); });
     return {dq, dk, dv, Tensor(), Tensor(), Tensor()};
   }
 };
 
 }  // namespace detail
 
-/// q [B, T, H, D], k and v [B, T, HK, D] of one type (H a multiple of HK), document_starts int32 [B, T], not decreasing and at most t at [b, t] ->
-/// [B, T, H, D]. `scale` multiplies the products (usually 1 / sqrt(D)). With sliding_window > 0 a query sees that many positions at most, its own included.
+/// q [B, T, H, D], k and v [B, T, HK, D] of one type (H a multiple of HK), documents of [B, T] prepared for their device -> [B, T, H, D]. `scale` multiplies the
+/// products (usually 1 / sqrt(D)). With sliding_window > 0 a query sees that many positions at most, its own included.
 /// Differentiable in q, k and v; keeps these, the output and one fp32 number a row and head.
-inline Tensor causal_attention(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& document_starts, double scale,
-                               std::int64_t sliding_window = 0) {
+inline Tensor causal_attention(const Tensor& q, const Tensor& k, const Tensor& v, const Documents& documents, double scale, std::int64_t sliding_window = 0) {
   require(q.dim() == 4 && k.dim() == 4 && k.sizes() == v.sizes() && q.size(0) == k.size(0) && q.size(1) == k.size(1) && q.size(3) == k.size(3) &&
               q.size(2) % k.size(2) == 0,
           "causal_attention: q has shape ", q.sizes(), ", k ", k.sizes(), ", v ", v.sizes(), "; expected [B, T, H, D] and twice [B, T, HK, D]");
-  require(document_starts.sizes() == q.sizes().slice(0, 2) && document_starts.scalar_type() == at::kInt, "causal_attention: document_starts is ",
-          document_starts.scalar_type(), " ", document_starts.sizes(), "; expected int32 [B, T]");
+  require(documents.starts.sizes() == q.sizes().slice(0, 2), "causal_attention: document_starts has shape ", documents.starts.sizes(), ", q ", q.sizes(), "; expected [B, T] and [B, T, H, D]");
   require(q.scalar_type() == k.scalar_type() && q.scalar_type() == v.scalar_type(), "causal_attention: q is ", q.scalar_type(), ", k ", k.scalar_type(),
           ", v ", v.scalar_type(), "; expected the same type");
-  detail::check_document_starts(document_starts);
-  return detail::CausalAttentionFunction::apply(q, k, v, document_starts, scale, sliding_window);
+  return detail::CausalAttentionFunction::apply(q, k, v, documents, scale, sliding_window);
+}
+
+/// The same with document_starts int32 [B, T], as a batch has them: prepared for this one call.
+inline Tensor causal_attention(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& document_starts, double scale, std::int64_t sliding_window = 0) {
+  return causal_attention(q, k, v, documents_of(document_starts, q.device()), scale, sliding_window);
 }
 
 /// Attention of new tokens to a cache, without gradient. q [B, S, H, D]; k and v [B, N, HK, D] hold the cache, the new tokens included. Query s of row b sees

@@ -10,6 +10,7 @@
 
 #include <ATen/Parallel.h>
 
+#include <dapt/core/cuda_kernels.hpp>
 #include <dapt/core/error.hpp>
 #include <dapt/core/product.hpp>
 #include <dapt/core/tensor.hpp>
@@ -72,8 +73,18 @@ inline constexpr bool own_code_uses_all_threads = false;
 
 }  // namespace detail
 
-/// Lines for the header of a run: which code each kernel runs on the CPU, so that a slow path is never taken unseen.
-inline std::vector<std::string> kernel_report() {
+/// Lines for the header of a run: which code each kernel runs on the device, so that a slow path is never taken unseen.
+inline std::vector<std::string> kernel_report(c10::Device device = c10::kCPU) {
+  if (!device.is_cpu()) {
+    const std::string torch = "LibTorch operations", own = device.is_cuda() && cuda_kernels().are_linked() ? "own CUDA kernels for fp32 and bf16, else " + torch : torch;
+    return {
+        "own CUDA kernels: " + std::string(cuda_kernels().are_linked() ? "linked" : "not linked (kernels/cuda/kernels.cu is no part of this program)"),
+        "attention: " + (device.is_cuda() ? "bf16 and fp16 with head sizes up to 256 that are multiples of 8 in LibTorch's flash attention, else " + torch : torch) + " in blocks",
+        "linear + cross entropy: products " + torch + ", softmax " + own,
+        "rms_norm, rope, swiglu, reading of quantised weights: " + own,
+        "AdamW: " + own,
+    };
+  }
   const bool own = instruction_set() == InstructionSet::avx512_bf16;
   const std::string torch = "LibTorch operations", operands = bf16_products() == Bf16Products::widened ? "widened to fp32 from " + std::to_string(fewest_widened_rows) + " rows on" : std::string("bf16");
   return {

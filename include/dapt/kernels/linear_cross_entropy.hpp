@@ -22,6 +22,7 @@
 #include <ATen/ops/zeros_like.h>
 
 #include <dapt/core/batch.hpp>
+#include <dapt/core/cuda_kernels.hpp>
 #include <dapt/core/error.hpp>
 #include <dapt/core/product.hpp>
 #include <dapt/core/tensor.hpp>
@@ -33,8 +34,9 @@ namespace dapt {
 
 namespace detail {
 
-/// Rows whose logits exist at the same time. With a trained weight there are more of them, because each chunk costs a pass over the weight's gradient.
-inline std::int64_t logits_chunk_rows(const Tensor& logits_like, bool trained) { return trained ? 2048 / logits_like.element_size() : 256; }
+/// Rows whose logits exist at the same time. With a trained weight there are more of them, because each chunk costs a pass over the weight's gradient; a GPU is not
+/// busy with fewer.
+inline std::int64_t logits_chunk_rows(const Tensor& logits_like, bool trained) { return trained || logits_like.is_cuda() ? 2048 / logits_like.element_size() : 256; }
 
 /// Elements of a bf16 weight that are fp32 at the same time: they stay in the cache.
 inline constexpr std::int64_t widened_elements = std::int64_t{1} << 21;
@@ -85,6 +87,11 @@ Tensor cross_entropy_avx512(const Tensor& logits, const Tensor&, bool) {
 
 /// Losses of the rows of `logits` (which may be overwritten), and with `gradient` the logits' gradients, in their type.
 inline std::pair<Tensor, Tensor> cross_entropy(const Tensor& logits, const Tensor& labels, bool gradient) {
+  if (takes_cuda_kernels(logits)) {
+    Tensor losses = at::empty({logits.size(0)}, logits.options().dtype(at::kFloat));
+    cuda_kernels().cross_entropy(logits, labels.contiguous(), losses, gradient);
+    return {losses, gradient ? logits : Tensor()};
+  }
   if (takes_avx512_cross_entropy(logits))
     return {logits.scalar_type() == at::kFloat ? cross_entropy_avx512<float>(logits, labels, gradient) : cross_entropy_avx512<c10::BFloat16>(logits, labels, gradient), logits};
   const Tensor wide = logits.to(softmax_dtype(logits)), column = labels.unsqueeze(1), normalizer = at::logsumexp(wide, 1, /*keepdim=*/true);

@@ -13,37 +13,22 @@
 #include <cstdint>
 
 #include <ATen/Parallel.h>
+#include <ATen/ops/arange.h>
 #include <ATen/ops/empty.h>
+#include <ATen/ops/from_blob.h>
+#include <ATen/ops/where.h>
 #include <c10/util/BFloat16.h>
 
+#include <dapt/core/cuda_kernels.hpp>
 #include <dapt/core/error.hpp>
 #include <dapt/core/frozen_weight.hpp>
 #include <dapt/core/quantization.hpp>
+#include <dapt/core/quantized_numbers.hpp>
 #include <dapt/core/tensor.hpp>
 #include <dapt/kernels/cpu/quantized_avx512.hpp>
 #include <dapt/kernels/instruction_set.hpp>
 
 namespace dapt {
-
-constexpr std::int64_t nf4_block = 64;  ///< values that share a scale
-
-/// What the codes of nf4 mean before scaling: bitsandbytes' table, in fp32.
-inline constexpr std::array<float, 16> nf4_table = {-1.0f,
-                                                    -0.6961928009986877f,
-                                                    -0.5250730514526367f,
-                                                    -0.39491748809814453f,
-                                                    -0.28444138169288635f,
-                                                    -0.18477343022823334f,
-                                                    -0.09105003625154495f,
-                                                    0.0f,
-                                                    0.07958029955625534f,
-                                                    0.16093020141124725f,
-                                                    0.24611230194568634f,
-                                                    0.33791524171829224f,
-                                                    0.44070982933044434f,
-                                                    0.5626170039176941f,
-                                                    0.7229568362236023f,
-                                                    1.0f};
 
 /// A weight in 8 bits.
 struct Int8Weight {
@@ -60,12 +45,10 @@ struct Nf4Weight {
 
 namespace detail {
 
-inline constexpr float int8_unit = 7.874015718698502e-3f;  // 1 / 127, as bitsandbytes writes it
-
 /// use(values), with a pointer to the elements of fp32 or bf16.
 template <class Use>
 void with_elements(const Tensor& tensor, const char* what, Use use) {
-  require(tensor.is_cpu(), what, ": the tensor is on ", tensor.device(), "; quantised weights are supported on the CPU");
+  require(tensor.is_cpu(), what, ": the tensor is on ", tensor.device(), "; quantised is on the CPU alone");
   if (tensor.scalar_type() == at::kFloat) use(tensor.const_data_ptr<float>());
   else if (tensor.scalar_type() == at::kBFloat16) use(tensor.const_data_ptr<c10::BFloat16>());
   else fail(what, ": the tensor is ", tensor.scalar_type(), ", expected fp32 or bf16");
@@ -149,6 +132,30 @@ void read_rows(Tensor& block, at::ScalarType dtype, Read read) {
   block.scalar_type() == at::kFloat ? fill(block.mutable_data_ptr<float>()) : fill(block.mutable_data_ptr<c10::BFloat16>());
 }
 
+/// Where codes lie that are not on the CPU: the same values with LibTorch's operations, for any device. read(first row, rows) gives the values of rows of the block in fp32.
+template <class Read>
+void read_by_operations(Tensor& block, at::ScalarType dtype, Read read) {
+  require(block.scalar_type() == dtype || block.scalar_type() == at::kFloat, "quantised weight: asked for ", block.scalar_type(), ", it has ", dtype);
+  const std::int64_t rows = block.size(0), step = std::max<std::int64_t>(1, (1 << 22) / std::max<std::int64_t>(1, block.size(1)));  // indices of 8 bytes exist for these at once
+  for (std::int64_t begin = 0; begin < rows; begin += step) {
+    const std::int64_t count = std::min(step, rows - begin);
+    block.narrow(0, begin, count).copy_(read(begin, count).to(dtype));
+  }
+}
+
+inline Tensor nf4_by_operations(const Nf4Weight& weight, const Tensor& table, std::int64_t row, std::int64_t column, std::int64_t rows, std::int64_t columns) {
+  const auto options = weight.codes.options().dtype(at::kLong);
+  const Tensor at = at::arange(row, row + rows, options).mul_(weight.in).add_(column).unsqueeze(1).add(at::arange(columns, options)).view(-1);
+  const Tensor both = weight.codes.index_select(0, at.bitwise_right_shift(1));
+  const Tensor code = at::where(at.bitwise_and(1).eq(0), both.bitwise_right_shift(4), both.bitwise_and(15)).to(at::kInt);
+  return table.index_select(0, code).mul_(weight.absmax.index_select(0, at.bitwise_right_shift(6))).view({rows, columns});
+}
+static_assert(nf4_block == 1 << 6);
+
+inline Tensor int8_by_operations(const Int8Weight& weight, std::int64_t row, std::int64_t column, std::int64_t rows, std::int64_t columns) {
+  return weight.codes.narrow(0, row, rows).narrow(1, column, columns).to(at::kFloat).mul_(weight.absmax.narrow(0, row, rows).unsqueeze(1)).mul_(int8_unit);
+}
+
 }  // namespace detail
 
 /// weight: fp32 or bf16 [out, in], on the CPU, or on the meta device, which gives sizes alone. Throws where a value is not finite.
@@ -200,8 +207,10 @@ inline Nf4Weight quantize_nf4(const Tensor& weight) {
   return result;
 }
 
-/// Weight [out, in] as a layer's frozen one; values come back in the weight's type. Not Quantization::none.
-inline FrozenWeightPtr quantized_weight(const Tensor& weight, Quantization quantization) {
+/// Weight [out, in] of any device as a layer's frozen one on `device`; values come back in the weight's type. Not Quantization::none. It is quantised on the CPU, so
+/// that the codes are the same wherever they go.
+inline FrozenWeightPtr quantized_weight(const Tensor& given, Quantization quantization, at::Device device) {
+  const Tensor weight = given.is_meta() ? given.detach() : given.detach().cpu();
   require(quantization != Quantization::none, "quantized_weight: quantization is none, expected int8 or nf4");
   require(weight.scalar_type() == at::kFloat || weight.scalar_type() == at::kBFloat16, "quantized_weight: the weight is ", weight.scalar_type(), ", expected fp32 or bf16");
   auto frozen = c10::make_intrusive<FrozenWeight>();
@@ -209,21 +218,43 @@ inline FrozenWeightPtr quantized_weight(const Tensor& weight, Quantization quant
   frozen->out = weight.size(0);
   frozen->in = weight.size(1);
   frozen->dtype = weight.scalar_type();
+  frozen->device = device;
+  const bool on_device = !device.is_cpu() && !device.is_meta();
   const auto stored = [&](const auto& quantized) { frozen->bytes = static_cast<std::int64_t>(quantized.codes.nbytes() + quantized.absmax.nbytes()); };
   if (quantization == Quantization::int8) {
-    Int8Weight quantized = quantize_int8(weight.detach());
+    Int8Weight quantized = quantize_int8(weight);
     stored(quantized);
+    if (on_device) {
+      quantized = {quantized.codes.to(device), quantized.absmax.to(device)};
+      frozen->read = [quantized, dtype = frozen->dtype](Tensor& block, std::int64_t row, std::int64_t column) {
+        if (takes_cuda_kernels(block)) return cuda_kernels().read_int8(quantized.codes, quantized.absmax, row, column, dtype == at::kBFloat16, block);
+        detail::read_by_operations(block, dtype, [&](std::int64_t at, std::int64_t rows) { return detail::int8_by_operations(quantized, row + at, column, rows, block.size(1)); });
+      };
+      return frozen;
+    }
     frozen->read = [quantized, dtype = frozen->dtype](Tensor& block, std::int64_t row, std::int64_t column) {
       detail::read_rows(block, dtype, [&](std::int64_t at, std::int64_t count, bool to_bf16, auto* to) { detail::read_int8(quantized, row + at, column, count, to_bf16, to); });
     };
   } else {
-    Nf4Weight quantized = quantize_nf4(weight.detach());
+    Nf4Weight quantized = quantize_nf4(weight);
     stored(quantized);
+    if (on_device) {
+      quantized = {quantized.codes.to(device), quantized.absmax.to(device), quantized.out, quantized.in};
+      const Tensor table = at::from_blob(const_cast<float*>(nf4_table.data()), {16}, at::kFloat).to(device);
+      frozen->read = [quantized, table, dtype = frozen->dtype](Tensor& block, std::int64_t row, std::int64_t column) {
+        if (takes_cuda_kernels(block)) return cuda_kernels().read_nf4(quantized.codes, quantized.absmax, quantized.in, row, column, dtype == at::kBFloat16, block);
+        detail::read_by_operations(block, dtype, [&](std::int64_t at, std::int64_t rows) { return detail::nf4_by_operations(quantized, table, row + at, column, rows, block.size(1)); });
+      };
+      return frozen;
+    }
     frozen->read = [quantized, dtype = frozen->dtype](Tensor& block, std::int64_t row, std::int64_t column) {
       detail::read_rows(block, dtype, [&](std::int64_t at, std::int64_t count, bool to_bf16, auto* to) { detail::read_nf4(quantized, (row + at) * quantized.in + column, count, to_bf16, to); });
     };
   }
   return frozen;
 }
+
+/// On the weight's own device.
+inline FrozenWeightPtr quantized_weight(const Tensor& weight, Quantization quantization) { return quantized_weight(weight, quantization, weight.device()); }
 
 }  // namespace dapt

@@ -14,6 +14,7 @@
 #include <ATen/ops/rsqrt.h>
 #include <ATen/ops/zeros.h>
 
+#include <dapt/core/cuda_kernels.hpp>
 #include <dapt/core/error.hpp>
 #include <dapt/core/tensor.hpp>
 #include <dapt/kernels/cpu/elementwise_avx512.hpp>
@@ -89,10 +90,28 @@ struct Avx512RmsNorm {
 };
 #endif
 
+/// The same in own CUDA code.
+/// Keeps x: whether a weight is 0 would have to be asked of the device.
+struct CudaRmsNorm {
+  static std::pair<Tensor, Tensor> forward(const Tensor& x, const Tensor& weight, double eps) {
+    Tensor y = at::empty(x.sizes(), weight.options()), inverse = at::empty({x.size(0), 1}, x.options().dtype(at::kFloat));
+    cuda_kernels().rms_norm(x, weight, eps, y, inverse);
+    return {y, inverse};
+  }
+
+  static std::pair<Tensor, Tensor> backward(const Tensor& x, bool /*kept_is_output*/, const Tensor& weight, const Tensor& inverse, const Tensor& dy, at::ScalarType dtype,
+                                            bool wants_x, bool wants_weight) {
+    const std::int64_t rows = x.size(0), rows_of_a_block = wants_weight ? 8 : 1, blocks = (rows + rows_of_a_block - 1) / rows_of_a_block;
+    Tensor dx = wants_x ? at::empty(x.sizes(), x.options().dtype(dtype)) : Tensor(), sums = wants_weight ? at::zeros({blocks, x.size(1)}, inverse.options()) : Tensor();
+    if (wants_x || wants_weight) cuda_kernels().rms_norm_gradient(x, weight, inverse, dy, dx, sums, rows_of_a_block);
+    return {dx, wants_weight ? sums.sum(0).to(weight.scalar_type()) : Tensor()};
+  }
+};
+
 struct RmsNormFunction : torch::autograd::Function<RmsNormFunction> {
   static Tensor forward(torch::autograd::AutogradContext* context, const Tensor& x, const Tensor& weight, double eps) {
     const Tensor rows = x.reshape({-1, weight.size(0)}).contiguous();
-    const auto [y, inverse] = with_implementation(rows.scalar_type(), weight, [&](auto rms) { return rms.forward(rows, weight.contiguous(), eps); });
+    const auto [y, inverse] = with_implementation(rows, rows.scalar_type(), weight, [&](auto rms) { return rms.forward(rows, weight.contiguous(), eps); });
     const bool keeps_output = has_no_zero(weight);
     context->save_for_backward({keeps_output ? y : rows.to(weight.scalar_type()), weight, inverse});
     context->saved_data["kept_is_output"] = keeps_output;
@@ -107,7 +126,7 @@ struct RmsNormFunction : torch::autograd::Function<RmsNormFunction> {
     const auto dtype = context->saved_data["dtype"].toScalarType();
     const Tensor dy = gradients[0].reshape(kept.sizes()).contiguous();
     const bool kept_is_output = context->saved_data["kept_is_output"].toBool();
-    auto [dx, dweight] = with_implementation(dtype, weight, [&](auto rms) {
+    auto [dx, dweight] = with_implementation(kept, dtype, weight, [&](auto rms) {
       return rms.backward(kept, kept_is_output, weight.contiguous(), inverse, dy, dtype, context->needs_input_grad(0), context->needs_input_grad(1));
     });
     if (dx.defined()) dx = dx.view(context->saved_data["shape"].toIntVector());
@@ -119,7 +138,8 @@ struct RmsNormFunction : torch::autograd::Function<RmsNormFunction> {
   static bool has_no_zero(const Tensor& weight) { return weight.is_cpu() && weight.abs().min().template item<double>() > 1e-30; }
 
   template <class Call>
-  static std::pair<Tensor, Tensor> with_implementation(at::ScalarType dtype, const Tensor& weight, Call call) {
+  static std::pair<Tensor, Tensor> with_implementation(const Tensor& rows, at::ScalarType dtype, const Tensor& weight, Call call) {
+    if (takes_cuda_kernels(weight) && rows.numel() > 0) return call(CudaRmsNorm{});
 #if defined(__x86_64__)
     if (takes_avx512_elementwise(weight)) {
       if (weight.scalar_type() == at::kFloat) return call(Avx512RmsNorm<float, float>{});

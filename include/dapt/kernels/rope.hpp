@@ -9,6 +9,7 @@
 #include <ATen/ops/cat.h>
 #include <ATen/ops/empty_like.h>
 
+#include <dapt/core/cuda_kernels.hpp>
 #include <dapt/core/error.hpp>
 #include <dapt/core/tensor.hpp>
 #include <dapt/kernels/cpu/elementwise_avx512.hpp>
@@ -52,6 +53,12 @@ Tensor rotate_avx512(const Tensor& x, const Tensor& cos, const Tensor& sin, doub
 
 /// Rotates by the table's angles, or back for direction -1 (the transpose, whatever the scaling).
 inline Tensor rotate(const Tensor& x, const Tensor& cos, const Tensor& sin, double direction) {
+  if (takes_cuda_kernels(x)) {
+    const Tensor from = x.contiguous();
+    Tensor y = at::empty_like(from);
+    cuda_kernels().rope(from, cos.contiguous(), sin.contiguous(), direction, y);
+    return y;
+  }
 #if defined(__x86_64__)
   if (takes_avx512_elementwise(x))
     return x.scalar_type() == at::kFloat ? rotate_avx512<float>(x, cos, sin, direction) : rotate_avx512<c10::BFloat16>(x, cos, sin, direction);

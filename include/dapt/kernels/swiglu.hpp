@@ -12,6 +12,7 @@
 #include <ATen/ops/empty_like.h>
 #include <ATen/ops/sigmoid.h>
 
+#include <dapt/core/cuda_kernels.hpp>
 #include <dapt/core/error.hpp>
 #include <dapt/core/kept_input.hpp>
 #include <dapt/core/tensor.hpp>
@@ -63,6 +64,11 @@ std::pair<Tensor, Tensor> avx512_swiglu_gradients(const Tensor& gate, const Tens
 #endif
 
 inline Tensor swiglu_output(const Tensor& gate, const Tensor& up) {
+  if (takes_cuda_kernels(gate)) {
+    Tensor y = at::empty_like(gate);
+    cuda_kernels().swiglu(gate, up, y);
+    return y;
+  }
 #if defined(__x86_64__)
   if (takes_avx512_elementwise(gate)) return gate.scalar_type() == at::kFloat ? avx512_swiglu<float>(gate, up) : avx512_swiglu<c10::BFloat16>(gate, up);
 #endif
@@ -70,6 +76,11 @@ inline Tensor swiglu_output(const Tensor& gate, const Tensor& up) {
 }
 
 inline std::pair<Tensor, Tensor> swiglu_gradients(const Tensor& gate, const Tensor& up, const Tensor& dy) {
+  if (takes_cuda_kernels(gate)) {
+    Tensor dgate = at::empty_like(gate), dup = at::empty_like(up);
+    cuda_kernels().swiglu_gradient(gate, up, dy, dgate, dup);
+    return {dgate, dup};
+  }
 #if defined(__x86_64__)
   if (takes_avx512_elementwise(gate))
     return gate.scalar_type() == at::kFloat ? avx512_swiglu_gradients<float>(gate, up, dy) : avx512_swiglu_gradients<c10::BFloat16>(gate, up, dy);

@@ -73,9 +73,6 @@ inline Batch collate(std::span<const ScoredRow* const> rows) {
 template <CausalLM M>
 std::vector<double> sum_log_probs(M& model, std::span<const ScoredRow> rows, std::int64_t batch_tokens) {
   require(batch_tokens >= 1, "batch_tokens: found ", batch_tokens, ", expected at least 1");
-  const NamedParameters parameters = model.parameters();
-  const at::Device device = parameters.empty() ? at::Device(at::kCPU) : parameters.front().value.device();
-
   std::vector<std::size_t> order(rows.size());
   std::iota(order.begin(), order.end(), std::size_t{0});
   std::ranges::stable_sort(order, std::greater{}, [&](std::size_t r) { return rows[r].input_ids.size(); });
@@ -87,9 +84,7 @@ std::vector<double> sum_log_probs(M& model, std::span<const ScoredRow> rows, std
     const std::size_t count = std::clamp<std::size_t>(static_cast<std::size_t>(batch_tokens) / width, 1, order.size() - from);
     together.clear();
     for (std::size_t r = from; r < from + count; ++r) together.push_back(&rows[order[r]]);
-    Batch batch = collate(together);
-    for (Tensor* part : {&batch.input_ids, &batch.labels, &batch.position_ids, &batch.document_starts}) *part = part->to(device);
-    const Tensor row_sums = model.token_log_probs(batch).to(at::kDouble).sum(-1).cpu();
+    const Tensor row_sums = model.token_log_probs(collate(together)).to(at::kDouble).sum(-1).cpu();
     for (std::size_t r = 0; r < count; ++r) sums[order[from + r]] = row_sums.const_data_ptr<double>()[r];
     from += count;
   }

@@ -9,6 +9,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 #include <variant>
@@ -48,6 +49,8 @@ struct LlamaOptions {
   /// How the weights of the layers' linear modules are stored; embedding, head, norms and biases keep their type. Read when the model is made: tensor by
   /// tensor, so that it never exists in full. What is quantised cannot train; adapters train beside it.
   Quantization quantization = Quantization::none;
+  /// Where the model lives: each tensor goes there as it is taken, quantised before. Absent: where the tensors come from. Read when the model is made.
+  std::optional<at::Device> device = {};
 };
 
 /// One decoder layer: x + attention(norm(x)), then x + feed_forward(norm(x)). x, the residual stream, is fp32 where the weights are bf16: a sum over all
@@ -75,18 +78,18 @@ struct LlamaLayer {
     const Tensor h = rms_norm(y, post_attention_layernorm, rms_norm_eps);
     return y + down_proj.forward(swiglu(gate_proj.forward(h), up_proj.forward(h)));
   }
-  Tensor add_attention(const Tensor& x, const RopeTable& table, const Tensor& document_starts) const {
+  Tensor add_attention(const Tensor& x, const RopeTable& table, const Documents& documents) const {
     const auto [q, k, v] = heads(x, table);
-    return add_attended(causal_attention(q, k, v, document_starts, scale(), sliding_window), x);
+    return add_attended(causal_attention(q, k, v, documents, scale(), sliding_window), x);
   }
 
   /// What follows attention: output projection and feed-forward. attended [B, T, H, D], x [B, T, C] -> [B, T, C].
   Tensor finish(const Tensor& attended, const Tensor& x) const { return add_feed_forward(add_attended(attended, x)); }
 
   /// `recomputed`: what keeps only its input. The layer must outlive the backward pass.
-  Tensor forward(const Tensor& x, const RopeTable& table, const Tensor& document_starts, GradientCheckpointing::Part recomputed) const {
+  Tensor forward(const Tensor& x, const RopeTable& table, const Documents& documents, GradientCheckpointing::Part recomputed) const {
     using Part = GradientCheckpointing::Part;
-    const auto attention = [this, table, document_starts](const Tensor& input) { return add_attention(input, table, document_starts); };
+    const auto attention = [this, table, documents](const Tensor& input) { return add_attention(input, table, documents); };
     const auto feed_forward = [this](const Tensor& input) { return add_feed_forward(input); };
     if (recomputed == Part::layer) return recompute([=](const Tensor& input) { return feed_forward(attention(input)); }, x);
     const Tensor y = recomputed == Part::attention ? recompute(attention, x) : attention(x);
@@ -95,6 +98,15 @@ struct LlamaLayer {
 
   double scale() const { return 1 / std::sqrt(static_cast<double>(head_dim)); }
 };
+
+namespace detail {
+
+/// What the model checks and cuts before any of it goes to a device: there, each look at a value would wait for all work before it.
+inline Batch on_cpu(const Batch& batch) {
+  return {batch.input_ids.cpu(), batch.labels.cpu(), batch.position_ids.cpu(), batch.document_starts.cpu(), batch.supervised_tokens};
+}
+
+}  // namespace detail
 
 /// The model. Its compute dtype is that of its weights (fp32 or bf16). Parameters do not require gradients until an adapter asks for it.
 class Llama {
@@ -108,6 +120,7 @@ class Llama {
 
   /// A model of names, shapes and types alone, on the meta device, of whatever size: for memory plans and to compare with a weight file. It computes nothing.
   static Llama without_storage(LlamaConfig config, at::ScalarType dtype, LlamaOptions options = {}) {
+    options.device.reset();
     return Llama(std::move(config), [&](const std::string&, at::IntArrayRef shape) { return at::empty(shape, at::TensorOptions(dtype).device(at::kMeta)); }, options);
   }
 
@@ -121,7 +134,10 @@ class Llama {
                                                          const StopRule& stop);
 
   /// All logits, [B, T, V], in the compute dtype: for tests and inspection.
-  Tensor logits(const Batch& batch) { return head_->forward(hidden(batch, rope_length(batch.position_ids))); }
+  Tensor logits(const Batch& batch) {
+    const Batch read = detail::on_cpu(batch);
+    return head_->forward(hidden(read, rope_length(read.position_ids)));
+  }
 
   const LlamaConfig& config() const { return config_; }
   at::ScalarType dtype() const { return embed_tokens_.scalar_type(); }
@@ -134,7 +150,7 @@ class Llama {
   using ShapedLookup = std::function<Tensor(const std::string& name, at::IntArrayRef shape)>;
   Llama(LlamaConfig config, const ShapedLookup& lookup, LlamaOptions options);
 
-  /// `length`: rope_length of the call's positions, of which the batch may hold a part.
+  /// `length`: rope_length of the call's positions, of which the batch may hold a part. The batch is on the CPU.
   Tensor hidden(const Batch& batch, std::int64_t length) const;
   void check_labels(const Tensor& labels) const;
   Tensor embed(const Tensor& input_ids) const;
@@ -143,12 +159,14 @@ class Llama {
     return std::holds_alternative<DynamicRope>(config_.rope_scaling) ? position_ids.max().item<std::int64_t>() + 1 : 0;
   }
   RopeFrequencies frequencies(std::int64_t length) const {
-    const at::Device where = device().is_meta() ? at::kCPU : device();  // LibTorch alone cannot do all of it on the meta device
-    return rope_frequencies(config_.rope_scaling, config_.rope_theta, config_.head_dim, length, at::TensorOptions(where));
+    // On the CPU, so that the angles are the same on every device.
+    RopeFrequencies found = rope_frequencies(config_.rope_scaling, config_.rope_theta, config_.head_dim, length, at::TensorOptions(at::kCPU));
+    if (!device().is_meta()) found.inverse = found.inverse.to(device());
+    return found;
   }
   RopeTable table(const Tensor& position_ids, std::int64_t length = 0) const {
     const auto [inverse, attention_scaling] = length > 0 ? frequencies(length) : frequencies_;
-    return rope_table(position_ids, inverse, attention_scaling);
+    return rope_table(position_ids.to(inverse.device()), inverse, attention_scaling);
   }
   /// Applies `chunk(hidden rows, labels)` to the head's input in pieces, for heads with an adapter.
   Tensor adapted_head_loss(const Tensor& hidden, const Tensor& labels) const;
@@ -206,36 +224,38 @@ inline Llama::Llama(LlamaConfig config, const ShapedLookup& lookup, LlamaOptions
     require(tensor.scalar_type() == dtype, "Llama: tensor \"", name, "\" is ", tensor.scalar_type(), ", expected ", dtype, " as the others");
     return tensor;
   };
+  const auto placed = [&](const Tensor& tensor) { return options.device ? tensor.to(*options.device) : tensor; };
   const auto linear = [&](const std::string& name, std::int64_t out, std::int64_t in, bool bias) {
-    return Linear{name, get(name + ".weight", {out, in}), bias ? get(name + ".bias", {out}) : Tensor(), {}};
+    return Linear{name, placed(get(name + ".weight", {out, in})), bias ? placed(get(name + ".bias", {out})) : Tensor(), {}};
   };
   const auto inner = [&](const std::string& name, std::int64_t out, std::int64_t in, bool bias) {
-    Linear layer = linear(name, out, in, bias);
-    if (options.quantization == Quantization::none) return layer;
+    if (options.quantization == Quantization::none) return linear(name, out, in, bias);
+    const Tensor weight = get(name + ".weight", {out, in});
+    const at::Device device = options.device.value_or(weight.device());
+    FrozenWeightPtr frozen;
     try {
-      layer.frozen = quantized_weight(layer.weight, options.quantization);
+      frozen = quantized_weight(weight, options.quantization, device);
     } catch (const Error& error) {
       fail("Llama: tensor \"", name, ".weight\": ", error.what());
     }
-    layer.weight = frozen_placeholder(layer.weight.sizes(), layer.weight.options());
-    return layer;
+    return Linear{name, frozen_placeholder(weight.sizes(), weight.options().device(device)), bias ? placed(get(name + ".bias", {out})) : Tensor(), {}, frozen};
   };
 
-  embed_tokens_ = get("model.embed_tokens.weight", {c.vocab_size, c.hidden_size});
+  embed_tokens_ = placed(get("model.embed_tokens.weight", {c.vocab_size, c.hidden_size}));
   layers_.reserve(c.num_hidden_layers);
   for (std::int64_t index = 0; index < c.num_hidden_layers; ++index) {
     const std::string layer = "model.layers." + std::to_string(index) + ".", attention = layer + "self_attn.", mlp = layer + "mlp.";
     const auto heads = c.num_attention_heads * c.head_dim, key_heads = c.num_key_value_heads * c.head_dim;
-    layers_.push_back({get(layer + "input_layernorm.weight", {c.hidden_size}), get(layer + "post_attention_layernorm.weight", {c.hidden_size}),
+    layers_.push_back({placed(get(layer + "input_layernorm.weight", {c.hidden_size})), placed(get(layer + "post_attention_layernorm.weight", {c.hidden_size})),
                        inner(attention + "q_proj", heads, c.hidden_size, c.attention_bias), inner(attention + "k_proj", key_heads, c.hidden_size, c.attention_bias),
                        inner(attention + "v_proj", key_heads, c.hidden_size, c.attention_bias), inner(attention + "o_proj", c.hidden_size, heads, c.attention_output_bias),
                        inner(mlp + "gate_proj", c.intermediate_size, c.hidden_size, c.mlp_bias), inner(mlp + "up_proj", c.intermediate_size, c.hidden_size, c.mlp_bias),
                        inner(mlp + "down_proj", c.hidden_size, c.intermediate_size, c.mlp_bias), c.head_dim, c.window_of(index), c.rms_norm_eps});
     if (!c.qk_norm) continue;
-    layers_.back().q_norm = get(attention + "q_norm.weight", {c.head_dim});
-    layers_.back().k_norm = get(attention + "k_norm.weight", {c.head_dim});
+    layers_.back().q_norm = placed(get(attention + "q_norm.weight", {c.head_dim}));
+    layers_.back().k_norm = placed(get(attention + "k_norm.weight", {c.head_dim}));
   }
-  norm_ = get("model.norm.weight", {c.hidden_size});
+  norm_ = placed(get("model.norm.weight", {c.hidden_size}));
   head_ = std::make_unique<Linear>(c.tie_word_embeddings ? Linear{"lm_head", embed_tokens_, {}, {}} : linear("lm_head", c.vocab_size, c.hidden_size, false));
   // In fp32 step by step, and the angles with them, as the models were trained: at position 1,000 exact angles move the logits by 5e-4.
   frequencies_ = frequencies(0);
@@ -244,7 +264,7 @@ inline Llama::Llama(LlamaConfig config, const ShapedLookup& lookup, LlamaOptions
 inline Tensor Llama::embed(const Tensor& input_ids) const {
   const auto largest = input_ids.max().item<std::int64_t>(), smallest = input_ids.min().item<std::int64_t>();
   require(smallest >= 0 && largest < config_.vocab_size, "Llama: input_ids hold ", smallest < 0 ? smallest : largest, ", expected 0 to ", config_.vocab_size - 1);
-  return at::embedding(embed_tokens_, input_ids).to(detail::statistic_dtype(dtype()));
+  return at::embedding(embed_tokens_, input_ids.to(device())).to(detail::statistic_dtype(dtype()));
 }
 
 inline void Llama::check_labels(const Tensor& labels) const {
@@ -256,15 +276,17 @@ inline void Llama::check_labels(const Tensor& labels) const {
 inline Tensor Llama::hidden(const Batch& batch, std::int64_t length) const {
   Tensor x = embed(batch.input_ids);
   const RopeTable angles = table(batch.position_ids, length);
+  const Documents documents = documents_of(batch.document_starts, device());
   for (std::size_t index = 0; index < layers_.size(); ++index)
-    x = layers_[index].forward(x, angles, batch.document_starts, options_.gradient_checkpointing.in_layer(static_cast<std::int64_t>(index)));
+    x = layers_[index].forward(x, angles, documents, options_.gradient_checkpointing.in_layer(static_cast<std::int64_t>(index)));
   return rms_norm(x, norm_, config_.rms_norm_eps);
 }
 
-inline LossSum Llama::loss(const Batch& batch) {
+inline LossSum Llama::loss(const Batch& given) {
+  const Batch batch = detail::on_cpu(given);
   check_labels(batch.labels);
   const auto compact = detail::without_padding(batch).batch;
-  const Tensor rows = hidden(compact, rope_length(batch.position_ids)).reshape({-1, config_.hidden_size}), labels = compact.labels.reshape(-1);
+  const Tensor rows = hidden(compact, rope_length(batch.position_ids)).reshape({-1, config_.hidden_size}), labels = compact.labels.reshape(-1).to(device());
   const Tensor sum = head_->adapted ? adapted_head_loss(rows, labels) : linear_cross_entropy_sum(rows, head_->weight, labels);
   return {sum, batch.supervised_tokens};
 }
@@ -281,11 +303,12 @@ inline Tensor Llama::adapted_head_loss(const Tensor& hidden, const Tensor& label
   return sum;
 }
 
-inline Tensor Llama::token_log_probs(const Batch& batch) {
+inline Tensor Llama::token_log_probs(const Batch& given) {
   const c10::NoGradGuard no_grad;
+  const Batch batch = detail::on_cpu(given);
   check_labels(batch.labels);
   const auto [compact, source] = detail::without_padding(batch);
-  const Tensor rows = hidden(compact, rope_length(batch.position_ids)).reshape({-1, config_.hidden_size}), labels = compact.labels.reshape(-1);
+  const Tensor rows = hidden(compact, rope_length(batch.position_ids)).reshape({-1, config_.hidden_size}), labels = compact.labels.reshape(-1).to(device());
   Tensor result;
   if (head_->adapted) {
     std::vector<Tensor> chunks;
@@ -297,7 +320,7 @@ inline Tensor Llama::token_log_probs(const Batch& batch) {
   } else {
     result = linear_log_probs(rows, head_->weight, labels);
   }
-  if (source.defined()) result = at::zeros({batch.labels.numel()}, result.options()).index_copy_(0, source, result);
+  if (source.defined()) result = at::zeros({batch.labels.numel()}, result.options()).index_copy_(0, source.to(device()), result);
   return result.view(batch.labels.sizes());
 }
 

@@ -111,7 +111,7 @@ inline void LlamaGeneration::compute_shared_prefix() {
   const std::vector<std::int64_t> ids(prompts_[0].begin(), prompts_[0].begin() + shared_);
   Tensor x = shared_ > 0 ? model_.embed(at::tensor(ids).to(options).unsqueeze(0)) : Tensor();
   const RopeTable table = model_.table(at::arange(shared_, options).unsqueeze(0));
-  const Tensor starts = at::zeros({1, shared_}, options.dtype(at::kInt));
+  const Documents documents = shared_ > 0 ? documents_of(at::zeros({1, shared_}, at::kInt), model_.device()) : Documents();
   for (const LlamaLayer& layer : model_.layers_) {
     const auto empty = [&](std::vector<std::int64_t> shape) { return at::empty(shape, at::TensorOptions(model_.dtype()).device(model_.device())); };
     // Zeros, because positions that a row does not have yet are multiplied with probability 0, and 0 times garbage may be NaN.
@@ -121,7 +121,7 @@ inline void LlamaGeneration::compute_shared_prefix() {
       continue;
     }
     const auto [q, k, v] = layer.heads(x, table);
-    x = layer.finish(causal_attention(q, k, v, starts, layer.scale(), layer.sliding_window), x);
+    x = layer.finish(causal_attention(q, k, v, documents, layer.scale(), layer.sliding_window), x);
     caches_.push_back({k[0], v[0], own(), own()});
   }
 }

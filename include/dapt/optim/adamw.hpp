@@ -17,6 +17,7 @@
 #include <ATen/ops/zeros_like.h>
 
 #include <dapt/concepts/optimizer.hpp>
+#include <dapt/core/cuda_kernels.hpp>
 #include <dapt/core/error.hpp>
 #include <dapt/core/gradient.hpp>
 #include <dapt/core/run_result.hpp>
@@ -45,6 +46,12 @@ struct AdamW {
   void accumulate(State& state, const Tensor& gradient) const { accumulate_gradient(state.gradient, gradient); }
   Tensor& accumulated(State& state) const { return state.gradient; }
   void step(Tensor& weight, State& state, const StepInfo& info) const;
+
+  /// The step with the weight's write by stochastic rounding, in one pass of an own CUDA kernel, without an fp32 copy of the weight; `key` fixes the draws. False, and nothing
+  /// done, where there is no such kernel.
+  bool step_stochastically(Tensor& weight, State& state, const StepInfo& info, std::uint64_t key) const {
+    return weight.scalar_type() == at::kBFloat16 && step_in_kernel(weight, state, info, &key);
+  }
 
   /// m / c1 / (sqrt(v / c2) + eps) after moving the moments, fp32.
   Tensor direction(State& state, const StepInfo& info) const;
@@ -77,6 +84,7 @@ struct AdamW {
   /// What is added to sqrt(v), so that both forms are m / (sqrt(v) + eps_t) * correction.step().
   double eps_at(const Correction& c) const { return form == AdamWForm::torch ? eps * c.root_c2 : eps; }
   Tensor moved(const Tensor& gradient, Tensor exp_avg, Tensor exp_avg_sq, double eps_t) const;
+  bool step_in_kernel(Tensor& weight, State& state, const StepInfo& info, const std::uint64_t* key) const;
 };
 
 inline AdamW::State AdamW::init(const NamedParameter& parameter) const {
@@ -106,7 +114,19 @@ inline Tensor AdamW::direction(State& state, const StepInfo& info) const {
   return update;
 }
 
+/// In one own CUDA kernel; false where there is none for these tensors.
+inline bool AdamW::step_in_kernel(Tensor& weight, State& state, const StepInfo& info, const std::uint64_t* key) const {
+  if (!takes_cuda_kernels(weight) || !takes_cuda_kernels(state.gradient) || !weight.is_contiguous() || !state.exp_avg.is_contiguous() || !state.exp_avg_sq.is_contiguous()) return false;
+  const Correction c = correction(info.step);
+  const AdamWStep numbers{.fresh1 = static_cast<float>(1 - beta1), .beta2 = static_cast<float>(beta2), .fresh2 = static_cast<float>(1 - beta2), .eps = static_cast<float>(eps_at(c)),
+                          .rate = static_cast<float>(info.lr * c.step()), .kept = static_cast<float>(1 - info.lr * weight_decay), .decay_first = form == AdamWForm::torch};
+  cuda_kernels().adamw(weight, state.gradient.contiguous(), state.exp_avg, state.exp_avg_sq, numbers, key);
+  state.gradient.reset();
+  return true;
+}
+
 inline void AdamW::step(Tensor& weight, State& state, const StepInfo& info) const {
+  if (step_in_kernel(weight, state, info, nullptr)) return;
   const bool is_flat = weight.is_contiguous() && state.exp_avg.is_contiguous(), one_type = weight.scalar_type() == at::kFloat && state.gradient.scalar_type() == at::kFloat;
   if (!(is_flat && one_type) && step_in_pieces(*this, weight, state, info)) return;  // LibTorch's fused kernel needs no pieces
   const Correction c = correction(info.step);

@@ -94,8 +94,10 @@ inline Quantized quantize_by_operations(const Tensor& flat) {
   const Tensor largest = rows.abs().amax(1, true), negative = rows.amin(1, true).lt(0);
   const Tensor scaled = rows.mul(largest.clamp_min(1e-38).reciprocal()).clamp_(-1, 1);
   const auto bounds = [&](bool is_signed) { return map_tensor(DynamicMap::of(is_signed).values(), flat).unfold(0, 2, 1).mean(1); };
-  const Tensor codes = at::where(negative, at::bucketize(scaled, bounds(true)), at::bucketize(scaled, bounds(false))).to(at::kByte);
-  return {codes.view(-1).narrow(0, 0, count).contiguous(), at::where(negative, largest.neg(), largest).view(-1)};
+  const Tensor is_finite = largest.isfinite();
+  const Tensor codes = at::where(negative, at::bucketize(scaled, bounds(true)), at::bucketize(scaled, bounds(false))).to(at::kByte).mul_(is_finite);
+  const Tensor scales = at::where(is_finite, at::where(negative, largest.neg(), largest), std::numeric_limits<double>::quiet_NaN());
+  return {codes.view(-1).narrow(0, 0, count).contiguous(), scales.view(-1)};
 }
 
 inline Tensor dequantize_by_operations(const Tensor& codes, const Tensor& scales) {

@@ -14,15 +14,17 @@
 
 namespace dapt {
 
-inline constexpr std::int64_t piece_elements = 1 << 15;  ///< half a dozen fp32 pieces of it fit a core's second-level cache
+inline constexpr std::int64_t piece_elements = 1 << 15;         ///< half a dozen fp32 pieces of it fit a core's second-level cache
+inline constexpr std::int64_t device_piece_elements = 1 << 24;  ///< on another device: enough to keep it busy, and little beside the weights
 
 /// Entries [first, first + length) of the flat tensor, sharing its memory; undefined where it is.
 inline Tensor piece_of(const Tensor& x, std::int64_t first, std::int64_t length) { return x.defined() ? x.view(-1).narrow(0, first, length) : Tensor(); }
 
-/// Takes the step of a contiguous weight of more than one piece on the CPU by stepping its pieces, and returns true; else does nothing and returns false. A rule's `step` calls it first.
+/// Takes the step of a contiguous weight of more than one piece by stepping its pieces, and returns true; else does nothing and returns false. A rule's `step` calls it first.
 template <PiecewiseOptimizer Rule>
 bool step_in_pieces(const Rule& rule, Tensor& weight, typename Rule::State& state, const StepInfo& info) {
-  if (!weight.is_cpu() || weight.numel() <= piece_elements || !weight.is_contiguous()) return false;
+  const std::int64_t most = weight.is_cpu() ? piece_elements : device_piece_elements;
+  if (weight.numel() <= most || !weight.is_contiguous()) return false;
   bool contiguous = true;
   rule.visit(state, [&](std::string_view, auto& value) {
     if constexpr (std::is_same_v<std::remove_cvref_t<decltype(value)>, Tensor>) contiguous = contiguous && (!value.defined() || value.is_contiguous());
@@ -33,10 +35,10 @@ bool step_in_pieces(const Rule& rule, Tensor& weight, typename Rule::State& stat
   accumulated = accumulated.contiguous();
   const Tensor flat = weight.view(-1);
   std::vector<std::int64_t> numbers;  // of the state, after the step of a piece
-  at::parallel_for(0, (flat.numel() + piece_elements - 1) / piece_elements, 1, [&](std::int64_t begin, std::int64_t end) {
+  const auto step_pieces = [&](std::int64_t begin, std::int64_t end) {
     const at::NoGradGuard no_grad;  // each thread has its own
     for (std::int64_t i = begin; i < end; ++i) {
-      const std::int64_t first = i * piece_elements, length = std::min(piece_elements, flat.numel() - first);
+      const std::int64_t first = i * most, length = std::min(most, flat.numel() - first);
       Tensor weights = flat.narrow(0, first, length);
       typename Rule::State part = rule.piece(state, first, length);
       rule.step(weights, part, {info.step, info.lr, info.first + first});
@@ -45,7 +47,10 @@ bool step_in_pieces(const Rule& rule, Tensor& weight, typename Rule::State& stat
         if constexpr (std::is_same_v<std::remove_cvref_t<decltype(value)>, std::int64_t>) numbers.push_back(value);
       });
     }
-  });
+  };
+  const std::int64_t pieces = (flat.numel() + most - 1) / most;
+  if (weight.is_cpu()) at::parallel_for(0, pieces, 1, step_pieces);
+  else step_pieces(0, pieces);
   auto number = numbers.begin();
   rule.visit(state, [&](std::string_view, auto& value) {
     if constexpr (std::is_same_v<std::remove_cvref_t<decltype(value)>, std::int64_t>) value = *number++;

@@ -1,21 +1,29 @@
 // fp32 to bf16 by stochastic rounding (Gupta et al. 2015, arXiv:1502.02551, eq. 2): one of the two neighbours, with chances that make the mean exact.
-// On the CPU the draw of each element is a hash of the key and its index, so that it does not depend on how a tensor is cut into pieces.
+// The draw of each element is a hash of the key and its index, so that it depends neither on how a tensor is cut into pieces nor on the device.
 #pragma once
 
+#include <algorithm>
 #include <bit>
-#include <cmath>
 #include <cstdint>
 
 #if defined(__x86_64__)
+// GCC 12's own header uses a variable that is undefined on purpose, and warns where it is inlined (GCC bug 105593)
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wuninitialized"
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
 #include <immintrin.h>
+#pragma GCC diagnostic pop
 #endif
 
-#include <ATen/Context.h>
 #include <ATen/Parallel.h>
+#include <ATen/ops/arange.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
+#include <ATen/ops/full_like.h>
+#include <ATen/ops/where.h>
 #include <c10/util/BFloat16.h>
 
+#include <dapt/core/cuda_kernels.hpp>
 #include <dapt/core/error.hpp>
 #include <dapt/core/hash.hpp>
 #include <dapt/core/tensor.hpp>
@@ -74,6 +82,31 @@ inline void round_on_cpu(const float* from, std::int64_t count, std::uint64_t ke
   round_span(from + done, count - done, key, first + static_cast<std::uint64_t>(done), to + done);
 }
 
+/// The same bits as on the CPU with LibTorch's operations, for any device. `source` fp32, contiguous.
+inline Tensor round_by_operations(const Tensor& source, std::uint64_t key, std::int64_t first) {
+  constexpr std::int64_t piece = 1 << 22;  // of which draws of 8 bytes exist at once
+  Tensor rounded = at::empty_like(source, source.options().dtype(at::kBFloat16));
+  const Tensor all = source.view(-1), to = rounded.view(-1);
+  const auto options = source.options().dtype(at::kLong);
+  const Tensor shifts = at::arange(0, 64, 16, options);
+  for (std::int64_t begin = 0; begin < all.numel(); begin += piece) {
+    const std::int64_t count = std::min(piece, all.numel() - begin), group = (first + begin) / 4, end = (first + begin + count + 3) / 4;
+    // splitmix64 of core/hash.hpp: products wrap around, and the shifts bring zeros from above
+    Tensor z = at::arange(group + 1, end + 1, options).mul_(static_cast<std::int64_t>(0x9E3779B97F4A7C15u)).add_(static_cast<std::int64_t>(key));
+    const auto fold = [&](std::int64_t shift) { z = z.bitwise_xor(z.bitwise_right_shift(shift).bitwise_and_((std::int64_t{1} << (64 - shift)) - 1)); };
+    fold(30);
+    z.mul_(static_cast<std::int64_t>(0xBF58476D1CE4E5B9u));
+    fold(27);
+    z.mul_(static_cast<std::int64_t>(0x94D049BB133111EBu));
+    fold(31);
+    const Tensor draws = z.unsqueeze(1).bitwise_right_shift(shifts).bitwise_and_(0xFFFF).view(-1).narrow(0, first + begin - 4 * group, count).to(at::kInt);
+    const Tensor values = all.narrow(0, begin, count), bits = values.view(at::kInt);
+    const Tensor moved = at::where(values.isnan(), at::full_like(bits, 0x7FC00000), bits.add(draws).bitwise_and_(-65536));
+    to.narrow(0, begin, count).copy_(moved.bitwise_right_shift(16).to(at::kShort).view(at::kBFloat16));
+  }
+  return rounded;
+}
+
 }  // namespace detail
 
 /// `values` (fp32) rounded to bf16 into `rounded`, of their shape. `key` and the index of each element, counted from `first`, fix the draws. NaN stays NaN.
@@ -81,14 +114,13 @@ inline void round_stochastically(const Tensor& values, std::uint64_t key, std::i
   require(rounded.sizes() == values.sizes() && rounded.scalar_type() == at::kBFloat16 && values.scalar_type() == at::kFloat, "round_stochastically: from ", values.scalar_type(), " ",
           values.sizes(), " to ", rounded.scalar_type(), " ", rounded.sizes(), ", expected fp32 and bf16 of one shape");
   if (values.is_meta()) return;  // a memory plan asks for sizes only
-  if (!values.is_cpu()) {
-    at::Generator generator = at::globalContext().defaultGenerator(values.device()).clone();
-    generator.set_current_seed(splitmix64(key, static_cast<std::uint64_t>(first)));
-    const Tensor noise = at::empty(values.sizes(), values.options().dtype(at::kInt)).random_(0, 1 << 16, generator);
-    rounded.copy_(values.contiguous().view(at::kInt).add(noise).bitwise_and_(static_cast<std::int64_t>(-65536)).view(at::kFloat));
+  const Tensor source = values.contiguous();
+  if (!values.is_cpu() && !(takes_cuda_kernels(source) && rounded.is_contiguous())) {
+    rounded.copy_(detail::round_by_operations(source, key, first));
     return;
   }
-  const Tensor source = values.contiguous(), target = rounded.is_contiguous() ? rounded : at::empty(rounded.sizes(), rounded.options());
+  if (!values.is_cpu()) return cuda_kernels().round_stochastically(source, key, first, rounded);
+  const Tensor target = rounded.is_contiguous() ? rounded : at::empty(rounded.sizes(), rounded.options());
   const float* from = source.const_data_ptr<float>();
   c10::BFloat16* to = target.mutable_data_ptr<c10::BFloat16>();
   at::parallel_for(0, source.numel(), 1 << 15, [&](std::int64_t begin, std::int64_t end) {

@@ -3,6 +3,7 @@
 // pass through.
 #pragma once
 
+#include <concepts>
 #include <cstdint>
 #include <optional>
 #include <string>
@@ -40,12 +41,19 @@ struct StochasticRounding {
   Tensor& accumulated(State& state) const { return inner.accumulated(state.inner); }
   void step(Tensor& weight, State& state, const StepInfo& info) const {
     if (weight.scalar_type() == at::kFloat) return inner.step(weight, state.inner, info);
+    const std::uint64_t key = splitmix64(static_cast<std::uint64_t>(state.stream) ^ splitmix64(0, static_cast<std::uint64_t>(seed)), static_cast<std::uint64_t>(state.steps));
+    if constexpr (requires { { inner.step_stochastically(weight, state.inner, info, key) } -> std::same_as<bool>; }) {
+      if (inner.step_stochastically(weight, state.inner, info, key)) {
+        ++state.steps;
+        return;
+      }
+    }
     if constexpr (PiecewiseOptimizer<StochasticRounding>) {
       if (step_in_pieces(*this, weight, state, info)) return;
     }
     Tensor exact = weight.to(at::kFloat);
     inner.step(exact, state.inner, info);
-    const std::uint64_t key = splitmix64(static_cast<std::uint64_t>(state.stream) ^ splitmix64(0, static_cast<std::uint64_t>(seed)), static_cast<std::uint64_t>(state.steps++));
+    ++state.steps;
     round_stochastically(exact, key, info.first, weight);
   }
   State piece(const State& state, std::int64_t first, std::int64_t length) const requires PiecewiseOptimizer<Inner> {

@@ -25,6 +25,7 @@ struct ToyOptions {
   std::int64_t vocab_size = 32, hidden_size = 24;
   std::uint64_t seed = 0;
   at::ScalarType dtype = at::kFloat;
+  at::Device device = at::kCPU;  ///< the values are the same on all
 };
 
 /// CausalLM that predicts a token from the one before it: embedding e, h = e + tanh(W e), logits = V h. W is "model.layers.0.mlp.up_proj", V "lm_head".
@@ -33,7 +34,7 @@ class ToyLM {
   explicit ToyLM(ToyOptions options = {}) {
     at::Generator generator = at::detail::createCPUGenerator(options.seed);
     const auto weight = [&](std::int64_t rows, std::int64_t columns) {
-      return at::randn({rows, columns}, generator, at::TensorOptions(at::kFloat)).mul_(0.3).to(options.dtype);
+      return at::randn({rows, columns}, generator, at::TensorOptions(at::kFloat)).mul_(0.3).to(options.device, options.dtype);
     };
     embed_tokens_ = weight(options.vocab_size, options.hidden_size);
     up_proj_ = std::make_unique<Linear>(Linear{"model.layers.0.mlp.up_proj", weight(options.hidden_size, options.hidden_size), {}, {}});
@@ -52,9 +53,9 @@ class ToyLM {
 
  private:
   Tensor chosen_log_probs(const Batch& batch) const {
-    const Tensor e = at::embedding(embed_tokens_, batch.input_ids), h = e.add(at::tanh(up_proj_->forward(e)));
-    const Tensor ignored = batch.labels.eq(ignore_index), log_probs = at::log_softmax(head_->forward(h), -1, at::kFloat);
-    return log_probs.gather(2, batch.labels.masked_fill(ignored, 0).unsqueeze(2)).squeeze(2).masked_fill(ignored, 0);
+    const Tensor labels = batch.labels.to(embed_tokens_.device()), e = at::embedding(embed_tokens_, batch.input_ids.to(embed_tokens_.device())), h = e.add(at::tanh(up_proj_->forward(e)));
+    const Tensor ignored = labels.eq(ignore_index), log_probs = at::log_softmax(head_->forward(h), -1, at::kFloat);
+    return log_probs.gather(2, labels.masked_fill(ignored, 0).unsqueeze(2)).squeeze(2).masked_fill(ignored, 0);
   }
 
   Tensor embed_tokens_;

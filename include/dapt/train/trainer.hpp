@@ -235,7 +235,8 @@ TrainReport Trainer<Model, Adapter, Rule, Schedule>::train(Stream&& stream, Obse
   static_assert(check_batch_stream<std::remove_cvref_t<Stream>>());
   static_assert((check_observer<std::remove_cvref_t<Observers>>() && ...));
   require_attached();
-  reset_peak_memory();
+  const at::Device device = trained_.front().weight.device();
+  reset_peak_memory(device);
   constexpr double none = std::numeric_limits<double>::quiet_NaN();
   if (std::exchange(continues_, false)) {
     stream.seek(progress_.position);
@@ -307,7 +308,7 @@ TrainReport Trainer<Model, Adapter, Rule, Schedule>::train(Stream&& stream, Obse
     record.tokens = progress_.tokens;
     record.skipped_steps = progress_.skipped;
     record.tokens_per_second = static_cast<double>(window.input_tokens) / std::max(seconds_since(window_start), 1e-9);
-    record.peak_memory_bytes = peak_memory_bytes();
+    record.peak_memory_bytes = peak_memory_bytes(device);
     record.seconds = progress_.seconds;
     record.fraction = fraction(progress_.windows);
     (observers.observe(std::as_const(record)), ...);
@@ -326,7 +327,7 @@ TrainReport Trainer<Model, Adapter, Rule, Schedule>::train(Stream&& stream, Obse
   report.last_loss = losses.empty() ? none : std::accumulate(losses.begin(), losses.end(), 0.0) / static_cast<double>(losses.size());
   report.seconds = seconds();
   report.optimizer_seconds = progress_.optimizer_seconds;
-  report.peak_memory_bytes = peak_memory_bytes();
+  report.peak_memory_bytes = peak_memory_bytes(device);
   report.state_bytes = state_bytes();
   if (shards_)
     for (const std::string& bytes : options_.ranks->gather(std::to_string(report.state_bytes))) report.rank_state_bytes.push_back(std::stoll(bytes));

@@ -1,0 +1,86 @@
+#!/usr/bin/env bash
+# Checks and measures dapt on a machine with a GPU, and prints one table. About five minutes on an H100 with a build that is there.
+#
+#   tests/cuda/on_a_gpu.sh                  configures and builds build/cuda where it is not there (needs what cmake/bootstrap.sh installs, the CUDA
+#                                           toolkit, and LibTorch with CUDA: DAPT_LIBTORCH or an importable Python torch), then checks and measures
+#   tests/cuda/on_a_gpu.sh --build          builds alone
+#   tests/cuda/on_a_gpu.sh --pack FOLDER    puts the built programs, stripped, and the libraries they need beside LibTorch into FOLDER/packed.tar.xz: to be carried to
+#                                           a machine that has a GPU and Python's torch 2.11 (cu130), and nothing else of what a build needs
+#   tests/cuda/on_a_gpu.sh --packed FOLDER  checks and measures there with what FOLDER holds
+#
+# Exit status: 0 where all is right, 1 where a check failed, 77 without a GPU. MINUTES=N ends the measurements after so long (8).
+set -uo pipefail
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
+programs=(dapt dapt_cuda_check dapt_seven_billion dapt_tests_device dapt_tests_kernels)
+bin=$root/build/cuda/bin
+start=$SECONDS
+say() { echo "[$((SECONDS - start)) s] $*"; }
+
+build() {
+  cd "$root" && cmake --preset cuda >/dev/null && cmake --build --preset cuda --target "${programs[@]}"
+}
+
+pack() {
+  local folder=$1 stage program
+  stage=$(mktemp -d)
+  mkdir -p "$folder" "$stage/bin" "$stage/lib"
+  for program in "${programs[@]}"; do
+    strip -o "$stage/bin/$program" "$bin/$program" || exit 1
+    # What Debian's packages brought; LibTorch, CUDA and the C library are those of the other machine.
+    ldd "$bin/$program" | awk '$3 ~ /^\// {print $3}' | grep -E '/lib(icu|sentencepiece|zstd|tcmalloc|gloo|protobuf|z\.so|re2|absl|tomlplusplus)' | xargs -r cp -nL -t "$stage/lib"
+  done
+  mkdir -p "$stage/tests/parity"
+  cp -r "$root/tests/parity/models" "$stage/tests/parity/"
+  tar -C "$stage" -cf - bin lib tests | xz -T0 -6 >"$folder/packed.tar.xz" || exit 1
+  rm -rf "$stage"
+  ls -l "$folder/packed.tar.xz"
+}
+
+unpack() {
+  packed=$(mktemp -d)
+  tar -C "$packed" -xJf "$1/packed.tar.xz" || exit 1
+  bin=$packed/bin
+  local torch
+  torch=$(python3 -c 'import importlib.util as u; print(u.find_spec("torch").submodule_search_locations[0])') || exit 1
+  # NVIDIA's libraries lie beside torch, as its own search path has them; those that programs name themselves must be told.
+  export LD_LIBRARY_PATH=$torch/lib:$(printf '%s:' "$torch"/../nvidia/*/lib)$packed/lib:${LD_LIBRARY_PATH:-}
+  export DAPT_TEST_FILES=$packed/tests
+}
+
+case ${1:-} in
+  --build) build; exit ;;
+  --pack) pack "$2"; exit ;;
+  --packed) unpack "$2" ;;
+  "") build || exit 1 ;;
+  *) sed -n '2,/^set/{/^set/d;s/^# \{0,1\}//;p}' "${BASH_SOURCE[0]}"; exit 2 ;;
+esac
+
+failed=0
+check() {  # check NAME COMMAND...
+  local name=$1 status
+  shift
+  say "$name"
+  timeout 150 "$@"
+  status=$?
+  [ $status = 0 ] || { echo "FAILED ($status): $name"; failed=1; }
+}
+
+"$bin/dapt_cuda_check"
+case $? in
+  0) ;;
+  77) exit 77 ;;
+  *) echo "FAILED: the smallest kernel"; exit 1 ;;
+esac
+export DAPT_TEST_DEVICE=cuda:0
+check "kernels on the GPU against the CPU, own and LibTorch's; one run of each setting against the CPU's" "$bin/dapt_tests_device" --durations yes
+check "the arithmetic of the kernels on this machine's CPU" "$bin/dapt_tests_kernels" "The CUDA kernels'*"
+
+say "a Llama of 7 billion random weights, length 1,024"
+"$bin/dapt_seven_billion" header || failed=1
+for setting in lora-256 lora-256-checkpointed galore-128 galore-1024 lora-256-nf4; do
+  left=$((${MINUTES:-8} * 60 - (SECONDS - start)))
+  [ $left -gt 20 ] || { echo "$setting: not measured, the time is over"; continue; }
+  timeout $left "$bin/dapt_seven_billion" $setting || { echo "FAILED ($?): $setting"; failed=1; }
+done
+say "$([ $failed = 0 ] && echo "all is right" || echo "something failed")"
+exit $failed

@@ -1,0 +1,153 @@
+// Trains a Llama of 7 billion random weights, made on the GPU, for a few steps of one setting, and prints a row of a table: tokens a second, share of the products' speed, peak
+// memory. seven_billion SETTING [LENGTH] [LAYERS] [WIDTH]; on the device that DAPT_TEST_DEVICE names, else the first GPU; without one it exits with 77.
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <map>
+#include <string>
+#include <vector>
+
+#include <ATen/ops/empty.h>
+#include <ATen/ops/mm.h>
+#include <ATen/ops/randn.h>
+
+#include <dapt/adapters/full_parameter.hpp>
+#include <dapt/adapters/lora.hpp>
+#include <dapt/core/device.hpp>
+#include <dapt/core/seed.hpp>
+#include <dapt/data/packed_stream.hpp>
+#include <dapt/kernels/instruction_set.hpp>
+#include <dapt/models/llama.hpp>
+#include <dapt/optim/any_optimizer.hpp>
+#include <dapt/optim/galore.hpp>
+#include <dapt/optim/stochastic_rounding.hpp>
+#include <dapt/optim/stored_state.hpp>
+#include <dapt/train/trainer.hpp>
+
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
+
+/// FLOP a second of a large bf16 product.
+double product_speed(at::Device device) {
+  const std::int64_t n = device.is_cpu() ? 512 : 8192;
+  const auto options = at::TensorOptions(at::kBFloat16).device(device);
+  const dapt::Tensor a = at::randn({n, n}, options), b = at::randn({n, n}, options);
+  const auto finish = [](const dapt::Tensor& x) { x[0][0].item<float>(); };
+  for (int i = 0; i < 3; ++i) finish(at::mm(a, b));
+  constexpr int products = 20;
+  const auto start = Clock::now();
+  for (int i = 0; i < products; ++i) {
+    const dapt::Tensor c = at::mm(a, b);
+    if (i + 1 == products) finish(c);
+  }
+  return products * 2.0 * n * n * n / seconds_since(start);
+}
+
+/// Llama's 7 billion with 32 layers of width 4,096.
+dapt::LlamaConfig shape(std::int64_t layers, std::int64_t width) {
+  return {.vocab_size = 32000, .hidden_size = width, .intermediate_size = 43 * width / 16, .num_hidden_layers = layers, .num_attention_heads = width / 128, .num_key_value_heads = width / 128,
+          .head_dim = 128};
+}
+
+dapt::Llama random_llama(const dapt::LlamaConfig& config, at::Device device, dapt::LlamaOptions options) {
+  options.device = device;
+  std::map<std::string, std::vector<std::int64_t>> shapes;
+  for (const auto& parameter : dapt::Llama::without_storage(config, at::kBFloat16).parameters()) shapes[parameter.name] = parameter.value.sizes().vec();
+  return dapt::Llama(config, [&](const std::string& name) {
+    dapt::Tensor weight = at::empty(shapes.at(name), at::TensorOptions(at::kBFloat16).device(device));
+    return name.find("norm") != std::string::npos ? weight.fill_(1) : weight.normal_(0, 0.02);
+  }, options);
+}
+
+std::vector<dapt::PackedSequence> random_rows(std::int64_t length) {
+  std::vector<dapt::PackedSequence> rows(16);
+  std::uint32_t draw = 1;
+  for (auto& row : rows)
+    for (std::int64_t t = 0; t < length; ++t) {
+      draw = draw * 1664525u + 1013904223u;
+      row.input_ids.push_back(static_cast<std::int32_t>(draw >> 8) % 32000);
+      row.labels.push_back(static_cast<std::int32_t>(draw >> 4) % 32000);
+      row.position_ids.push_back(static_cast<std::int32_t>(t));
+      row.document_starts.push_back(0);
+    }
+  return rows;
+}
+
+struct Measured {
+  std::vector<double> tokens_per_second;
+  double first_seconds = 0, loss = 0;
+  void observe(const dapt::StepRecord& record) {
+    if (first_seconds == 0) first_seconds = record.seconds;
+    tokens_per_second.push_back(record.tokens_per_second);
+    loss = record.loss;
+  }
+};
+
+template <class Adapter>
+void measure(const std::string& name, dapt::Llama& model, const Adapter& adapter, const dapt::AnyOptimizer& rule, const dapt::TrainOptions& options, std::int64_t length, double flops_a_token,
+             at::Device device) {
+  dapt::Trainer trainer(model, adapter, rule, options);
+  dapt::PackedStream stream(random_rows(length), {.micro_batch_size = options.micro_batch_size, .shuffle = false});
+  Measured measured;
+  const dapt::TrainReport report = trainer.train(stream, measured);
+  auto& speeds = measured.tokens_per_second;
+  dapt::require(speeds.size() > 2, "seven_billion: ", speeds.size(), " steps, expected more than 2");
+  std::sort(speeds.begin() + 2, speeds.end());  // without the first two steps, which warm up and find subspaces
+  const double speed = speeds[2 + (speeds.size() - 2) / 2];
+  std::printf("%-34s %10.0f %8.1f %% %10.2f %12.2f %10.3f\n", name.c_str(), speed, 100 * speed * flops_a_token / product_speed(device), static_cast<double>(report.peak_memory_bytes) / (1 << 30),
+              measured.first_seconds, measured.loss);
+  std::fflush(stdout);
+}
+
+}  // namespace
+
+int main(int count, char** arguments) {
+  const std::string setting = count > 1 ? arguments[1] : "header";
+  const std::int64_t length = count > 2 ? std::atoll(arguments[2]) : 1024, layers = count > 3 ? std::atoll(arguments[3]) : 32, width = count > 4 ? std::atoll(arguments[4]) : 4096;
+  at::Device device = at::kCPU;
+  try {
+    const char* name = std::getenv("DAPT_TEST_DEVICE");
+    device = dapt::device_from_name(name != nullptr && *name != '\0' ? name : "cuda");
+  } catch (const dapt::Error& error) {
+    std::printf("%s\n", error.what());
+    return 77;
+  }
+  if (setting == "header") {
+    std::printf("%s\n", dapt::describe_device(device).c_str());
+    for (const std::string& line : dapt::kernel_report(device)) std::printf("%s\n", line.c_str());
+    std::printf("product of bf16 matrices: %.0f TFLOP/s\n", product_speed(device) / 1e12);
+    std::printf("%-34s %10s %10s %10s %12s %10s\n", "setting", "tokens/s", "MFU", "peak GiB", "1st step s", "loss");
+    return 0;
+  }
+  // weights of the products: twice each forward, twice each gradient of an input, twice each gradient of a weight that trains
+  const dapt::LlamaConfig c = shape(layers, width);
+  const double weights = static_cast<double>(layers) * (4.0 * c.hidden_size * c.hidden_size + 3.0 * c.hidden_size * c.intermediate_size) + static_cast<double>(c.vocab_size) * c.hidden_size;
+  const double attention = static_cast<double>(layers) * 2 * static_cast<double>(length) * c.hidden_size;  // of both products, half of them masked
+  const double lora = 256.0 * layers * (4.0 * 2 * c.hidden_size + 3.0 * (c.hidden_size + c.intermediate_size));
+  dapt::seed_everything(1);
+  const auto run = [&](const dapt::LlamaOptions& model_options, const auto& adapter, const dapt::AnyOptimizer& rule, dapt::TrainOptions options, double flops) {
+    dapt::Llama model = random_llama(c, device, model_options);
+    options.lr = 1e-5;
+    options.max_steps = 7;
+    measure(setting, model, adapter, rule, options, length, flops, device);
+  };
+  const double flops_of_lora = 4 * weights + 6 * lora + 3 * attention, flops_of_all = 6 * weights + 3 * attention;
+  const auto galore = [](std::int64_t rank) {
+    return dapt::StochasticRounding<dapt::GaLore<dapt::StoredState<dapt::AdamW>>>{.inner = {.rank = rank, .projector = dapt::Projector::randomized_bf16}};
+  };
+  if (setting == "lora-256") run({}, dapt::Lora{.rank = 256}, dapt::AdamW{}, {.batch_size = 4}, flops_of_lora);
+  else if (setting == "lora-256-checkpointed") run({.gradient_checkpointing = true}, dapt::Lora{.rank = 256}, dapt::AdamW{}, {.batch_size = 4}, flops_of_lora);
+  else if (setting == "lora-256-nf4") run({.gradient_checkpointing = true, .quantization = dapt::Quantization::nf4}, dapt::Lora{.rank = 256}, dapt::AdamW{}, {.batch_size = 4}, flops_of_lora);
+  else if (setting == "galore-128") run({.gradient_checkpointing = true}, dapt::FullParameter{}, galore(128), {.batch_size = 1, .layer_wise = true}, flops_of_all);
+  else if (setting == "galore-1024") run({.gradient_checkpointing = true}, dapt::FullParameter{}, galore(1024), {.batch_size = 1, .layer_wise = true}, flops_of_all);
+  else {
+    std::printf("seven_billion: found \"%s\", expected header, lora-256, lora-256-checkpointed, lora-256-nf4, galore-128 or galore-1024\n", setting.c_str());
+    return 2;
+  }
+  return 0;
+}
