@@ -48,3 +48,14 @@ TEST_CASE("A mapped file has the file's bytes, and only a regular file that hold
   REQUIRE_THROWS_WITH(dapt::detail::FileMapping(folder.path()), Catch::Contains("no regular file"));
   REQUIRE_THROWS_WITH(dapt::detail::FileMapping(folder.path() / "none"), Catch::Contains("cannot open"));
 }
+
+TEST_CASE("A file larger than the memory is mapped") {
+  const TemporaryFolder folder;
+  write_bytes(folder.path() / "a", "some bytes");
+  const auto size = 4 * static_cast<std::uintmax_t>(sysconf(_SC_PHYS_PAGES)) * static_cast<std::uintmax_t>(sysconf(_SC_PAGESIZE));
+  std::filesystem::resize_file(folder.path() / "a", size);  // a hole
+  const dapt::detail::FileMapping mapping(folder.path() / "a");
+  REQUIRE(mapping.size() == size);
+  REQUIRE(std::string_view(reinterpret_cast<const char*>(mapping.data()), 10) == "some bytes");
+  REQUIRE(mapping.data()[size - 1] == std::byte{0});
+}

@@ -26,7 +26,7 @@ class FileMapping {
     struct stat status {};
     const bool known = ::fstat(descriptor, &status) == 0;
     size_ = known && S_ISREG(status.st_mode) ? static_cast<std::size_t>(status.st_size) : 0;
-    void* pages = size_ == 0 ? MAP_FAILED : ::mmap(nullptr, size_, PROT_READ | PROT_WRITE, MAP_PRIVATE, descriptor, 0);
+    void* pages = size_ == 0 ? MAP_FAILED : ::mmap(nullptr, size_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_NORESERVE, descriptor, 0);  // else a file larger than the memory is refused
     const int reason = errno;
     ::close(descriptor);
     require(size_ > 0, file.string(), ": found an empty file or no regular file, expected a file with something in it");

@@ -54,10 +54,12 @@ class NgramCrossEntropyScorer {
   };
   using Bag = std::vector<Entry>;
 
+  static double log_normalizer(Counts total, double prior) { return std::log(total.all - total.domain + prior) - std::log(total.domain + prior); }
+
   /// log p_domain(w) - log p_general(w), for the counts of w and of everything.
   static double log_ratio(Counts of, Counts total, double prior) {
     const double smooth = total.all > 0 ? prior * of.all / total.all : 0;
-    const double normalizer = std::log(total.all - total.domain + prior) - std::log(total.domain + prior);
+    const double normalizer = log_normalizer(total, prior);
     return of.all > 0 ? std::log(of.domain + smooth) - std::log(of.all - of.domain + smooth) + normalizer : normalizer;
   }
 
@@ -111,8 +113,12 @@ inline NgramCrossEntropyScorer::NgramCrossEntropyScorer(std::span<const Page> pa
     std::vector<char> next(pages.size());
     parallel_for(count, options.threads, [&](std::int64_t i) {
       const Counts others = without(total, bag_sizes[i], domain[i]);
-      double score = 0;
-      for (const auto& [id, times] : bags[i]) score += times * log_ratio(without(counts[id], times, domain[i]), others, prior);
+      const double smooth = others.all > 0 ? prior / others.all : 0;
+      double score = bag_sizes[i] * log_normalizer(others, prior);
+      for (const auto& [id, times] : bags[i]) {  // log_ratio with one logarithm in place of four: most of the fit's time
+        const Counts of = without(counts[id], times, domain[i]);
+        if (of.all > 0) score += times * std::log((of.domain + smooth * of.all) / (of.all - of.domain + smooth * of.all));
+      }
       next[i] = score >= 0;
     });
     std::int64_t changed = 0;
