@@ -5,7 +5,7 @@
 #     --browser  also Chromium, for the test that looks at the report
 #     --cuda     LibTorch with its CUDA libraries; the CUDA toolkit with NCCL, cuDNN, cuSPARSELt and NVSHMEM are yours to install (an
 #                installed Python torch brings the last three: name it with DAPT_LIBTORCH)
-#     --fuzz     also clang 19 with libFuzzer, for tests/fuzz/run.sh
+#     --fuzz     also clang 19 with libFuzzer and its OpenMP, for tests/fuzz/run.sh and the preset tsan
 #     --no-data  no model and no corpus: enough to use the headers
 #
 # LibTorch is the one that DAPT_LIBTORCH, CMAKE_PREFIX_PATH or an importable Python torch (2.8 or newer) names, else the pinned wheel from
@@ -49,6 +49,7 @@ install_packages() {
     [ "$(dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null)" = installed ] || missing+=("$package")
   done
   [ "$fuzz" = no ] || command -v clang++-19 >/dev/null || missing+=(clang-19 libclang-rt-19-dev)
+  [ "$fuzz" = no ] || [ -e /usr/lib/llvm-19/lib/libomp.so ] || missing+=(libomp-19-dev)
   [ "$browser" = no ] || command -v chromium >/dev/null || missing+=(chromium)
   if [ ${#missing[@]} = 0 ]; then
     say "Debian packages: all there"

@@ -3,7 +3,7 @@
 #
 #   tests/run.sh [--browser] [--preset NAME] [CTEST_ARGUMENT...]
 #     --browser      also the test that opens the report in headless Chromium
-#     --preset NAME  dev (default), release, asan or cuda: see CMakePresets.json
+#     --preset NAME  dev (default), release, asan, tsan or cuda: see CMakePresets.json
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -21,6 +21,7 @@ done
 bootstrap=()
 [ "$browser" = OFF ] || bootstrap+=(--browser)
 [ "$preset" != cuda ] || bootstrap+=(--cuda)
+[ "$preset" != tsan ] || bootstrap+=(--fuzz)
 bash cmake/bootstrap.sh "${bootstrap[@]}"
 . "${DAPT_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/dapt}/env.sh"
 

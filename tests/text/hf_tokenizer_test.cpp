@@ -24,7 +24,7 @@ static void check_strings(const HfTokenizer& tokenizer, const std::string& file)
     CAPTURE(file, entry.at("text").dump(-1, ' ', true));
     REQUIRE(tokenizer.encode(text, SpecialText::as_tokens) == as_tokens);
     REQUIRE(tokenizer.encode(text, SpecialText::as_text) == (entry.contains("as_text") ? entry.at("as_text").get<Ids>() : as_tokens));
-    REQUIRE(tokenizer.decode(as_tokens) == entry.at("decoded"));
+    REQUIRE(tokenizer.decode(as_tokens) == entry.at("decoded").get<std::string>());
   }
 }
 
@@ -60,8 +60,8 @@ TEST_CASE("SmolLM2: ids of single lines of up to a megabyte") {
     std::string line;
     for (int i = 0; i < entry.at("count").get<int>(); ++i) line += unit;
     const Ids ids = tokenizer.encode(line, SpecialText::as_tokens);
-    REQUIRE(ids.size() == entry.at("ids"));
-    REQUIRE(fnv1a_digits(ids) == entry.at("hash"));
+    REQUIRE(ids.size() == entry.at("ids").get<std::size_t>());
+    REQUIRE(fnv1a_digits(ids) == entry.at("hash").get<std::string>());
   }
 }
 
