@@ -180,7 +180,7 @@ TEST_CASE("two and four processes train as one does, and stay equal to each othe
   at::set_num_threads(1);
   const int count = GENERATE(2, 4);
   const fs::path folder = dist_folder("train");
-  const std::vector<int> statuses = ranks::wait(ranks::start(count, "rank: trains all scenarios", folder), 120);
+  const std::vector<int> statuses = ranks::wait(ranks::start(count, "rank: trains all scenarios", folder), 300);
   for (int rank = 0; rank < count; ++rank) {
     INFO(ranks::read(folder / ("out." + std::to_string(rank))) << ranks::read(folder / ("err." + std::to_string(rank))));
     REQUIRE(statuses[static_cast<std::size_t>(rank)] == 0);
@@ -255,7 +255,7 @@ TEST_CASE("a checkpoint of sharded states holds all, and goes on with any number
   };
   std::map<std::string, std::vector<double>> of_two;
   for (const int count : {2, 3}) {
-    const std::vector<int> statuses = ranks::wait(ranks::start(count, "rank: writes and continues a checkpoint of sharded states", folder), 60);
+    const std::vector<int> statuses = ranks::wait(ranks::start(count, "rank: writes and continues a checkpoint of sharded states", folder), 300);
     for (int rank = 0; rank < count; ++rank) {
       CAPTURE(count, rank);
       INFO(ranks::read(folder / ("out." + std::to_string(rank))) << ranks::read(folder / ("err." + std::to_string(rank))));
