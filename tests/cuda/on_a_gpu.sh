@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Checks and measures dapt on a machine with a GPU, and prints one table. About five minutes on an H100 with a build that is there.
+# Checks and measures dapt on a machine with a GPU, and prints one table. Made to end within ten minutes with a build that is there; it has not run on a GPU yet.
 #
 #   tests/cuda/on_a_gpu.sh                  configures and builds build/cuda where it is not there (needs what cmake/bootstrap.sh installs, the CUDA
 #                                           toolkit, and LibTorch with CUDA: DAPT_LIBTORCH or an importable Python torch), then checks and measures
@@ -8,16 +8,17 @@
 #                                           a machine that has a GPU and Python's torch 2.11 (cu130), and nothing else of what a build needs
 #   tests/cuda/on_a_gpu.sh --packed FOLDER  checks and measures there with what FOLDER holds
 #
+# FOLDER lies in the repository where a copy of it is all that travels; a folder under build/ is ignored by git, so it must be named to be carried.
 # Exit status: 0 where all is right, 1 where a check failed, 77 without a GPU. MINUTES=N ends the measurements after so long (8).
 set -uo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
-programs=(dapt dapt_cuda_check dapt_seven_billion dapt_tests_device dapt_tests_kernels)
+programs=(dapt_cuda_check dapt_seven_billion dapt_tests_device dapt_tests_kernels)
 bin=$root/build/cuda/bin
 start=$SECONDS
 say() { echo "[$((SECONDS - start)) s] $*"; }
 
 build() {
-  cd "$root" && cmake --preset cuda >/dev/null && cmake --build --preset cuda --target "${programs[@]}"
+  cd "$root" && cmake --preset cuda >/dev/null && cmake --build --preset cuda --target dapt "${programs[@]}"
 }
 
 pack() {
