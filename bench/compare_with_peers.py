@@ -20,14 +20,15 @@ ROOT = BENCH.parent
 DOMAIN = ROOT / "examples/debian"
 LORA_8 = ["--adapter", "lora", "--rank", "8", "--alpha", "16"]
 FULL = ["--adapter", "full", "--optimizer"]
+GALORE = FULL + ["galore-adamw", "--subspace-source", "first-micro-batch", "--galore-rank"]  # upstream keeps full gradients of all micro-batches
 AS_NARROW = ["--weight-write", "stochastic", "--state-dtype", "bf16"]  # with bf16 weights: nothing is stored wider than the peers store it
 SETTINGS = {  # name: the peer's method, dapt's options
     "LoRA 8": ("lora:8", LORA_8),
     "LoRA 8 over nf4": ("lora:8:nf4", LORA_8 + ["--quantize", "nf4"]),
     "LoRA 8 over int8": ("lora:8:int8", LORA_8 + ["--quantize", "int8"]),
     "LoRA 256": ("lora:256", ["--adapter", "lora", "--rank", "256", "--alpha", "512"]),
-    "GaLore 128": ("galore:128", FULL + ["galore-adamw", "--galore-rank", "128"]),
-    "GaLore 512": ("galore:512", FULL + ["galore-adamw", "--galore-rank", "512"]),
+    "GaLore 128": ("galore:128", GALORE + ["128"]),
+    "GaLore 512": ("galore:512", GALORE + ["512"]),
     "full AdamW": ("full", FULL + ["adamw"]),
     "LoRA 8, documents isolated": ("lora:8", LORA_8 + ["--isolate-documents"]),  # the peer's documents see each other
 }
