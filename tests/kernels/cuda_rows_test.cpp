@@ -83,7 +83,7 @@ void check_norm(std::int64_t width) {
   CAPTURE(width, input, element);
   const at::Tensor x = at::randn({1, width}).to(input), weight = at::randn({width}).to(element), dy = at::randn({1, width}).to(element), kept = x.to(element);
   const auto [y, inverse] = dapt::detail::PortableRmsNorm::forward(x, weight, 1e-5);
-  const auto [dx, dweight] = dapt::detail::PortableRmsNorm::backward(kept, weight, inverse, dy, input, true, true);
+  const auto [dx, dweight] = dapt::detail::PortableRmsNorm::backward(kept, false, weight, inverse, dy, input, true, true);
   const at::Tensor found = at::empty_like(y), gradient = at::empty_like(dx);
   float scale = 0;
   by_one_and_by_seven(
