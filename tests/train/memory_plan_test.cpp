@@ -183,17 +183,17 @@ TEST_CASE("The parts of a plan are those that can be counted by hand") {
   SECTION("Sums over ranks: all on each; sharded those of the rank with most, and two buckets; layer-wise the buckets alone") {
     constexpr std::int64_t MiB = 1 << 20;
     dapt::detail::WindowMemory window;
-    for (const std::int64_t numbers : {8 * MiB, MiB, 4 * MiB, 4 * MiB}) window.add(2 * numbers, 4 * numbers, 4 * numbers, 0);
+    for (const std::int64_t numbers : {8 * MiB, MiB, 4 * MiB, 4 * MiB}) window.add(2 * numbers, 4 * numbers, 4 * numbers, 0, 0);
     const std::vector<int> owners = {0, 1, 1, 1};
     const auto gradients = [&](bool layer_wise, int ranks, const std::vector<int>& of) { return window.peak({}, 1, layer_wise, ranks, of).gradients; };
     REQUIRE(gradients(false, 1, {}) == 68 * MiB);
     REQUIRE(gradients(false, 2, {}) == 68 * MiB);
     REQUIRE(gradients(true, 2, {}) == 64 * MiB);       // two of the largest
     REQUIRE(gradients(false, 2, owners) == 68 * MiB);  // 36 and the buckets would be more than there is
-    window.add(0, 0, 400 * MiB, 0);
+    window.add(0, 0, 400 * MiB, 0, 0);
     REQUIRE(gradients(false, 2, {0, 1, 1, 1, 1}) == 468 * MiB);
     dapt::detail::WindowMemory small;
-    for (int i = 0; i < 100; ++i) small.add(2 * MiB, 2 * MiB, 2 * MiB, 0);
+    for (int i = 0; i < 100; ++i) small.add(2 * MiB, 2 * MiB, 2 * MiB, 0, 0);
     std::vector<int> halves(100);
     for (int i = 40; i < 100; ++i) halves[i] = 1;
     REQUIRE(small.peak({}, 1, false, 2, halves).gradients == (120 + 2 * 4) * MiB);
