@@ -239,7 +239,7 @@ TEST_CASE("the projector is kept in the gradient's type, the moments in fp32") {
   REQUIRE(state.inner.exp_avg.sizes() == at::IntArrayRef{4, 60});
 }
 
-TEST_CASE("a subspace from the first micro-batch: that of its gradient, with no full gradient kept; with one micro-batch a window nothing differs") {
+TEST_CASE("a subspace from the first micro-batch: that of its gradient, with no full gradient kept, and with one micro-batch a window nothing differs") {
   at::manual_seed(12);
   auto by_window = exact(3, 2), by_first = by_window;
   by_first.subspace_source = dapt::SubspaceSource::first_micro_batch;

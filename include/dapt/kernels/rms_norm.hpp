@@ -134,8 +134,8 @@ struct RmsNormFunction : torch::autograd::Function<RmsNormFunction> {
   }
 
  private:
-  /// On the CPU alone, where asking costs nothing; as good as none are numbers whose quotient is not exact.
-  static bool has_no_zero(const Tensor& weight) { return weight.is_cpu() && weight.abs().min().template item<double>() > 1e-30; }
+  /// Not on a GPU, where asking waits for it; as good as none are numbers whose quotient is not exact.
+  static bool has_no_zero(const Tensor& weight) { return !weight.is_cuda() && weight.abs().min().template item<double>() > 1e-30; }
 
   template <class Call>
   static std::pair<Tensor, Tensor> with_implementation(const Tensor& rows, at::ScalarType dtype, const Tensor& weight, Call call) {

@@ -83,7 +83,10 @@ struct GaLore {
 
   State init(const NamedParameter& parameter) const;
   void accumulate(State& state, const Tensor& gradient) const;
-  Tensor& accumulated(State& state) const { return state.full_gradient.defined() ? state.full_gradient : inner.accumulated(state.inner); }
+  Tensor& accumulated(State& state) const {
+    const bool in_full = state.full_gradient.defined() || (subspace_source == SubspaceSource::window && refreshes(state));
+    return in_full ? state.full_gradient : inner.accumulated(state.inner);
+  }
   /// Whether ranks, each of which has other micro-batches, would find different subspaces.
   bool depends_on_order() const { return subspace_source == SubspaceSource::first_micro_batch; }
   /// Throws where a refresh meets a gradient that is not finite, or an all-zero one while there is no subspace yet; nothing has changed then.
