@@ -164,7 +164,8 @@ typename GaLore<Inner>::State GaLore<Inner>::init(const NamedParameter& paramete
 template <DirectionalOptimizer Inner>
 void GaLore<Inner>::accumulate(State& state, const Tensor& gradient) const {
   state.gradient_dtype = gradient.scalar_type();
-  if (refreshes(state) && !refreshes_early(state, gradient)) accumulate_gradient(state.full_gradient, gradient);
+  if (!state.on_left && !state.on_right) inner.accumulate(state.inner, gradient);
+  else if (refreshes(state) && !refreshes_early(state, gradient)) accumulate_gradient(state.full_gradient, gradient);
   else inner.accumulate(state.inner, gradient.is_meta() ? at::empty(projected_sizes(gradient), gradient.options()) : project(state, gradient));
 }
 
