@@ -92,6 +92,9 @@ inline std::int64_t attention_workspace(const LlamaLayer& layer, const MemoryUni
   return u.own ? u.tokens * (4 * Q * u.w + threads * Q * 4 + 4 * (Q / layer.head_dim)) + threads * 64 * (256 * 20 + layer.head_dim * 20) : 0;
 }
 
+/// What oneDNN keeps from its largest product of bf16 matrices on: the head's weight as it reads it. Found by measurement; products in fp32 keep nothing of that size.
+inline std::int64_t product_workspace(const Linear& head, const MemoryUnits& u) { return u.e == 2 && !u.widened() ? head.weight.numel() * u.e : 0; }
+
 /// The head and the loss: logits of a chunk of rows, the gradient of the head's input, and that of its weight where it trains.
 inline std::int64_t loss_bytes(const Linear& head, const MemoryUnits& u) {
   const std::int64_t V = head.weight.size(0), C = head.weight.size(1), N = u.tokens;
@@ -133,7 +136,7 @@ inline ActivationMemory Llama::activation_memory(std::int64_t batch_size, std::i
   memory.saved += u.tokens * (config_.hidden_size * u.e + u.s);  // the last norm
   // The tied head's part of the gradient waits for the embedding's, which is made whole before they are added.
   if (config_.tie_word_embeddings && embedding_trains) memory.layer += embed_tokens_.numel() * u.e;
-  const std::int64_t kept = detail::attention_workspace(first, u);
+  const std::int64_t kept = detail::attention_workspace(first, u) + detail::product_workspace(*head_, u);
   memory.loss = detail::loss_bytes(*head_, u) + kept;
   memory.layer += kept;
   return memory;
