@@ -186,6 +186,8 @@ if [ "$data" = yes ]; then
   make_smollm2
   make_corpus
   printf 'export DAPT_SMOLLM2=%q\nexport DAPT_DEBIAN=%q\n' "$smollm2" "$debian" >>"$cache/env.sh.partial"
+elif [ -e "$cache/env.sh" ]; then  # what an earlier run brought is still there
+  grep -E '^export DAPT_(SMOLLM2|DEBIAN)=' "$cache/env.sh" >>"$cache/env.sh.partial" || true
 fi
 mv "$cache/env.sh.partial" "$cache/env.sh"
 say "done; the variables are in $cache/env.sh"

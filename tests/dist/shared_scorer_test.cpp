@@ -6,19 +6,9 @@
 
 #include <catch2/catch.hpp>
 
-namespace {
+#include "../support/mute_ranks.hpp"
 
-/// One rank of several that have nothing to say: of a sum it gets its own part.
-struct Mute final : dapt::Ranks {
-  int own = 0, all = 1;
-  int rank() const override { return own; }
-  int size() const override { return all; }
-  std::string describe() const override { return "mute"; }
-  dapt::Pending sum(dapt::Tensor, std::string_view) override { return [] {}; }
-  dapt::Pending sum_to(dapt::Tensor, int, std::string_view) override { return [] {}; }
-  dapt::Pending broadcast(dapt::Tensor, int, std::string_view) override { return [] {}; }
-  std::vector<std::string> gather(const std::string& text) override { return std::vector<std::string>(static_cast<std::size_t>(all), text); }
-};
+namespace {
 
 /// A score that depends on what is scored with it, as in a batch.
 struct PlaceInPiece {
@@ -36,8 +26,7 @@ TEST_CASE("ranks score pieces of pages in turn, each as one process would") {
   static_assert(dapt::check_page_scorer<dapt::SharedScorer<PlaceInPiece>>());
   const std::vector<dapt::Page> pages(8);
   std::vector<double> sum(8, 0);
-  Mute ranks;
-  ranks.all = 2;
+  dapt::testing_support::MuteRanks ranks(0, 2);
   const auto of_rank = [&](int rank) {
     ranks.own = rank;
     const auto scores = dapt::SharedScorer(PlaceInPiece{}, ranks, 3).score(pages);

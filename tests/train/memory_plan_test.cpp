@@ -23,6 +23,8 @@
 #include <dapt/train/memory_plan.hpp>
 #include <dapt/train/trainer.hpp>
 
+#include "../support/mute_ranks.hpp"
+
 using dapt::AdamW;
 using dapt::Fp32Master;
 using dapt::FullParameter;
@@ -68,16 +70,6 @@ dapt::PackedStream sequences(std::int64_t length, std::int64_t count) {
     }
   return dapt::PackedStream(std::move(rows), {.micro_batch_size = 1});
 }
-
-struct TwoRanks final : dapt::Ranks {
-  int rank() const override { return 0; }
-  int size() const override { return 2; }
-  std::string describe() const override { return "2"; }
-  dapt::Pending sum(Tensor, std::string_view) override { return [] {}; }
-  dapt::Pending sum_to(Tensor, int, std::string_view) override { return [] {}; }
-  dapt::Pending broadcast(Tensor, int, std::string_view) override { return [] {}; }
-  std::vector<std::string> gather(const std::string& text) override { return {text, text}; }
-};
 
 std::int64_t held_now() {
   malloc_trim(0);
@@ -175,7 +167,7 @@ TEST_CASE("The parts of a plan are those that can be counted by hand") {
     REQUIRE(galore.usual_peak->gradients == 4 * (r * longer + others));
   }
   SECTION("Two processes: sums are fp32 from the first micro-batch on; sharded, the embedding's state is on one and all else on the other") {
-    TwoRanks two;
+    dapt::testing_support::MuteRanks two(0, 2);
     const MemoryPlan whole = plan(FullParameter{}, Fp32Master<AdamW>{}, {.batch_size = 2, .ranks = &two});
     REQUIRE(whole.optimizer_state == 12 * P);
     REQUIRE(whole.rank_states.empty());

@@ -18,6 +18,8 @@
 #include <dapt/testing/toy.hpp>
 #include <dapt/train/trainer.hpp>
 
+#include "../support/mute_ranks.hpp"
+
 using dapt::AdamW;
 using dapt::FullParameter;
 using dapt::Lora;
@@ -364,6 +366,9 @@ TEST_CASE("what the trainer refuses") {
   refuse({.max_steps = -1}, "TrainOptions: max_steps is -1");
   REQUIRE_THROWS_WITH(Trainer(model, FullParameter{}, AdamW{}, TrainOptions{}, dapt::CosineLr{}), Catch::Contains("give max_steps, max_tokens or max_minutes"));
   REQUIRE_THROWS_WITH(Trainer(model, FullParameter{.targets = {"embed"}}, dapt::galore_adamw(), TrainOptions{}), Catch::StartsWith("GaLore: none of 1 trainable"));
+  dapt::testing_support::MuteRanks two(0, 2);
+  const dapt::GaLoreAdamW early{.subspace_source = dapt::SubspaceSource::first_micro_batch};
+  REQUIRE_THROWS_WITH(Trainer(model, FullParameter{}, early, TrainOptions{.batch_size = 2, .ranks = &two}), Catch::Contains("first micro-batch, of which each of 2 ranks has another"));
   Trainer trainer(model, FullParameter{}, AdamW{}, TrainOptions{.batch_size = 4, .micro_batch_size = 2, .max_steps = 2});
   REQUIRE_THROWS_WITH(trainer.train(toy_batches({.rows = 3})), "Trainer: the stream gave a batch of too many rows; expected micro_batch_size 2, found 3");
   REQUIRE_THROWS_WITH(trainer.train(toy_batches({.rows = 1})), "Trainer: the stream gave a smaller batch that was not its last; expected micro_batch_size 2, found 1");
