@@ -189,11 +189,16 @@ def main():
                 run([a.dapt, "tokenize", "--model", MODEL, "--pages", PAGES, "--packed", "--max-length", a.length, "--out", rows, *(["--isolate-documents"] if isolates else [])])
                 contexts[isolates] = mean_context(rows)
         for pair in range(a.pairs):
+            peers = {}  # of this pair: settings that ask the same of a peer share its run
             for setting, runs in found.items():
                 for side in sides:
                     if setting != EVALUATION:
                         method, options = SETTINGS[setting]
-                        record = train_dapt(options, folder / f"{setting}-{pair}") if side == "dapt" else train_peer(method, rows, side == "tuned peer")
+                        if side == "dapt":
+                            record = train_dapt(options, folder / f"{setting}-{pair}")
+                        else:
+                            record = peers.get((method, side)) or train_peer(method, rows, side == "tuned peer")
+                            peers[method, side] = record
                     elif side == "tuned peer":
                         continue
                     else:
