@@ -265,11 +265,14 @@ void print_plans(const CheckOptions& run, const std::vector<Planned>& plans, std
   std::fflush(stdout);
   if (run.planned_ranks > 1) std::cout << "of each of " << run.planned_ranks << " processes\n";
   for (const auto& [setting, plan] : plans) {
-    if (!plan.rank_states.empty()) {
-      std::cout << setting.name << ": optimizer state by rank";
-      for (std::size_t rank = 0; rank < plan.rank_states.size(); ++rank) std::cout << (rank == 0 ? " " : ", ") << in_gib(plan.rank_states[rank]);
+    const auto by_rank = [&](const char* what, const std::vector<std::int64_t>& bytes) {
+      if (bytes.empty()) return;
+      std::cout << setting.name << ": " << what << " by rank";
+      for (std::size_t rank = 0; rank < bytes.size(); ++rank) std::cout << (rank == 0 ? " " : ", ") << in_gib(bytes[rank]);
       std::cout << '\n';
-    }
+    };
+    by_rank("optimizer state", plan.rank_states);
+    by_rank("most of the weights at once", plan.rank_weights);
     if (plan.usual_peak) std::cout << setting.name << ": " << in_gib(plan.resident() + plan.usual_peak->bytes() + process) << " in the windows that do not refresh the subspace\n";
     for (const std::string& sentence : plan.not_counted) std::cout << setting.name << ": not counted: " << sentence << '\n';
   }
@@ -333,7 +336,7 @@ void add_check(CLI::App& app) {
   command->add_option("--sample", run->samples, "sentence to tokenize and score; repeatable (default: an English and a Japanese one)")->allow_extra_args(false)->take_all();
   command->add_option("--max-length", run->packing.max_length, "tokens of one sequence")->check(CLI::PositiveNumber)->capture_default_str();
   add_checkpointing_option(*command, *run);
-  add_sharding_option(*command, *run);
+  add_sharding_options(*command, *run);
   command->add_option("--ranks", run->planned_ranks, "processes that share a run: the plan is that of the one that needs most")->check(CLI::PositiveNumber)->capture_default_str();
   add_setting_options(*command, *common);
   command->add_option("--setting", run->settings, "NAME = OPTIONS, over the options given outside; once for each setting (default: LoRA 8, LoRA 256, GaLore 128, GaLore 512, full AdamW)")
@@ -341,7 +344,7 @@ void add_check(CLI::App& app) {
       ->take_all();
   command->callback([command, run, common] {
     dapt::require(run->models.size() == 1, "check: found ", run->models.size(), " model folders, expected one: dapt check MODEL_DIR");
-    dapt::require(run->planned_ranks > 1 || !run->shard_states, "--shard-states has no effect without --ranks 2 or more");
+    check_sharding(*run, run->planned_ranks > 1, "give --ranks 2 or more");
     if (run->samples.empty()) run->samples = sample_sentences;
     const std::vector<SettingOptions> settings = chosen_settings(*command, *run, *common);
     for (const SettingOptions& setting : settings) check_quantization(*run, setting);

@@ -107,7 +107,8 @@ std::optional<dapt::SettingResult> stored_result(const fs::path& folder, const C
 void compare(RunOptions run, const std::vector<SettingOptions>& settings, const ContinuationOptions& continuation) {
   check_folders(run, settings, continuation.resume);
   meet_processes(run.rank_timeout);  // after all have looked: from here on the first one writes
-  dapt::require(processes() != nullptr || !run.shard_states, "--shard-states has no effect in one process; start several, as dapt launch does");
+  check_host_options(run);
+  check_sharding(run, processes() != nullptr, "start several, as dapt launch does");
   prepare_process(run);
   const Run prepared = prepare_run(run);
   print_header(std::cerr, prepared.header);
@@ -168,7 +169,8 @@ void add_compare(CLI::App& app) {
   add_setting_options(*command, *common);
   add_continuation_options(*command, *continuation);
   add_process_options(*command, *run);
-  add_sharding_option(*command, *run);
+  add_sharding_options(*command, *run);
+  add_host_options(*command, *run);
   command->add_option("--setting", *texts, "NAME = OPTIONS, over the options given outside; once for each setting (default: the experiment's four)")
       ->allow_extra_args(false)
       ->take_all();

@@ -16,7 +16,8 @@ void train(RunOptions run, SettingOptions setting, const ContinuationOptions& co
   setting.name = "train";
   if (continuation.eval_steps == 0) run.held_out = 0;
   meet_processes(run.rank_timeout);
-  dapt::require(processes() != nullptr || !run.shard_states, "--shard-states has no effect in one process; start several, as dapt launch does");
+  check_host_options(run);
+  check_sharding(run, processes() != nullptr, "start several, as dapt launch does");
   prepare_process(run);
   const Run prepared = prepare_run(run);
   print_header(std::cerr, prepared.header);
@@ -40,7 +41,8 @@ void add_train(CLI::App& app) {
   add_setting_options(*command, *setting);
   add_continuation_options(*command, *continuation);
   add_process_options(*command, *run);
-  add_sharding_option(*command, *run);
+  add_sharding_options(*command, *run);
+  add_host_options(*command, *run);
   command->callback([command, run, setting, continuation] {
     require_training_pages(*run);
     dapt::require(command->count("--held-out") == 0 || continuation->eval_steps > 0, "--held-out has no effect without --eval-steps");

@@ -189,8 +189,26 @@ void add_process_options(CLI::App& app, RunOptions& run) {
   app.add_option("--rank-timeout", run.rank_timeout, "several processes: seconds that one waits for another before all end")->check(CLI::PositiveNumber)->capture_default_str();
 }
 
-void add_sharding_option(CLI::App& app, RunOptions& run) {
+void add_sharding_options(CLI::App& app, RunOptions& run) {
   app.add_flag("--shard-states", run.shard_states, "several processes: each keeps the optimizer's state of its share of the weights, steps these, and gives them to the others");
+  app.add_flag("--shard-weights", run.shard_weights, "the same, and each keeps only that share of the model's weights, trained or frozen, and fetches the others' layer by layer");
+}
+
+void add_host_options(CLI::App& app, RunOptions& run) {
+  app.add_flag("--host-weights", run.host_weights, "with --device cuda: weights that do not train are in the host's memory, and come to the device layer by layer");
+  app.add_flag("--host-states", run.host_states, "with --device cuda: the optimizer's state is in the host's memory between steps");
+}
+
+void check_host_options(const RunOptions& run) {
+  for (const auto& [option, given] : {std::pair{"--host-weights", run.host_weights}, {"--host-states", run.host_states}})
+    dapt::require(!given || run.device != "cpu", option, " has no effect with --device cpu, whose memory is the host's");
+  dapt::require(!run.host_weights || !run.shard_weights, "--host-weights and --shard-weights exclude each other; frozen weights are either in the host's memory or on other processes");
+}
+
+void check_sharding(const RunOptions& run, bool several, const char* how) {
+  dapt::require(several || !run.shard_states, "--shard-states has no effect in one process; ", how);
+  dapt::require(several || !run.shard_weights, "--shard-weights has no effect in one process; ", how);
+  dapt::require(!run.shard_weights || run.quantize == "none", "--shard-weights does not split weights in ", run.quantize, "; give --shard-states");
 }
 
 void add_run_options(CLI::App& app, RunOptions& run) {

@@ -134,7 +134,11 @@ struct RunOptions {
   TaskOptions tasks;
   double held_out = 0.02;  // share of the kept pages whose perplexity is measured and that are not trained on
   double rank_timeout = 300;  // seconds that one of several processes waits for another
-  bool shard_states = false;  // each of several processes keeps a share of the optimizer's state
+  bool host_weights = false;  // of a device's model: what is in the host's memory
+  bool host_states = false;
+  bool shard_states = false;   // each of several processes keeps a share of the optimizer's state
+  bool shard_weights = false;  // and of the weights
+  bool shards() const { return shard_states || shard_weights; }
   int planned_ranks = 1;      // of `check`
 };
 
@@ -154,7 +158,10 @@ void add_device_option(CLI::App& app, RunOptions& run);
 void add_continuation_options(CLI::App& app, ContinuationOptions& continuation);
 void add_checkpointing_option(CLI::App& app, RunOptions& run);
 void add_process_options(CLI::App& app, RunOptions& run);  // --rank-timeout
-void add_sharding_option(CLI::App& app, RunOptions& run);  // --shard-states
+void add_sharding_options(CLI::App& app, RunOptions& run);  // --shard-states, --shard-weights
+void add_host_options(CLI::App& app, RunOptions& run);  // --host-weights, --host-states
+void check_host_options(const RunOptions& run);         // after parsing
+void check_sharding(const RunOptions& run, bool several, const char* how);  // after parsing; `how` there would be several processes
 void add_run_options(CLI::App& app, RunOptions& run);  // --out, --seed, --gradient-checkpointing, --held-out
 
 }  // namespace dapt_program

@@ -197,11 +197,14 @@ void print_result(std::ostream& out, const dapt::SettingResult& result) {
         << train.optimizer_seconds << " s), peak memory " << train.peak_memory_bytes / (1 << 20) << " MiB, ended by: " << train.stopped_because;
   }
   out << '\n';
-  if (!train.rank_state_bytes.empty()) {
-    out << "  optimizer state";
-    for (std::size_t rank = 0; rank < train.rank_state_bytes.size(); ++rank) out << (rank == 0 ? ": " : ", ") << train.rank_state_bytes[rank] << " bytes on rank " << rank;
+  const auto by_rank = [&](const char* what, const std::vector<std::int64_t>& bytes) {
+    if (bytes.empty()) return;
+    out << "  " << what;
+    for (std::size_t rank = 0; rank < bytes.size(); ++rank) out << (rank == 0 ? ": " : ", ") << bytes[rank] << " bytes on rank " << rank;
     out << '\n';
-  }
+  };
+  by_rank("optimizer state", train.rank_state_bytes);
+  by_rank("weights at once", train.rank_weight_bytes);
   for (const dapt::MetricValue& value : result.metrics) out << "  " << value.name << ' ' << value.value << '\n';
   out.flush();
 }

@@ -24,6 +24,7 @@
 #include <dapt/io/hf_model.hpp>
 #include <dapt/io/peft_adapter.hpp>
 #include <dapt/metrics/perplexity.hpp>
+#include <dapt/optim/host_state.hpp>
 #include <dapt/optim/lr_schedules.hpp>
 #include <dapt/report/json_lines.hpp>
 #include <dapt/report/progress_line.hpp>
@@ -144,11 +145,12 @@ class Evaluations {
     file_.emplace(file, true);
   }
 
-  /// Several processes measure together, and the first one writes. save(folder) writes the weights as they are.
-  template <class Save>
-  void observe(const dapt::StepRecord& record, dapt::Llama& model, std::optional<dapt::TensorBoard>& events, WriteErrors& errors, Save&& save) {
+  /// Several processes measure together, and the first one writes. gather() is called by all before save(folder), which writes the weights as they are.
+  template <class Gather, class Save>
+  void observe(const dapt::StepRecord& record, dapt::Llama& model, std::optional<dapt::TensorBoard>& events, WriteErrors& errors, Gather&& gather, Save&& save) {
     if (steps_ == 0 || record.step % steps_ != 0) return;
     const dapt::MetricValue value = evaluate_(model);
+    if (keeps_best_) gather();
     if (!is_first_process()) return;
     errors.attempt("evaluations", [&] { file_->append(nlohmann::ordered_json{{"step", record.step}, {value.name, value.value}}.dump() + "\n"); });
     errors.attempt("TensorBoard events", [&] { events->scalars({{"eval/" + value.name, value.value}}, record.step); });
@@ -219,6 +221,12 @@ decltype(auto) with_adapter(const SettingOptions& setting, Use use) {
   return uses_lora(setting) ? use(ChosenLora(setting)) : use(dapt::FullParameter{});
 }
 
+/// The rule that a setting names, its state where the run wants it.
+dapt::AnyOptimizer chosen_rule(const RunOptions& run, const SettingOptions& setting) {
+  dapt::AnyOptimizer rule = optimizer_rule(setting.optimizer, trains_bf16(setting, run.dtype));
+  return run.host_states ? dapt::AnyOptimizer(dapt::HostState<dapt::AnyOptimizer>{.inner = std::move(rule)}) : rule;
+}
+
 /// Processes that a plan is made for, none of which is there.
 class PlannedRanks final : public dapt::Ranks {
  public:
@@ -259,7 +267,9 @@ dapt::TrainOptions train_options(const RunOptions& run, const BudgetOptions& bud
           .on_bad_loss = budget.on_bad_loss == "skip" ? dapt::OnBadLoss::skip : dapt::OnBadLoss::stop,
           .stop = &stop_requested,
           .ranks = processes(),
-          .shard_states = run.shard_states};
+          .shard_states = run.shards(),
+          .shard_weights = run.shard_weights,
+          .host_weights = run.host_weights};
 }
 
 void require_same_run(const dapt::RunHeader& now, const dapt::RunHeader& then, bool allow_changes) {
@@ -294,7 +304,7 @@ dapt::MemoryPlan plan_setting(const dapt::LlamaConfig& config, const RunOptions&
   dapt::TrainOptions options = train_options(run, setting.budget);
   options.ranks = run.planned_ranks > 1 ? &ranks : nullptr;
   return with_adapter(setting, [&](const auto& adapter) {
-    return dapt::plan_memory(shapes, adapter, optimizer_rule(setting.optimizer, trains_bf16(setting, run.dtype)), options, run.packing.max_length);
+    return dapt::plan_memory(shapes, adapter, chosen_rule(run, setting), options, run.packing.max_length);
   });
 }
 
@@ -310,7 +320,7 @@ void train_tiny_model(const RunOptions& run, const SettingOptions& setting) {
   dapt::PackedStream stream({row}, {.micro_batch_size = 1});
   with_adapter(setting, [&](const auto& adapter) {
     const dapt::TrainOptions options{.batch_size = 2, .max_steps = 1};
-    dapt::Trainer(model, adapter, optimizer_rule(setting.optimizer, trains_bf16(setting, run.dtype)), options, chosen_schedule(setting.budget)).train(stream);
+    dapt::Trainer(model, adapter, chosen_rule(run, setting), options, chosen_schedule(setting.budget)).train(stream);
   });
 }
 
@@ -377,7 +387,7 @@ const dapt::SettingResult& run_setting(Comparison& comparison, const RunOptions&
       training = &trainer;
       if (checkpoint) trainer.restore(*checkpoint);
       checkpoint.reset();
-      if (!is_first_process() && !run.shard_states) return;
+      if (!is_first_process() && !run.shards()) return;
       checkpoints.emplace(trainer, folder / "checkpoints",
                           dapt::CheckpointOptions{.every_steps = continuation.checkpoint_steps, .every_minutes = continuation.checkpoint_minutes, .keep = continuation.keep_checkpoints, .run = identity,
                                                   .writes = is_first_process()});
@@ -386,13 +396,18 @@ const dapt::SettingResult& run_setting(Comparison& comparison, const RunOptions&
       if constexpr (std::is_same_v<decltype(adapter), ChosenLora>) dapt::save_peft_adapter(trainer.adapter().options(), trainer.adapter_state(), to / "adapter", run.models.front().string());
       else dapt::save_llama(trainer.model(), run.models.front(), to / "model");
     };
+    const auto gather = [&](Trained& trainer) {  // of sharded weights those that are written
+      if (!uses_lora(setting) || saves_modules(setting.adapter)) trainer.gather_weights();
+    };
     const auto save = [&](Trained& trainer) {
       progress.finish();
       if (!is_first_process()) {
         if (checkpoints) checkpoints->write();
+        gather(trainer);
         return;
       }
       errors.attempt("checkpoint", [&] { std::cerr << "checkpoint: " << checkpoints->write().string() << '\n'; });
+      gather(trainer);
       write_weights(trainer, folder);
       errors.attempt("log", [&] { log->finish(); });
       evaluations.finish(errors);
@@ -400,12 +415,12 @@ const dapt::SettingResult& run_setting(Comparison& comparison, const RunOptions&
       errors.finish();
     };
     Calling evaluating{[&](const dapt::StepRecord& record) {
-      evaluations.observe(record, training->model(), events, errors, [&](const fs::path& to) { write_weights(*training, to); });
+      evaluations.observe(record, training->model(), events, errors, [&] { gather(*training); }, [&](const fs::path& to) { write_weights(*training, to); });
     }};
     ForwardTo forward{checkpoints};
     ForwardTo forward_log{log};
     ForwardTo forward_events{events};
-    return comparison.run(dapt::Setting{setting.name, description(setting), adapter, optimizer_rule(setting.optimizer, trains_bf16(setting, run.dtype)), train_options(run, setting.budget), chosen_schedule(setting.budget)},
+    return comparison.run(dapt::Setting{setting.name, description(setting), adapter, chosen_rule(run, setting), train_options(run, setting.budget), chosen_schedule(setting.budget)},
                           Stages{start, save}, ShownHeader(), progress, Attempting{errors, "log", forward_log}, Attempting{errors, "TensorBoard events", forward_events}, evaluating,
                           Attempting{errors, "checkpoint", forward});
   };

@@ -48,6 +48,7 @@
 #include <dapt/core/step_record.hpp>
 #include <dapt/core/tensor.hpp>
 #include <dapt/core/training_mode.hpp>
+#include <dapt/core/weight_gate.hpp>
 #include <dapt/data/batch.hpp>
 #include <dapt/data/default_filter.hpp>
 #include <dapt/data/filter_pages.hpp>
@@ -132,6 +133,7 @@
 #include <dapt/optim/block_quantization.hpp>
 #include <dapt/optim/fp32_master.hpp>
 #include <dapt/optim/galore.hpp>
+#include <dapt/optim/host_state.hpp>
 #include <dapt/optim/kahan_summation.hpp>
 #include <dapt/optim/lion.hpp>
 #include <dapt/optim/lr_schedules.hpp>
@@ -178,14 +180,19 @@
 #include <dapt/text/wordpiece.hpp>
 #include <dapt/train/accumulation_window.hpp>
 #include <dapt/train/comparison.hpp>
+#include <dapt/train/describe_training.hpp>
 #include <dapt/train/evaluator.hpp>
 #include <dapt/train/gradient_exchange.hpp>
+#include <dapt/train/host_weights.hpp>
 #include <dapt/train/memory_plan.hpp>
 #include <dapt/train/rank_agreement.hpp>
+#include <dapt/train/shared_training.hpp>
 #include <dapt/train/state_shards.hpp>
 #include <dapt/train/train_options.hpp>
 #include <dapt/train/trained_parameter.hpp>
 #include <dapt/train/trainer.hpp>
 #include <dapt/train/trainer_state.hpp>
 #include <dapt/train/value_exchange.hpp>
+#include <dapt/train/weight_shards.hpp>
+#include <dapt/train/weight_window.hpp>
 #include <dapt/version.hpp>

@@ -24,6 +24,7 @@
 #include <dapt/optim/apollo.hpp>
 #include <dapt/optim/fp32_master.hpp>
 #include <dapt/optim/galore.hpp>
+#include <dapt/optim/host_state.hpp>
 #include <dapt/optim/kahan_summation.hpp>
 #include <dapt/optim/lion.hpp>
 #include <dapt/optim/stochastic_rounding.hpp>
@@ -77,6 +78,7 @@ Outcome train_on(at::Device device, const Adapter& adapter, const Setting& setti
   train.lr = 1e-2;
   train.batch_size = 2;
   train.max_steps = 3;
+  if (device.is_cpu()) train.host_weights = false;
   Trainer trainer(model, adapter, setting.rule, train);
   const auto weights = [&] {
     NamedParameters copies;
@@ -183,6 +185,32 @@ TEST_CASE("All parameters train on a device as on the CPU", "[device]") {
   check_as_on_the_cpu(FullParameter{}, {.name = "Lion", .rule = Lion{}});
   check_as_on_the_cpu(FullParameter{}, {.name = "Adafactor", .rule = Adafactor{.beta1 = 0.9, .scale_parameter = true}});
   check_as_on_the_cpu(FullParameter{}, {.name = "APOLLO", .rule = Apollo{.rank = 4, .update_proj_gap = 2}});
+}
+
+TEST_CASE("A state is in the host's memory between steps", "[device]") {
+  const HostState<AdamW> rule;
+  const NamedParameter parameter{"w", at::ones({3}).to(tested_device())};
+  Tensor weight = parameter.value.clone(), plain = parameter.value.clone();
+  auto state = rule.init(parameter);
+  auto inner = rule.inner.init(parameter);
+  for (int step = 1; step <= 2; ++step) {
+    REQUIRE(state.inner.exp_avg.is_cpu());
+    rule.accumulate(state, at::ones({3}).to(tested_device()));
+    rule.inner.accumulate(inner, at::ones({3}).to(tested_device()));
+    rule.step(weight, state, {step, 1e-2});
+    rule.inner.step(plain, inner, {step, 1e-2});
+  }
+  REQUIRE(state.inner.exp_avg_sq.is_cpu());
+  REQUIRE(inner.exp_avg_sq.device() == tested_device());
+  REQUIRE(weight.cpu().equal(plain.cpu()));
+}
+
+TEST_CASE("With frozen weights and states in the host's memory a device trains as the CPU does", "[device]") {
+  check_as_on_the_cpu(Lora{.rank = 3}, {.name = "LoRA, frozen weights on the host", .rule = AdamW{}, .train = {.host_weights = true}});
+  check_as_on_the_cpu(Lora{.rank = 3, .modules_to_save = {"embed_tokens", "lm_head"}},
+                      {.name = "recomputed in bf16, some weights train", .rule = HostState<Fp32Master<AdamW>>{}, .dtype = at::kBFloat16, .model = {.gradient_checkpointing = true}, .train = {.host_weights = true}});
+  check_as_on_the_cpu(FullParameter{.targets = {"layers.1.", "norm"}}, {.name = "one layer trains, layer-wise", .rule = HostState<AdamW>{}, .train = {.layer_wise = true, .host_weights = true}, .variant = "qwen2_window"});
+  check_as_on_the_cpu(FullParameter{}, {.name = "GaLore, states on the host", .rule = HostState<GaLore<StoredState<AdamW>>>{.inner = {.rank = 4, .update_proj_gap = 2, .inner = {.smallest = 64}}}});
 }
 
 TEST_CASE("GaLore trains on a device as on the CPU", "[device]") {

@@ -38,6 +38,9 @@ struct SometimesNaN {
   dapt::Tensor token_log_probs(const dapt::Batch& batch) { return model.token_log_probs(batch); }
   dapt::NamedParameters parameters() { return model.parameters(); }
   std::vector<dapt::Linear*> linears() { return model.linears(); }
+  std::vector<dapt::NamedParameters> weight_parts() { return model.weight_parts(); }
+  void set_weight_gate(dapt::WeightGate* gate) { model.set_weight_gate(gate); }
+  dapt::WeightGate* weight_gate() { return model.weight_gate(); }
 };
 
 struct Losses {
@@ -46,7 +49,7 @@ struct Losses {
 };
 
 struct Outcome {
-  std::vector<double> losses, weights, state_bytes;
+  std::vector<double> losses, weights, state_bytes, weight_bytes;
   std::int64_t skipped = 0, bytes = 0;
 };
 
@@ -64,7 +67,8 @@ Outcome run(const std::string& scenario, dapt::ProcessGroup* group) {
   dapt::TrainOptions options{.lr = 1e-2, .batch_size = 8, .max_steps = steps, .on_bad_loss = dapt::OnBadLoss::skip, .ranks = group};
   options.max_grad_norm = uses("clipping") ? 0.05 : 0;
   options.layer_wise = uses("layer-wise");
-  options.shard_states = group != nullptr && uses("sharded");
+  options.shard_weights = group != nullptr && uses("weights");
+  options.shard_states = options.shard_weights || (group != nullptr && uses("sharded"));
   const dapt::GaLoreAdamW galore{.rank = 4, .update_proj_gap = 10, .refresh_schedule = dapt::RefreshSchedule::together, .projector = dapt::Projector::exact};
   const dapt::AnyOptimizer rule = uses("galore") ? dapt::AnyOptimizer(galore) : dapt::AnyOptimizer(dapt::AdamW{.weight_decay = 0.01});
   Outcome outcome;
@@ -74,6 +78,8 @@ Outcome run(const std::string& scenario, dapt::ProcessGroup* group) {
     const dapt::TrainReport report = trainer.train(stream, Losses{outcome.losses});
     outcome.skipped = report.skipped;
     outcome.state_bytes.assign(report.rank_state_bytes.begin(), report.rank_state_bytes.end());
+    outcome.weight_bytes.assign(report.rank_weight_bytes.begin(), report.rank_weight_bytes.end());
+    trainer.gather_weights();
     if (!options.shard_states) outcome.state_bytes = {static_cast<double>(report.state_bytes)};
     for (const auto& parameter : trainer.adapter().trainable_parameters(trainer.adapter_state())) {
       const at::Tensor values = parameter.value.detach().contiguous().flatten();
@@ -88,20 +94,22 @@ Outcome run(const std::string& scenario, dapt::ProcessGroup* group) {
 
 const char* const scenarios[] = {"lora adamw", "lora dropout", "full adamw", "full clipping", "full end", "full bad", "galore", "galore layer-wise", "galore layer-wise bad", "galore end",
                                  "lora dropout sharded", "full adamw sharded", "full clipping sharded", "full end sharded", "full bad sharded", "galore sharded", "galore layer-wise sharded",
-                                 "galore layer-wise bad sharded"};
+                                 "galore layer-wise bad sharded",
+                                 "lora dropout weights", "full adamw weights", "full clipping weights", "full end weights", "full bad weights", "galore weights", "galore layer-wise weights",
+                                 "galore layer-wise bad weights"};
 
 std::string text(const Outcome& outcome) {
   std::ostringstream stream;
-  stream << std::setprecision(17) << outcome.skipped << ' ' << outcome.bytes << ' ' << outcome.losses.size() << ' ' << outcome.weights.size() << ' ' << outcome.state_bytes.size();
-  for (const auto* values : {&outcome.losses, &outcome.weights, &outcome.state_bytes})
+  stream << std::setprecision(17) << outcome.skipped << ' ' << outcome.bytes << ' ' << outcome.losses.size() << ' ' << outcome.weights.size() << ' ' << outcome.state_bytes.size() << ' ' << outcome.weight_bytes.size();
+  for (const auto* values : {&outcome.losses, &outcome.weights, &outcome.state_bytes, &outcome.weight_bytes})
     for (const double value : *values) stream << ' ' << value;
   return stream.str();
 }
 
 Outcome outcome_from(std::istream& stream) {
   Outcome outcome;
-  std::size_t losses = 0, weights = 0, state_bytes = 0;
-  stream >> outcome.skipped >> outcome.bytes >> losses >> weights >> state_bytes;
+  std::size_t losses = 0, weights = 0, state_bytes = 0, weight_bytes = 0;
+  stream >> outcome.skipped >> outcome.bytes >> losses >> weights >> state_bytes >> weight_bytes;
   const auto read = [&](std::vector<double>& values, std::size_t count) {
     std::string word;
     while (count-- > 0 && stream >> word) values.push_back(std::stod(word));  // also nan
@@ -109,6 +117,7 @@ Outcome outcome_from(std::istream& stream) {
   read(outcome.losses, losses);
   read(outcome.weights, weights);
   read(outcome.state_bytes, state_bytes);
+  read(outcome.weight_bytes, weight_bytes);
   return outcome;
 }
 
@@ -137,11 +146,13 @@ const std::vector<std::pair<std::string, dapt::AnyOptimizer>>& resumed_rules() {
   return rules;
 }
 
+enum class Shards { none, states, weights };
+
 /// Weights after 20 steps of all parameters; a checkpoint after 13 is written to `folder`, or where it is there gone on from.
-std::vector<double> twenty_steps(const dapt::AnyOptimizer& rule, dapt::ProcessGroup* group, bool sharded, const fs::path& folder) {
+std::vector<double> twenty_steps(const dapt::AnyOptimizer& rule, dapt::ProcessGroup* group, Shards shards, const fs::path& folder) {
   dapt::testing::ToyLM model;
   auto stream = dapt::testing::toy_batches();
-  dapt::Trainer trainer(model, dapt::FullParameter{}, rule, dapt::TrainOptions{.lr = 1e-2, .batch_size = 8, .max_steps = 20, .ranks = group, .shard_states = sharded});
+  dapt::Trainer trainer(model, dapt::FullParameter{}, rule, dapt::TrainOptions{.lr = 1e-2, .batch_size = 8, .max_steps = 20, .ranks = group, .shard_states = shards != Shards::none, .shard_weights = shards == Shards::weights});
   const bool continues = fs::exists(folder);
   if (continues) trainer.restore(dapt::read_checkpoint(dapt::complete_checkpoints(folder).back()));
   if (group != nullptr) group->barrier();
@@ -157,6 +168,7 @@ std::vector<double> twenty_steps(const dapt::AnyOptimizer& rule, dapt::ProcessGr
   } at_13{trainer, folder, group == nullptr || group->rank() == 0};
   if (continues) trainer.train(stream);
   else trainer.train(stream, at_13);
+  trainer.gather_weights();
   std::vector<double> weights;
   for (const auto& parameter : model.parameters()) {
     const at::Tensor values = parameter.value.detach().contiguous().flatten();
@@ -191,8 +203,8 @@ TEST_CASE("two and four processes train as one does, and stay equal to each othe
   for (const std::string scenario : scenarios) {
     CAPTURE(count, scenario);
     const Outcome together = outcome_from(results), alone = run(scenario, nullptr);
-    if (scenario.ends_with(" sharded")) {
-      const Outcome& same = replicated.at(scenario.substr(0, scenario.size() - std::string(" sharded").size()));
+    if (scenario.ends_with(" sharded") || scenario.ends_with(" weights")) {
+      const Outcome& same = replicated.at(scenario.substr(0, scenario.rfind(' ')));
       if (count == 2) {  // more are added up in another order
         REQUIRE(distance(together.losses, same.losses) == 0);
         REQUIRE(distance(together.weights, same.weights) == 0);
@@ -203,7 +215,16 @@ TEST_CASE("two and four processes train as one does, and stay equal to each othe
       const double read = galore ? 4 * 4 * 24 + 8 : 0;
       REQUIRE(together.state_bytes.size() == static_cast<std::size_t>(count));
       REQUIRE(std::accumulate(together.state_bytes.begin(), together.state_bytes.end(), 0.0) == alone.state_bytes[0] + read * (count - 1));
-      if (!lora && count == 2) REQUIRE(together.state_bytes == (galore ? std::vector{2 * 4 * 32 * 24 + read, 2 * 4 * (32 * 24 + 4 * 24) + read} : std::vector{2 * 4 * 32 * 24.0, 2 * 4 * (32 * 24 + 24 * 24.0)}));
+      if (scenario.ends_with(" weights")) {
+        // Weights of 32 x 24, 24 x 24 and 32 x 24, of which by their states, twice as large or as 4 x 24, the middle one belongs to rank 1 of 2, to rank 2 of 4; none is its own alone.
+        const double large = 4 * 32 * 24, small = 4 * 24 * 24, all = 2 * large + small;
+        REQUIRE(together.weight_bytes.size() == static_cast<std::size_t>(count));
+        for (const double bytes : together.weight_bytes) REQUIRE((bytes >= all / count && bytes <= all));
+        if (count == 2) REQUIRE(together.weight_bytes == std::vector{all, all});
+      } else {
+        REQUIRE(together.weight_bytes.empty());
+      }
+      if (!lora && count == 2 && scenario.ends_with(" sharded")) REQUIRE(together.state_bytes == (galore ? std::vector{2 * 4 * 32 * 24 + read, 2 * 4 * (32 * 24 + 4 * 24) + read} : std::vector{2 * 4 * 32 * 24.0, 2 * 4 * (32 * 24 + 24 * 24.0)}));
     } else {
       replicated[scenario] = together;
     }
@@ -226,18 +247,19 @@ TEST_CASE("rank: writes and continues a checkpoint of sharded states", "[.rank]"
   at::set_num_threads(1);
   const fs::path folder = std::getenv("DAPT_TEST_FOLDER");
   dapt::ProcessGroup group(*dapt::rendezvous_from_environment(), {.timeout = std::chrono::seconds(60)});
-  for (const auto& [name, rule] : resumed_rules()) {
+  for (const auto& [of, rule] : resumed_rules()) for (const Shards shards : {Shards::states, Shards::weights}) {
+    const std::string name = of + (shards == Shards::weights ? "-weights" : "");
     const bool is_first = !fs::exists(folder / name);
     group.barrier();
-    const std::vector<double> weights = twenty_steps(rule, &group, true, folder / name);
+    const std::vector<double> weights = twenty_steps(rule, &group, shards, folder / name);
     std::ofstream(folder / (name + ".weights." + std::to_string(group.rank()))) << std::setprecision(17) << weights.size() << [&] {
       std::ostringstream text;
       for (const double value : weights) text << ' ' << std::setprecision(17) << value;
       return text.str();
     }();
     group.barrier();
-    if (is_first) REQUIRE(twenty_steps(rule, &group, true, folder / name) == weights);
-    if (is_first) REQUIRE(twenty_steps(rule, &group, false, folder / name) == weights);  // and without shards
+    if (is_first) REQUIRE(twenty_steps(rule, &group, shards, folder / name) == weights);
+    if (is_first) REQUIRE(twenty_steps(rule, &group, Shards::none, folder / name) == weights);  // and without shards
   }
 }
 
@@ -261,13 +283,16 @@ TEST_CASE("a checkpoint of sharded states holds all, and goes on with any number
       INFO(ranks::read(folder / ("out." + std::to_string(rank))) << ranks::read(folder / ("err." + std::to_string(rank))));
       REQUIRE(statuses[static_cast<std::size_t>(rank)] == 0);
     }
-    for (const auto& [name, rule] : resumed_rules()) {
+    for (const auto& [of, rule] : resumed_rules()) for (const std::string& name : {of, of + "-weights"}) {
       CAPTURE(count, name);
       for (int rank = 1; rank < count; ++rank) REQUIRE(weights(name, rank) == weights(name, 0));
       if (count == 2) of_two[name] = weights(name, 0);
       REQUIRE(distance(weights(name, 0), of_two[name]) < 1e-5);
     }
   }
-  for (const auto& [name, rule] : resumed_rules()) REQUIRE(distance(twenty_steps(rule, nullptr, false, folder / name), of_two[name]) < 1e-5);
+  for (const auto& [of, rule] : resumed_rules()) {
+    REQUIRE(of_two[of + "-weights"] == of_two[of]);
+    for (const std::string& name : {of, of + "-weights"}) REQUIRE(distance(twenty_steps(rule, nullptr, Shards::none, folder / name), of_two[name]) < 1e-5);
+  }
   fs::remove_all(folder);
 }

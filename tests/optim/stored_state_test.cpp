@@ -13,6 +13,7 @@
 #include <ATen/ops/zeros.h>
 
 #include <dapt/optim/galore.hpp>
+#include <dapt/optim/host_state.hpp>
 #include <dapt/optim/kahan_summation.hpp>
 #include <dapt/optim/stored_state.hpp>
 #include <dapt/testing/conformance.hpp>
@@ -34,6 +35,8 @@ TEST_CASE("StoredState and KahanSummation keep the laws of an optimizer") {
   }
   for (const auto dtype : {at::kFloat, at::kBFloat16})
     REQUIRE(dapt::testing::optimizer_failures(dapt::KahanSummation<AdamW>{}, {.lr = 1e-2, .dtype = dtype}) == Failures{});
+  REQUIRE(dapt::testing::optimizer_failures(dapt::HostState<AdamW>{}) == Failures{});
+  REQUIRE(dapt::testing::optimizer_failures(dapt::HostState<dapt::GaLoreAdamW>{.inner = dapt::galore_adamw(4, 2)}) == Failures{});
 }
 
 TEST_CASE("the dynamic map: 256 numbers, seven decades, each decade twice as fine as the one below") {

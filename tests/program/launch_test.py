@@ -86,11 +86,20 @@ with tempfile.TemporaryDirectory() as name:
         messages = run(2, *command(f"{label}-sharded", *options, "--shard-states"))
         assert "optimizer states by rank: " in messages and "bytes on rank 1" in messages, messages
         assert weights(f"{label}-sharded") == weights(f"{label}-2") and losses(f"{label}-sharded") == losses(f"{label}-2"), label
-    assert "--shard-states has no effect in one process" in run(1, *command("refused", *CLIPPED, "--shard-states"), code=1)
+    for label, options in {"galore": ONE_SUBSPACE, "layers": (*ONE_SUBSPACE, "--layer-wise"), "clipped": CLIPPED}.items():
+        messages = run(2, *command(f"{label}-split", *options, "--shard-weights", *(("--held-out", 0.3, "--eval-steps", 10, "--keep-best") if label == "galore" else ())))
+        assert "weights by rank: " in messages and "  weights at once: " in messages, messages
+        if label == "galore":
+            assert (work / f"{label}-split" / "best" / "model" / "model.safetensors").exists()
+        else:
+            assert weights(f"{label}-split") == weights(f"{label}-2") and losses(f"{label}-split") == losses(f"{label}-2"), label
+    for flag in ("--shard-states", "--shard-weights"):
+        assert f"{flag} has no effect in one process" in run(1, *command("refused", *CLIPPED, flag), code=1)
+    assert "--shard-weights does not split weights in nf4" in run(2, *command("refused", "--adapter", "lora", "--rank", 4, "--quantize", "nf4", "--shard-weights"), code=1)
 
     # Stopped by a signal to the launcher, and gone on with: to the bit with as many processes, closely with another number.
     run(2, *command("whole", *GALORE))
-    for out, options in {"resumed": GALORE, "alone": CLIPPED, "sharded": (*GALORE, "--shard-states")}.items():
+    for out, options in {"resumed": GALORE, "alone": CLIPPED, "sharded": (*GALORE, "--shard-states"), "split": (*GALORE, "--shard-weights")}.items():
         stopped = start(2, *command(out, *options))
         wait_for_step(out, 5)
         stopped.send_signal(signal.SIGTERM)
@@ -99,8 +108,9 @@ with tempfile.TemporaryDirectory() as name:
         assert 5 <= len(log(out)) < STEPS
     run(2, *command("resumed", *GALORE, "--resume"))
     assert weights("resumed") == weights("whole") and losses("resumed") == losses("whole")
-    run(2, *command("sharded", *GALORE, "--resume", "--shard-states"))
-    assert weights("sharded") == weights("whole") and losses("sharded") == losses("whole")
+    for out, flag in {"sharded": "--shard-states", "split": "--shard-weights"}.items():
+        run(2, *command(out, *GALORE, "--resume", flag))
+        assert weights(out) == weights("whole") and losses(out) == losses("whole"), out
     messages = run(1, *command("alone", *CLIPPED, "--resume"))
     assert 'resumed although processes is "1" and was "2": the last bits of sums differ' in messages, messages
     assert close(losses("alone"), losses("clipped-1"))
@@ -145,13 +155,13 @@ with tempfile.TemporaryDirectory() as name:
                    "--cloze", work / "cloze.jsonl", "--setting", "LoRA = --adapter lora --rank 4", "--setting", "full = --adapter full", "--rank-timeout", "20", "--out", work / f"compared-{count}", *options)
 
     compare(1)
-    compare(2, "--shard-states")
+    compare(2, "--shard-weights")
     for setting in ("base", "lora", "full"):
         one, two = (json.loads((work / f"compared-{count}" / setting / "result.json").read_text()) for count in (1, 2))
         for a, b in zip(one["metrics"], two["metrics"], strict=True):
             assert a["name"] == b["name"] and abs(a["value"] / b["value"] - 1) < 1e-5, (setting, a["name"], a["value"], b["value"])
     assert (work / "compared-2" / "report.html").exists()
-    assert compare(2, "--shard-states", "--resume").count("complete already: ") == 3
+    assert compare(2, "--shard-weights", "--resume").count("complete already: ") == 3
 
     (work / "many.jsonl").write_text("".join(json.dumps({"work": "w", "page": i, "text": f"Page {i} tells how dpkg unpacks package {i * i}."}) + "\n" for i in range(600)))
     for count in (1, 2):

@@ -12,7 +12,8 @@
 
 namespace dapt {
 
-struct Linear;  // core/linear.hpp, for those who look into one
+struct Linear;     // core/linear.hpp, for those who look into one
+class WeightGate;  // core/weight_gate.hpp
 
 /// Bytes of one micro-batch beside the parameters and their gradients.
 struct ActivationMemory {
@@ -54,6 +55,20 @@ using StopRule = std::function<bool(std::size_t row, std::span<const std::int32_
 template <class M>
 concept GeneratingLM = CausalLM<M> && requires(M& model, const std::vector<std::vector<std::int32_t>>& prompts, const StopRule& stop) {
   { model.generate_greedy(prompts, std::int64_t{}, stop) } -> std::same_as<std::vector<std::vector<std::int32_t>>>;
+};
+
+/// A causal language model whose weights need not all be there at once.
+///
+/// | `model.weight_parts()`         | `std::vector<NamedParameters>` | in the order of the forward pass, the weights that each part reads: of a decoder its embedding, its layers, and norm and head;
+///   a tied weight is in two. Those of a quantised base are left out |
+/// | `model.set_weight_gate(gate)`  | void                           | from here on the model enters each part before it reads its weights, in both passes; the first part in the forward pass alone (the
+///   gradient of an embedding reads no weight). nullptr: no longer |
+/// | `model.weight_gate()`          | `WeightGate*`                  | the one that was set, or nullptr |
+template <class M>
+concept PartedLM = CausalLM<M> && requires(M& model, WeightGate* gate) {
+  { model.weight_parts() } -> std::same_as<std::vector<NamedParameters>>;
+  { model.set_weight_gate(gate) } -> std::same_as<void>;
+  { model.weight_gate() } -> std::same_as<WeightGate*>;
 };
 
 template <class M>

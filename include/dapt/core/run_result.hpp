@@ -54,7 +54,8 @@ struct TrainReport {
   std::int64_t peak_memory_bytes = 0;      ///< since training began where the system can say so, else of the process; on a device, of LibTorch's allocator there
   std::int64_t trainable_parameters = 0;   ///< numbers, not tensors
   std::int64_t state_bytes = 0;            ///< of the optimizer's state after training; where ranks share it, on this one
-  std::vector<std::int64_t> rank_state_bytes = {};  ///< of sharded states: on each rank
+  std::vector<std::int64_t> rank_state_bytes = {};   ///< of sharded states: on each rank
+  std::vector<std::int64_t> rank_weight_bytes = {};  ///< of sharded weights: the most of them that each rank had at once
   std::string stopped_because;             ///< "max_steps", "max_tokens", "max_minutes", "end of stream", "stop requested"
 };
 

@@ -19,7 +19,8 @@
 namespace dapt {
 
 /// CausalLM, and GeneratingLM where `M` is. Every rank holds the model and makes the same calls; of the rows of one call rank r computes r, r + n, r + 2n, ... A row's
-/// values do not depend on the rows beside it, within what the model promises.
+/// values do not depend on the rows beside it, within what the model promises. Where the ranks share the model's weights too (WeightGate), one without a row computes the first, and all answer
+/// all prompts, because each needs the others in every part of the model.
 template <CausalLM M>
 class SharedModel {
  public:
@@ -29,11 +30,12 @@ class SharedModel {
   Tensor token_log_probs(const Batch& batch) {
     const std::int64_t rows = batch.input_ids.size(0), first = ranks_.rank(), step = ranks_.size();
     Tensor all = at::zeros(batch.input_ids.sizes(), batch.input_ids.options().dtype(at::kFloat));
-    if (first < rows) {
-      const auto own = [&](const Tensor& tensor) { return tensor.slice(0, first, rows, step).contiguous(); };
+    if (first < rows || in_step()) {
+      const auto own = [&](const Tensor& tensor) { return (first < rows ? tensor.slice(0, first, rows, step) : tensor.slice(0, 0, 1)).contiguous(); };
       Batch share{own(batch.input_ids), own(batch.labels), own(batch.position_ids), own(batch.document_starts), 0};
       share.supervised_tokens = share.labels.ne(ignore_index).sum().template item<std::int64_t>();
-      all.slice(0, first, rows, step).copy_(model_.token_log_probs(share));
+      const Tensor scores = model_.token_log_probs(share);
+      if (first < rows) all.slice(0, first, rows, step).copy_(scores);
     }
     ranks_.sum(all, "scores")();  // zeros but from one rank: exact
     return all;
@@ -44,11 +46,12 @@ class SharedModel {
   std::vector<std::vector<std::int32_t>> generate_greedy(const std::vector<std::vector<std::int32_t>>& prompts, std::int64_t max_new_tokens, const StopRule& stop)
     requires GeneratingLM<M>
   {
+    if (in_step()) return model_.generate_greedy(prompts, max_new_tokens, stop);
     const auto first = static_cast<std::size_t>(ranks_.rank()), step = static_cast<std::size_t>(ranks_.size());
     std::vector<std::vector<std::int32_t>> own;
     for (std::size_t row = first; row < prompts.size(); row += step) own.push_back(prompts[row]);
     if (!own.empty()) {
-      own = model_.generate_greedy(own, max_new_tokens, [&](std::size_t row, std::span<const std::int32_t> generated) { return stop(first + row * step, generated); });
+      own = model_.generate_greedy(own, max_new_tokens, [&](std::size_t row, std::span<const std::int32_t> generated) { return stop && stop(first + row * step, generated); });
     }
     std::string text;  // of each answer its length and its tokens
     const auto write = [&](std::int32_t number) { text.append(reinterpret_cast<const char*>(&number), sizeof number); };
@@ -76,6 +79,11 @@ class SharedModel {
   }
 
  private:
+  bool in_step() {
+    if constexpr (PartedLM<M>) return model_.weight_gate() != nullptr;
+    else return false;
+  }
+
   M& model_;
   Ranks& ranks_;
 };

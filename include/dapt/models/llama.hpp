@@ -31,6 +31,7 @@
 #include <dapt/concepts/causal_lm.hpp>
 #include <dapt/core/error.hpp>
 #include <dapt/core/linear.hpp>
+#include <dapt/core/weight_gate.hpp>
 #include <dapt/kernels/attention.hpp>
 #include <dapt/kernels/linear_cross_entropy.hpp>
 #include <dapt/kernels/quantized_weight.hpp>
@@ -128,6 +129,9 @@ class Llama {
   Tensor token_log_probs(const Batch& batch);
   NamedParameters parameters();
   std::vector<Linear*> linears();
+  std::vector<NamedParameters> weight_parts();
+  void set_weight_gate(WeightGate* gate) { gate_ = gate; }
+  WeightGate* weight_gate() const { return gate_; }
   /// With the adapter that is attached, on this machine's processor. The derivation is in models/llama_memory.hpp.
   ActivationMemory activation_memory(std::int64_t batch_size, std::int64_t length, const AdapterBytes& adapter_bytes) const;
   std::vector<std::vector<std::int32_t>> generate_greedy(const std::vector<std::vector<std::int32_t>>& prompts, std::int64_t max_new_tokens,
@@ -153,6 +157,11 @@ class Llama {
   /// `length`: rope_length of the call's positions, of which the batch may hold a part. The batch is on the CPU.
   Tensor hidden(const Batch& batch, std::int64_t length) const;
   void check_labels(const Tensor& labels) const;
+  NamedParameters layer_parameters(std::size_t index, bool with_frozen) const;
+  /// Parts: the embedding is 0, layer i is i + 1, and after the last come norm and head.
+  void enter(std::size_t part) const {
+    if (gate_ != nullptr) gate_->enter(part, Pass::forward);
+  }
   Tensor embed(const Tensor& input_ids) const;
   /// How many positions a call takes, where RoPE depends on that; else 0.
   std::int64_t rope_length(const Tensor& position_ids) const {
@@ -177,6 +186,7 @@ class Llama {
   RopeFrequencies frequencies_;
   std::vector<LlamaLayer> layers_;
   std::unique_ptr<Linear> head_;  // on the heap, so that its address survives a move of the model
+  WeightGate* gate_ = nullptr;
 };
 
 namespace detail {
@@ -264,6 +274,7 @@ inline Llama::Llama(LlamaConfig config, const ShapedLookup& lookup, LlamaOptions
 inline Tensor Llama::embed(const Tensor& input_ids) const {
   const auto largest = input_ids.max().item<std::int64_t>(), smallest = input_ids.min().item<std::int64_t>();
   require(smallest >= 0 && largest < config_.vocab_size, "Llama: input_ids hold ", smallest < 0 ? smallest : largest, ", expected 0 to ", config_.vocab_size - 1);
+  enter(0);
   return at::embedding(embed_tokens_, input_ids.to(device())).to(detail::statistic_dtype(dtype()));
 }
 
@@ -278,7 +289,8 @@ inline Tensor Llama::hidden(const Batch& batch, std::int64_t length) const {
   const RopeTable angles = table(batch.position_ids, length);
   const Documents documents = documents_of(batch.document_starts, device());
   for (std::size_t index = 0; index < layers_.size(); ++index)
-    x = layers_[index].forward(x, angles, documents, options_.gradient_checkpointing.in_layer(static_cast<std::int64_t>(index)));
+    x = compute_part(gate_, index + 1, [&] { return layers_[index].forward(x, angles, documents, options_.gradient_checkpointing.in_layer(static_cast<std::int64_t>(index))); });
+  enter(layers_.size() + 1);  // and its backward pass begins there
   return rms_norm(x, norm_, config_.rms_norm_eps);
 }
 
@@ -324,26 +336,38 @@ inline Tensor Llama::token_log_probs(const Batch& given) {
   return result.view(batch.labels.sizes());
 }
 
+/// `with_frozen`: also what stands in the place of frozen weights.
+inline NamedParameters Llama::layer_parameters(std::size_t index, bool with_frozen) const {
+  const LlamaLayer& layer = layers_[index];
+  NamedParameters result;
+  for (const Linear* linear : {&layer.q_proj, &layer.k_proj, &layer.v_proj, &layer.o_proj, &layer.gate_proj, &layer.up_proj, &layer.down_proj}) {
+    if (with_frozen || !linear->frozen) result.push_back({linear->name + ".weight", linear->weight});
+    if (linear->bias.defined()) result.push_back({linear->name + ".bias", linear->bias});
+  }
+  const std::string name = "model.layers." + std::to_string(index) + ".";
+  if (layer.q_norm.defined()) {
+    result.push_back({name + "self_attn.q_norm.weight", layer.q_norm});
+    result.push_back({name + "self_attn.k_norm.weight", layer.k_norm});
+  }
+  result.push_back({name + "input_layernorm.weight", layer.input_layernorm});
+  result.push_back({name + "post_attention_layernorm.weight", layer.post_attention_layernorm});
+  return result;
+}
+
 inline NamedParameters Llama::parameters() {
   NamedParameters result{{"model.embed_tokens.weight", embed_tokens_}};
-  const auto add = [&](const Linear& linear) {
-    result.push_back({linear.name + ".weight", linear.weight});
-    if (linear.bias.defined()) result.push_back({linear.name + ".bias", linear.bias});
-  };
-  for (std::size_t index = 0; index < layers_.size(); ++index) {
-    const LlamaLayer& layer = layers_[index];
-    const std::string name = "model.layers." + std::to_string(index) + ".";
-    for (const Linear* linear : {&layer.q_proj, &layer.k_proj, &layer.v_proj, &layer.o_proj, &layer.gate_proj, &layer.up_proj, &layer.down_proj}) add(*linear);
-    if (layer.q_norm.defined()) {
-      result.push_back({name + "self_attn.q_norm.weight", layer.q_norm});
-      result.push_back({name + "self_attn.k_norm.weight", layer.k_norm});
-    }
-    result.push_back({name + "input_layernorm.weight", layer.input_layernorm});
-    result.push_back({name + "post_attention_layernorm.weight", layer.post_attention_layernorm});
-  }
+  for (std::size_t index = 0; index < layers_.size(); ++index)
+    for (NamedParameter& parameter : layer_parameters(index, true)) result.push_back(std::move(parameter));
   result.push_back({"model.norm.weight", norm_});
-  if (!config_.tie_word_embeddings) add(*head_);
+  if (!config_.tie_word_embeddings) result.push_back({"lm_head.weight", head_->weight});
   return result;
+}
+
+inline std::vector<NamedParameters> Llama::weight_parts() {
+  std::vector<NamedParameters> parts{{{"model.embed_tokens.weight", embed_tokens_}}};
+  for (std::size_t index = 0; index < layers_.size(); ++index) parts.push_back(layer_parameters(index, false));
+  parts.push_back({{"model.norm.weight", norm_}, {config_.tie_word_embeddings ? "model.embed_tokens.weight" : "lm_head.weight", head_->weight}});
+  return parts;
 }
 
 inline std::vector<Linear*> Llama::linears() {
@@ -360,5 +384,5 @@ inline std::vector<Linear*> Llama::linears() {
 #include <dapt/models/llama_memory.hpp>
 
 namespace dapt {
-static_assert(check_causal_lm<Llama>() && GeneratingLM<Llama>);
+static_assert(check_causal_lm<Llama>() && GeneratingLM<Llama> && PartedLM<Llama>);
 }

@@ -112,7 +112,8 @@ inline void LlamaGeneration::compute_shared_prefix() {
   Tensor x = shared_ > 0 ? model_.embed(at::tensor(ids).to(options).unsqueeze(0)) : Tensor();
   const RopeTable table = model_.table(at::arange(shared_, options).unsqueeze(0));
   const Documents documents = shared_ > 0 ? documents_of(at::zeros({1, shared_}, at::kInt), model_.device()) : Documents();
-  for (const LlamaLayer& layer : model_.layers_) {
+  for (std::size_t index = 0; index < model_.layers_.size(); ++index) {
+    const LlamaLayer& layer = model_.layers_[index];
     const auto empty = [&](std::vector<std::int64_t> shape) { return at::empty(shape, at::TensorOptions(model_.dtype()).device(model_.device())); };
     // Zeros, because positions that a row does not have yet are multiplied with probability 0, and 0 times garbage may be NaN.
     const auto own = [&] { return empty({rows, longest_ + max_new_tokens_, config.num_key_value_heads, config.head_dim}).zero_(); };
@@ -120,6 +121,7 @@ inline void LlamaGeneration::compute_shared_prefix() {
       caches_.push_back({empty({0, config.num_key_value_heads, config.head_dim}), empty({0, config.num_key_value_heads, config.head_dim}), own(), own()});
       continue;
     }
+    model_.enter(index + 1);
     const auto [q, k, v] = layer.heads(x, table);
     x = layer.finish(causal_attention(q, k, v, documents, layer.scale(), layer.sliding_window), x);
     caches_.push_back({k[0], v[0], own(), own()});
@@ -151,11 +153,13 @@ inline Tensor LlamaGeneration::extend(const Tensor& ids, const Tensor& at, std::
   for (std::size_t index = 0; index < caches_.size(); ++index) {
     const LlamaLayer& layer = model_.layers_[index];
     Cache& cache = caches_[index];
+    model_.enter(index + 1);
     const auto [q, k, v] = layer.heads(x, table);
     cache.k.index_put_(places, k);
     cache.v.index_put_(places, v);
     x = layer.finish(attend(q, cache, at, cache_length, layer), x);
   }
+  model_.enter(model_.layers_.size() + 1);  // for the head too
   return rms_norm(x, model_.norm_, model_.config().rms_norm_eps);
 }
 

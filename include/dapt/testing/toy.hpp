@@ -18,6 +18,7 @@
 #include <dapt/concepts/causal_lm.hpp>
 #include <dapt/core/linear.hpp>
 #include <dapt/core/pull_range.hpp>
+#include <dapt/core/weight_gate.hpp>
 
 namespace dapt::testing {
 
@@ -51,17 +52,32 @@ class ToyLM {
   }
   std::vector<Linear*> linears() { return {up_proj_.get(), head_.get()}; }
 
+  std::vector<NamedParameters> weight_parts() {
+    std::vector<NamedParameters> parts;
+    for (const NamedParameter& parameter : parameters()) parts.push_back({parameter});
+    return parts;
+  }
+  void set_weight_gate(WeightGate* gate) { gate_ = gate; }
+  WeightGate* weight_gate() const { return gate_; }
+
  private:
   Tensor chosen_log_probs(const Batch& batch) const {
-    const Tensor labels = batch.labels.to(embed_tokens_.device()), e = at::embedding(embed_tokens_, batch.input_ids.to(embed_tokens_.device())), h = e.add(at::tanh(up_proj_->forward(e)));
+    const auto enter = [&](std::size_t part) {
+      if (gate_ != nullptr) gate_->enter(part, Pass::forward);
+    };
+    enter(0);
+    const Tensor labels = batch.labels.to(embed_tokens_.device()), e = at::embedding(embed_tokens_, batch.input_ids.to(embed_tokens_.device()));
+    const Tensor h = e.add(compute_part(gate_, 1, [&] { return at::tanh(up_proj_->forward(e)); }));
+    enter(2);
     const Tensor ignored = labels.eq(ignore_index), log_probs = at::log_softmax(head_->forward(h), -1, at::kFloat);
     return log_probs.gather(2, labels.masked_fill(ignored, 0).unsqueeze(2)).squeeze(2).masked_fill(ignored, 0);
   }
 
   Tensor embed_tokens_;
   std::unique_ptr<Linear> up_proj_, head_;  // on the heap, so that their addresses survive a move of the model
+  WeightGate* gate_ = nullptr;
 };
-static_assert(check_causal_lm<ToyLM>());
+static_assert(check_causal_lm<ToyLM>() && PartedLM<ToyLM>);
 
 struct ToyStreamOptions {
   std::int64_t rows = 1;           ///< of a batch

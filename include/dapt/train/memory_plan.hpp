@@ -20,8 +20,10 @@
 #include <dapt/core/error.hpp>
 #include <dapt/core/linear.hpp>
 #include <dapt/train/gradient_exchange.hpp>
+#include <dapt/train/host_weights.hpp>
 #include <dapt/train/state_shards.hpp>
 #include <dapt/train/train_options.hpp>
+#include <dapt/train/weight_shards.hpp>
 
 namespace dapt {
 
@@ -37,10 +39,11 @@ struct MemoryMoment {
 /// In bytes, of this process; of several ranks, of the one that needs most. Without what the process needs whatever the model: code, thread stacks, pages that were read.
 struct MemoryPlan {
   std::int64_t trainable_parameters = 0;  ///< a number, not bytes
-  std::int64_t weights = 0;               ///< the model's parameters, as they are stored
+  std::int64_t weights = 0;               ///< the model's parameters, as they are stored; of sharded ones the most that a rank has at once
   std::int64_t adapter = 0;               ///< parameters that the adapter adds
   std::int64_t optimizer_state = 0;       ///< after the first step
-  std::vector<std::int64_t> rank_states = {};  ///< of sharded states: on each rank; optimizer_state is the largest
+  std::vector<std::int64_t> rank_states = {};  ///< of sharded states: on each rank; optimizer_state is that of the rank with most of both
+  std::vector<std::int64_t> rank_weights = {}; ///< of sharded weights: the most that each rank has at once
   MemoryMoment peak;                      ///< of the first window
   std::optional<MemoryMoment> usual_peak; ///< of most windows, where the first is unlike them (GaLore's refresh)
   std::vector<std::string> not_counted;   ///< one sentence for each policy that does not say all
@@ -110,6 +113,8 @@ MemoryPlan plan_memory(Model& model, const Adapter& adapter, const Rule& rule, c
   require(length >= 1, "plan_memory: length is ", length, ", expected at least 1");
   MemoryPlan plan;
   const NamedParameters own = model.parameters();
+  std::optional<detail::PartedWeights> parted;
+  if (options.shard_weights || options.host_weights) parted = detail::parted_weights(model, "TrainOptions: shard_weights, host_weights");
   for (const NamedParameter& parameter : own) {
     require(parameter.value.is_meta(), "plan_memory: ", parameter.name, " has storage; expected a model on the meta device");
     plan.weights += detail::tensor_bytes(parameter.value);
@@ -154,10 +159,24 @@ MemoryPlan plan_memory(Model& model, const Adapter& adapter, const Rule& rule, c
   }
   std::vector<int> owners;
   if (options.shard_states) {
-    owners = detail::state_owners(rule, adapter.trainable_parameters(adapter_state), ranks);
+    detail::Owners all = detail::owners_of(rule, adapter.trainable_parameters(adapter_state), options.shard_weights ? &*parted : nullptr, ranks);
+    owners = std::move(all.states);
     plan.rank_states.assign(static_cast<std::size_t>(ranks), common_states);
     for (std::size_t i = 0; i < owners.size(); ++i) plan.rank_states[static_cast<std::size_t>(owners[i])] += own_states[i];
-    plan.optimizer_state = *std::max_element(plan.rank_states.begin(), plan.rank_states.end());
+    if (options.shard_weights) plan.rank_weights = detail::weight_bytes(*parted, all.weights, ranks).most;
+    else plan.rank_weights.assign(static_cast<std::size_t>(ranks), plan.weights);
+    const auto both = [&](std::size_t rank) { return plan.rank_states[rank] + plan.rank_weights[rank]; };
+    std::size_t largest = 0;
+    for (std::size_t rank = 1; rank < plan.rank_states.size(); ++rank) largest = both(rank) > both(largest) ? rank : largest;
+    plan.optimizer_state = plan.rank_states[largest];
+    plan.weights = plan.rank_weights[largest];
+    if (!options.shard_weights) plan.rank_weights.clear();
+  }
+  if (options.host_weights) {
+    std::vector<int> elsewhere;  // as on another rank
+    for (const bool trains : detail::trained_weights(*parted)) elsewhere.push_back(trains ? 0 : 1);
+    const detail::WeightBytes bytes = detail::weight_bytes(*parted, elsewhere, 2);
+    plan.weights -= bytes.own[0] + bytes.own[1] - bytes.most[0];
   }
   if (!steps_known) plan.not_counted.push_back("what " + std::string(Rule::name) + "'s steps hold for themselves: it has no step_memory");
 

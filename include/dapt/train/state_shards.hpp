@@ -136,10 +136,11 @@ class StateShards {
     return text;
   }
 
-  /// Begins to give the weights of parameters of one owner, which have stepped, to all; they arrive with `finish_weights`.
+  /// Begins to give the weights of parameters of one owner, which have stepped, to all; they arrive with `finish_weights`. Those that are sharded are fetched when they are needed.
   void give_weights(const std::vector<std::size_t>& parameters) {
     std::vector<Tensor> weights;
-    for (const std::size_t i : parameters) weights.push_back(trained_[i].weight);
+    for (const std::size_t i : parameters)
+      if (!trained_[i].is_sharded) weights.push_back(trained_[i].weight);
     weights_.give(weights, owners_[parameters.front()]);
   }
   void give_all_weights() {

@@ -32,6 +32,8 @@ struct TrainOptions {
   const std::atomic<bool>* stop = nullptr;  ///< once true, training ends before the next micro-batch; what its window held is dropped. On any of several ranks: ends all of them after a window
   Ranks* ranks = nullptr;             ///< the processes that share each window's micro-batches (dist/process_group.hpp), all with the same options and data; null: this one alone
   bool shard_states = false;          ///< each of several ranks keeps the optimizer's state of its share of the parameters, and gives the others the weights it stepped
+  bool shard_weights = false;         ///< with shard_states: each rank keeps its share of the model's weights, frozen or not, and fetches the others' part by part (train/weight_shards.hpp)
+  bool host_weights = false;          ///< of a model on a device: its frozen weights are in the host's memory, and come part by part when they are read (train/host_weights.hpp)
   std::function<double(const NamedParameter&)> lr_factor = {};  ///< own factor of lr for each parameter, asked once; empty: 1 for all
 
   /// Throws on a value out of range, and on options that contradict each other.
@@ -47,6 +49,8 @@ struct TrainOptions {
     require(ranks == nullptr || batch_size / micro_batch_size >= ranks->size(), "TrainOptions: batch_size ", batch_size, " is ", batch_size / micro_batch_size,
             " micro-batches of ", micro_batch_size, ", fewer than the ", ranks == nullptr ? 1 : ranks->size(), " ranks that share them");
     require(!shard_states || (ranks != nullptr && ranks->size() > 1), "TrainOptions: shard_states has no effect in one process");
+    require(!shard_weights || !host_weights, "TrainOptions: shard_weights and host_weights exclude each other; frozen weights are either on other ranks or in the host's memory");
+    require(!shard_weights || shard_states, "TrainOptions: shard_weights needs shard_states: the rank that keeps a weight takes its steps");
   }
   bool has_budget() const { return max_steps > 0 || max_tokens > 0 || max_minutes > 0; }
 };

@@ -35,18 +35,20 @@
 #include <dapt/core/error.hpp>
 #include <dapt/core/gradient.hpp>
 #include <dapt/core/hash.hpp>
-#include <dapt/core/hash_of_bits.hpp>
 #include <dapt/core/peak_memory.hpp>
 #include <dapt/core/run_result.hpp>
 #include <dapt/core/seed.hpp>
 #include <dapt/core/training_mode.hpp>
 #include <dapt/train/accumulation_window.hpp>
-#include <dapt/train/gradient_exchange.hpp>
-#include <dapt/train/rank_agreement.hpp>
+#include <dapt/train/describe_training.hpp>
+#include <dapt/train/host_weights.hpp>
+#include <dapt/train/shared_training.hpp>
 #include <dapt/train/state_shards.hpp>
 #include <dapt/train/train_options.hpp>
 #include <dapt/train/trained_parameter.hpp>
 #include <dapt/train/trainer_state.hpp>
+#include <dapt/train/weight_shards.hpp>
+#include <dapt/train/weight_window.hpp>
 
 namespace dapt {
 
@@ -65,6 +67,10 @@ class Trainer {
   Trainer(Model& model, Adapter adapter, Rule rule, TrainOptions options = {}, Schedule schedule = {});
   Trainer(const Trainer&) = delete;
   Trainer& operator=(const Trainer&) = delete;
+  /// A model whose weights were sharded has on each rank those of `gather_weights`, or else its share; one whose frozen weights were in the host's memory lacks them without that.
+  ~Trainer() {
+    if (window() != nullptr) set_gate(nullptr);
+  }
 
   /// Trains on `stream` until a limit of the options, a stop request, or the stream's end; the limits count from here, the optimizer's steps
   /// from construction. After `restore` it goes on where the checkpoint was taken, to the bit. Observers see each window's StepRecord, and may take a
@@ -82,8 +88,14 @@ class Trainer {
   /// trainer is then as it was.
   void restore(const Checkpoint& checkpoint);
 
-  /// Folds the adapter into the model's weights; this trainer cannot train afterwards.
+  /// All of the model's weights are there, on every rank, until it is next computed; nothing to do where they are neither sharded nor in the host's memory. All ranks call it alike.
+  void gather_weights() {
+    if (window() != nullptr) window()->gather();
+  }
+
+  /// Folds the adapter into the model's weights; this trainer cannot train afterwards. Of several ranks all call it alike.
   void merge() {
+    gather_weights();
     adapter_.merge(adapter_state_, model_);
     merged_ = true;
   }
@@ -128,17 +140,18 @@ class Trainer {
   bool finish_window(StepRecord& record);
   void step(Trained& trained);
   void drop_window();
-  void begin_agreement(double loss_sum);
-  void exchange_rest(bool is_bad);
-  void arrived(const std::vector<std::size_t>& parameters);
-  void require_equal_ranks(const char* when);
   template <class F>
   void visit_own_state(F&& f);
   void require_attached() const;
   detail::TrainedWeights weights() const;
-  RunHeader describe() const;
   std::size_t index(const Trained& trained) const { return static_cast<std::size_t>(&trained - trained_.data()); }
   bool is_shared() const { return options_.ranks != nullptr && options_.ranks->size() > 1; }
+  /// Null where all weights are here.
+  detail::WeightWindow* window() const { return host_weights_ ? host_weights_.get() : shared_ ? shared_->weights() : nullptr; }
+  void set_gate(WeightGate* gate) {
+    if constexpr (PartedLM<Model>) model_.set_weight_gate(gate);
+  }
+  double seconds_of_run() const { return seconds_before_ + seconds_since(start_); }
   bool stop_requested() const { return options_.stop != nullptr && options_.stop->load(std::memory_order_relaxed); }
   static double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
 
@@ -162,11 +175,11 @@ class Trainer {
   std::string bad_parameter_;
   double optimizer_seconds_ = 0;  ///< of this window, waiting for other ranks included
 
+  std::unique_ptr<detail::WeightWindow> host_weights_;
+
   // With several ranks.
-  std::optional<detail::GradientExchange> exchange_;
+  std::unique_ptr<detail::SharedTraining<Rule>> shared_;
   bool exchanges_in_hook_ = false;  ///< this is the window's last micro-batch of this rank
-  detail::WindowAgreement agreement_;
-  std::optional<detail::StateShards<Rule>> shards_;
   bool a_rank_stops_ = false;
   Clock::time_point start_;         ///< of train()
   double seconds_before_ = 0;       ///< of the run, before it
@@ -206,13 +219,15 @@ Trainer<Model, Adapter, Rule, Schedule>::Trainer(Model& model, Adapter adapter, 
     require(!Schedule::needs_budget || options_.has_budget(), "TrainOptions: the learning-rate schedule follows the share of the budget that is spent; give "
             "max_steps, max_tokens or max_minutes");
   const NamedParameters parameters = adapter_.trainable_parameters(adapter_state_);
-  std::vector<int> owners;
-  if (options_.shard_states) owners = detail::state_owners(rule_, parameters, options_.ranks->size());
+  std::optional<detail::PartedWeights> parted;
+  if (options_.shard_weights) parted = detail::parted_weights(model_, "TrainOptions: shard_weights");
+  detail::Owners owners;
+  if (options_.shard_states) owners = detail::owners_of(rule_, parameters, parted ? &*parted : nullptr, options_.ranks->size());
   for (const NamedParameter& parameter : parameters) {
     const double factor = parameter.lr_factor * (options_.lr_factor ? options_.lr_factor(parameter) : 1);
     require(factor >= 0 && std::isfinite(factor), "Trainer: lr_factor is ", factor, " for ", parameter.name, ", expected 0 or more");
     Trained& trained = trained_.emplace_back(Trained{parameter, parameter.value.detach(), factor, rule_.init(parameter)});
-    trained.is_own = owners.empty() || owners[index(trained)] == options_.ranks->rank();
+    trained.is_own = owners.states.empty() || owners.states[index(trained)] == options_.ranks->rank();
     if (!trained.is_own) detail::drop_state(rule_, trained.state);
   }
   require(!trained_.empty(), "Trainer: the adapter has no trainable parameter");
@@ -220,13 +235,20 @@ Trainer<Model, Adapter, Rule, Schedule>::Trainer(Model& model, Adapter adapter, 
   require(factor >= 0 && std::isfinite(factor), "Trainer: the learning-rate schedule's first factor is ", factor, ", expected 0 or more");
   require(!is_shared() || !depends_on_order(rule_), "Trainer: ", Rule::name, " takes subspaces from a window's first micro-batch, of which each of ", is_shared() ? options_.ranks->size() : 1,
           " ranks has another; take them from the window's sum");
-  if (is_shared()) {
-    const auto gradient = [this](std::size_t i) -> Tensor& { return rule_.accumulated(trained_[i].state); };
-    const auto arrived = [this](const std::vector<std::size_t>& parameters) { this->arrived(parameters); };
-    exchange_.emplace(*options_.ranks, trained_.size(), owners, gradient, arrived, options_.layer_wise || options_.shard_states);
-    if (options_.shard_states) shards_.emplace(*options_.ranks, rule_, trained_, std::move(owners));
+  header_ = detail::describe_training(adapter_, rule_, schedule_, options_, trained_);
+  if (options_.host_weights) {
+    require(!trained_.front().weight.is_cpu(), "TrainOptions: host_weights has no effect for a model on the CPU");
+    auto all = detail::parted_weights(model_, "TrainOptions: host_weights");
+    const std::vector<bool> trained = detail::trained_weights(all);
+    require(std::find(trained.begin(), trained.end(), false) != trained.end(), "TrainOptions: host_weights has no effect: every weight of the model trains");
+    host_weights_ = detail::host_weights(std::move(all));
+    header_.add("frozen weights", "in the host's memory");
+    set_gate(host_weights_.get());
   }
-  header_ = describe();
+  if (!is_shared()) return;
+  shared_ = std::make_unique<detail::SharedTraining<Rule>>(options_, rule_, trained_, std::move(owners), std::move(parted), [this](Trained& trained) { step_alone(trained); });
+  shared_->describe(header_);
+  if (shared_->weights() != nullptr) set_gate(shared_->weights());
 }
 
 template <class Model, class Adapter, class Rule, class Schedule>
@@ -251,11 +273,11 @@ TrainReport Trainer<Model, Adapter, Rule, Schedule>::train(Stream&& stream, Obse
 
   TrainReport report;
   report.trainable_parameters = trainable_parameters();
-  if (is_shared()) require_equal_ranks("before training");
+  if (shared_) shared_->require_equal(model_.parameters(), progress_, "before training");
   a_rank_stops_ = false;
-  const auto start = start_ = Clock::now();
-  const double seconds_before = seconds_before_ = progress_.seconds;
-  const auto seconds = [&] { return is_shared() ? progress_.seconds : seconds_before + seconds_since(start); };  // the learning rate and the end may depend on it
+  start_ = Clock::now();
+  seconds_before_ = progress_.seconds;
+  const auto seconds = [&] { return shared_ ? progress_.seconds : seconds_of_run(); };  // the learning rate and the end may depend on it
   const auto fraction = [&](std::int64_t windows) {
     double spent = 0;
     if (options_.max_steps > 0) spent = std::max(spent, static_cast<double>(windows) / static_cast<double>(options_.max_steps));
@@ -317,7 +339,7 @@ TrainReport Trainer<Model, Adapter, Rule, Schedule>::train(Stream&& stream, Obse
       break;
     }
   }
-  if (is_shared()) require_equal_ranks("after training");
+  if (shared_) shared_->require_equal(model_.parameters(), progress_, "after training");
 
   const std::vector<double>& losses = progress_.last_losses;
   report.steps = progress_.steps;
@@ -329,8 +351,8 @@ TrainReport Trainer<Model, Adapter, Rule, Schedule>::train(Stream&& stream, Obse
   report.optimizer_seconds = progress_.optimizer_seconds;
   report.peak_memory_bytes = peak_memory_bytes(device);
   report.state_bytes = state_bytes();
-  if (shards_)
-    for (const std::string& bytes : options_.ranks->gather(std::to_string(report.state_bytes))) report.rank_state_bytes.push_back(std::stoll(bytes));
+  if (shared_ && shared_->shards_states()) report.rank_state_bytes = shared_->gather(report.state_bytes);
+  if (shared_ && shared_->weights() != nullptr) report.rank_weight_bytes = shared_->gather(shared_->weights()->most_bytes());
   return report;
 }
 
@@ -347,11 +369,16 @@ auto Trainer<Model, Adapter, Rule, Schedule>::run_window(const Window& window, S
   record.loss = record.grad_norm = std::numeric_limits<double>::quiet_NaN();  // of a window that is skipped
   if (window.supervised_tokens == 0) return Outcome::skipped;
   const std::uint64_t seed = splitmix64(options_.seed, static_cast<std::uint64_t>(updates_ + progress_.skipped));
-  double loss_sum = 0;
+  double loss_sum = 0, waited_for_weights = 0;
   bool is_bad = false;
-  if (is_shared()) exchange_->begin();
-  for (std::size_t i = 0; i < window.batches.size() && !is_bad; ++i) {
-    if (!is_shared() && stop_requested()) return Outcome::stopped;
+  const auto wait_is_not_of = [&](double& phase) {
+    const double waited = shared_ ? shared_->waited_for_weights() : 0;
+    phase -= waited;
+    waited_for_weights += waited;
+  };
+  if (shared_) shared_->begin_window();
+  for (std::size_t i = 0; i < window.batches.size(); ++i) {
+    if (!shared_ && stop_requested()) return Outcome::stopped;
     const auto& [number, batch] = window.batches[i];
     const bool is_last = i + 1 == window.batches.size();
     // A seed for each micro-batch: dropout is the same in a continued run, and whichever rank has it.
@@ -362,33 +389,40 @@ auto Trainer<Model, Adapter, Rule, Schedule>::run_window(const Window& window, S
       loss = model_.loss(batch);
       loss_sum += loss.sum.template item<double>();
     }
+    wait_is_not_of(forward);
     require(loss.tokens == batch.supervised_tokens, "Trainer: the model counted ", loss.tokens, " supervised tokens in a batch that says ", batch.supervised_tokens);
     require(loss.sum.requires_grad(), "Trainer: the loss depends on no trainable parameter");
     is_bad = !std::isfinite(loss_sum);
-    if (is_bad && !is_shared()) {
+    if (is_bad && !shared_) {
       drop_window();
       require(options_.on_bad_loss == OnBadLoss::skip, "Trainer: the loss is ", loss_sum, " in micro-batch ", number, " of ", window.micro_batches,
               " at step ", record.step, " (lr ", record.lr, "); the weights are those before it");
       return Outcome::skipped;
     }
-    if (is_bad) break;
-    if (is_last && is_shared()) begin_agreement(loss_sum);
-    steps_in_hook_ = options_.layer_wise && is_last && !is_shared();
-    exchanges_in_hook_ = is_last && is_shared();
+    if (is_bad && !options_.shard_weights) break;  // else the other ranks need this one in every pass
+    if (is_last && shared_) shared_->begin_agreement(loss_sum, stop_requested(), seconds_of_run());
+    steps_in_hook_ = options_.layer_wise && is_last && !shared_;
+    exchanges_in_hook_ = is_last && shared_;
     for (Trained& trained : trained_) trained.gradients = 0;
     backward -= optimizer_seconds_;  // what the hooks spend is not the backward pass's
     {
       const detail::Stopwatch watch(backward);
-      loss.sum.backward(at::scalar_tensor(1 / static_cast<double>(window.supervised_tokens), loss.sum.options().requires_grad(false)));
+      const double scale = is_bad ? std::numeric_limits<double>::quiet_NaN() : 1 / static_cast<double>(window.supervised_tokens);
+      loss.sum.backward(at::scalar_tensor(scale, loss.sum.options().requires_grad(false)));
     }
     backward += optimizer_seconds_;
+    wait_is_not_of(backward);
   }
-  if (is_shared()) {
-    if (is_bad || window.batches.empty()) begin_agreement(loss_sum);
-    exchange_rest(is_bad);
-    loss_sum = agreement_.loss_sum();
-    a_rank_stops_ = agreement_.a_rank_stops();
-    progress_.seconds = agreement_.seconds();
+  if (shared_) {
+    if (!shared_->agrees()) shared_->begin_agreement(loss_sum, stop_requested(), seconds_of_run());
+    {
+      const detail::Stopwatch watch(optimizer_seconds_);
+      const at::NoGradGuard no_grad;
+      shared_->exchange_rest(is_bad);
+    }
+    loss_sum = shared_->loss_sum();
+    a_rank_stops_ = shared_->a_rank_stops();
+    progress_.seconds = shared_->seconds();
     if (!std::isfinite(loss_sum)) {
       drop_window();
       require(options_.on_bad_loss == OnBadLoss::skip, "Trainer: the loss is ", loss_sum, " over the micro-batches of ", options_.ranks->size(), " ranks at step ", record.step,
@@ -397,63 +431,13 @@ auto Trainer<Model, Adapter, Rule, Schedule>::run_window(const Window& window, S
     }
   }
   const bool stepped = finish_window(record);
-  const double waited = (is_shared() ? exchange_->waited() : 0) + (shards_ ? shards_->waited() : 0);
+  const double waited = shared_ ? shared_->waited() : 0;
   record.phase_seconds["optimizer"] = optimizer_seconds_ - waited;
-  if (is_shared()) record.phase_seconds["communication"] = waited;
+  if (shared_) record.phase_seconds["communication"] = waited + waited_for_weights;
   if (!stepped) return Outcome::skipped;
   record.loss = loss_sum / static_cast<double>(window.supervised_tokens);
   ++updates_;
   return Outcome::stepped;
-}
-
-template <class Model, class Adapter, class Rule, class Schedule>
-void Trainer<Model, Adapter, Rule, Schedule>::begin_agreement(double loss_sum) {
-  agreement_.begin(*options_.ranks, loss_sum, stop_requested(), seconds_before_ + seconds_since(start_));
-}
-
-/// Sends what the hooks have not sent, and waits for all sums. A bad loss goes to the other ranks as gradients that are not finite, which are dropped as any other are.
-template <class Model, class Adapter, class Rule, class Schedule>
-void Trainer<Model, Adapter, Rule, Schedule>::exchange_rest(bool is_bad) {
-  const detail::Stopwatch watch(optimizer_seconds_);
-  const at::NoGradGuard no_grad;
-  for (std::size_t i = trained_.size(); i-- > 0;) {
-    if (exchange_->is_ready(i)) continue;
-    Trained& trained = trained_[i];
-    const bool has_any = rule_.accumulated(trained.state).defined();
-    if (!has_any) rule_.accumulate(trained.state, at::zeros_like(trained.weight));
-    if (is_bad) rule_.accumulated(trained.state).fill_(std::numeric_limits<double>::quiet_NaN());
-    exchange_->ready(i, has_any || is_bad);
-  }
-  exchange_->finish();
-  if (shards_) shards_->finish_weights();  // of layer-wise steps
-  agreement_.finish();
-}
-
-/// The sums of a bucket are there, where they go. Layer-wise, their steps are taken.
-template <class Model, class Adapter, class Rule, class Schedule>
-void Trainer<Model, Adapter, Rule, Schedule>::arrived(const std::vector<std::size_t>& parameters) {
-  if (!options_.layer_wise) return;
-  for (const std::size_t i : parameters)
-    if (rule_.accumulated(trained_[i].state).defined()) step_alone(trained_[i]);
-  if (shards_) shards_->give_weights(parameters);
-}
-
-/// The bits of all weights and of what each rank keeps of the optimizer's state, and the place in the run, compared with those of rank 0.
-template <class Model, class Adapter, class Rule, class Schedule>
-void Trainer<Model, Adapter, Rule, Schedule>::require_equal_ranks(const char* when) {
-  const at::NoGradGuard no_grad;
-  std::uint64_t weights = 0, state = 0;
-  for (const NamedParameter& parameter : model_.parameters()) weights = splitmix64(weights ^ hash_of_bits(parameter.value));
-  for (Trained& trained : trained_) {
-    weights = splitmix64(weights ^ hash_of_bits(trained.weight));
-    const auto add = [&](std::string_view, auto& value) {
-      if constexpr (detail::is_tensor<decltype(value)>) state = splitmix64(state ^ (value.defined() ? hash_of_bits(value) : 0));
-      else state = splitmix64(state ^ static_cast<std::uint64_t>(value));
-    };
-    if (shards_) visit_read_by_accumulate(rule_, trained.state, add);
-    else rule_.visit(trained.state, add);
-  }
-  detail::require_equal_ranks(*options_.ranks, weights, state, progress_, when);
 }
 
 /// Called once for each parameter and micro-batch, when the parameter's gradient is complete.
@@ -467,7 +451,7 @@ void Trainer<Model, Adapter, Rule, Schedule>::receive_gradient(Trained& trained)
   rule_.accumulate(trained.state, gradient);
   gradient.reset();
   if (steps_in_hook_) step_alone(trained);
-  if (exchanges_in_hook_) exchange_->ready(index(trained));
+  if (exchanges_in_hook_) shared_->ready(index(trained));
 }
 
 /// The norm of what was accumulated; nothing is left of the gradient where one was bad.
@@ -506,14 +490,14 @@ bool Trainer<Model, Adapter, Rule, Schedule>::finish_window(StepRecord& record) 
   const auto waiting = [&](Trained& trained) { return rule_.accumulated(trained.state).defined(); };
   for (Trained& trained : trained_)
     if (waiting(trained)) measure(trained);
-  if (shards_) shards_->share_norms();
+  if (shared_) shared_->share_norms();
   for (const Trained& trained : trained_) {
     if (std::isfinite(trained.norm) || bad_gradient_) continue;
     bad_gradient_ = true;  // on another rank
     bad_parameter_ = trained.parameter.name;
   }
   if (bad_gradient_) {
-    if (shards_) shards_->share_read_by_accumulate();  // of layer-wise steps before it
+    if (shared_) shared_->finish_steps(false);  // layer-wise, some were taken before it
     drop_window();
     require(options_.on_bad_loss == OnBadLoss::skip, "Trainer: the gradient of ", bad_parameter_, " is not finite at step ", record.step, " (lr ", record.lr,
             "); ", options_.layer_wise ? "parameters whose gradients came before it have stepped" : "the weights are those before it");
@@ -527,21 +511,15 @@ bool Trainer<Model, Adapter, Rule, Schedule>::finish_window(StepRecord& record) 
     clip(trained, record.grad_norm);
     step(trained);
   }
-  if (shards_) {
-    if (!options_.layer_wise) shards_->give_all_weights();
-    shards_->finish_weights();
-    shards_->share_read_by_accumulate();
-  }
+  if (shared_) shared_->finish_steps(true);
   return true;
 }
 
 template <class Model, class Adapter, class Rule, class Schedule>
 void Trainer<Model, Adapter, Rule, Schedule>::step(Trained& trained) {
   const StepInfo info{updates_ + 1, lr_ * trained.lr_factor};
-  if (!shards_) return rule_.step(trained.weight, trained.state, info);
-  const detail::ReadTensors before(rule_, trained.state);
-  rule_.step(trained.weight, trained.state, info);
-  trained.shows_new = before.changed(rule_, trained.state);
+  if (shared_) shared_->step(trained, info);
+  else rule_.step(trained.weight, trained.state, info);
 }
 
 template <class Model, class Adapter, class Rule, class Schedule>
@@ -569,7 +547,7 @@ Checkpoint Trainer<Model, Adapter, Rule, Schedule>::checkpoint() {
   require_attached();
   Checkpoint result{.progress = progress_, .header = header_};
   detail::collect_state(result, weights(), updates_, [this](auto f) { visit_own_state(f); });
-  if (shards_) shards_->gather(result);
+  if (shared_) shared_->gather(result);
   return result;
 }
 
@@ -582,7 +560,11 @@ void Trainer<Model, Adapter, Rule, Schedule>::restore(const Checkpoint& checkpoi
   for (const Trained& trained : trained_)
     if (!trained.is_own) elsewhere.insert(trained.parameter.name);
   detail::require_fitting_state(checkpoint, weights(), visit, elsewhere);
-  detail::restore_state(checkpoint, weights(), visit);
+  detail::TrainedWeights here;
+  if (window() != nullptr) window()->release();
+  for (const Trained& trained : trained_)
+    if (trained.is_own || !trained.is_sharded) here.emplace_back(trained.parameter.name, trained.weight);
+  detail::restore_state(checkpoint, here, trained_.front().weight.device(), visit);
   updates_ = checkpoint.numbers.at("updates");
   progress_ = checkpoint.progress;
   continues_ = true;
@@ -638,39 +620,6 @@ std::int64_t Trainer<Model, Adapter, Rule, Schedule>::state_bytes() {
     else bytes += static_cast<std::int64_t>(sizeof value);
   });
   return bytes;
-}
-
-template <class Model, class Adapter, class Rule, class Schedule>
-RunHeader Trainer<Model, Adapter, Rule, Schedule>::describe() const {
-  RunHeader header;
-  if constexpr (requires { adapter_.describe(); }) header.append(adapter_.describe());
-  else header.add("adapter", std::string(Adapter::name));
-  header.add("trainable parameters", std::to_string(trainable_parameters()));
-  const auto text = [](const auto&... parts) {
-    std::ostringstream stream;
-    (stream << ... << parts);
-    return stream.str();
-  };
-  NamedParameters parameters;
-  std::map<double, std::pair<std::int64_t, std::string>> factors;  // how many parameters, and the first of them
-  for (const Trained& trained : trained_) {
-    parameters.push_back(trained.parameter);
-    if (factors[trained.lr_factor].first++ == 0) factors[trained.lr_factor].second = trained.parameter.name;
-  }
-  header.append(describe_optimizer(rule_, parameters, options_.lr));
-  if (factors.size() > 1 || factors.begin()->first != 1)
-    for (const auto& [factor, group] : factors) header.add("lr factor", text(factor, " (", group.first, " parameters, the first ", group.second, ")"));
-  if constexpr (requires { schedule_.describe(); }) header.add("lr schedule", schedule_.describe());
-  header.add("batch", text(options_.batch_size, " rows in micro-batches of ", options_.micro_batch_size, options_.layer_wise ? ", layer-wise steps" : ""));
-  if (options_.max_grad_norm > 0) header.add("max_grad_norm", text(options_.max_grad_norm, options_.layer_wise ? " (each parameter by its own norm)" : ""));
-  if (options_.on_bad_loss == OnBadLoss::skip) header.add("on_bad_loss", "skip");
-  if (options_.max_steps > 0) header.add("max_steps", text(options_.max_steps));
-  if (options_.max_tokens > 0) header.add("max_tokens", text(options_.max_tokens));
-  if (options_.max_minutes > 0) header.add("max_minutes", text(options_.max_minutes));
-  header.add("seed", text(options_.seed));
-  if (is_shared()) header.add("ranks", options_.ranks->describe());
-  if (shards_) header.add("optimizer states by rank", shards_->describe());
-  return header;
 }
 
 }  // namespace dapt

@@ -61,16 +61,16 @@ void require_fitting_state(const Checkpoint& checkpoint, const TrainedWeights& w
   for (const auto& [name, number] : checkpoint.numbers) require(is_known(name), "Trainer: the checkpoint has a number ", name, ", which this setting does not know");
 }
 
-/// After require_fitting_state: writes weights and optimizer state, which go to the weights' device.
+/// After require_fitting_state: writes those weights, and the optimizer's state, which goes where it was, or where there was none yet to `device`.
 template <class Visit>
-void restore_state(const Checkpoint& checkpoint, const TrainedWeights& weights, Visit visit) {
+void restore_state(const Checkpoint& checkpoint, const TrainedWeights& weights, at::Device device, Visit visit) {
   const at::NoGradGuard no_grad;
   for (const auto& [name, weight] : weights) weight.copy_(checkpoint.tensors.at("weights/" + name));
   visit([&](std::string_view parameter, std::string_view entry, auto& value) {
     const std::string name = optimizer_entry(parameter, entry);
     if constexpr (is_tensor<decltype(value)>) {
       const auto found = checkpoint.tensors.find(name);
-      value = found == checkpoint.tensors.end() ? Tensor() : found->second.to(weights.front().second.device()).clone();
+      value = found == checkpoint.tensors.end() ? Tensor() : found->second.to(value.defined() ? value.device() : device).clone();
     } else {
       value = checkpoint.numbers.at(name);
     }
@@ -83,7 +83,7 @@ inline void require_same_setting(const RunHeader& here, const RunHeader& there) 
   const bool is_constant = schedule == nullptr || *schedule == "constant";
   for (const auto& [key, ours, theirs] : differences(here, there)) {
     if (is_constant && (key == "max_steps" || key == "max_tokens" || key == "max_minutes")) continue;
-    if (key == "ranks" || key == "optimizer states by rank") continue;  // the data and their order are the same for any number
+    if (key == "ranks" || key == "optimizer states by rank" || key == "weights by rank") continue;  // the data and their order are the same for any number
     fail("Trainer: the checkpoint is of another setting: ", key, " is \"", ours, "\" here and \"", theirs, "\" in the checkpoint");
   }
 }

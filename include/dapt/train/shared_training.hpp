@@ -1,0 +1,192 @@
+// What several ranks do together while each runs its share of a window's micro-batches: gradients are summed while the backward pass goes on, steps are taken by all or by the owners, and all know
+// the same of the window's end.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <limits>
+#include <memory>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include <ATen/core/grad_mode.h>
+#include <ATen/ops/zeros_like.h>
+
+#include <dapt/concepts/optimizer.hpp>
+#include <dapt/core/checkpoint.hpp>
+#include <dapt/core/hash.hpp>
+#include <dapt/core/hash_of_bits.hpp>
+#include <dapt/core/named_parameter.hpp>
+#include <dapt/core/ranks.hpp>
+#include <dapt/core/run_result.hpp>
+#include <dapt/train/gradient_exchange.hpp>
+#include <dapt/train/rank_agreement.hpp>
+#include <dapt/train/state_shards.hpp>
+#include <dapt/train/train_options.hpp>
+#include <dapt/train/trained_parameter.hpp>
+#include <dapt/train/trainer_state.hpp>
+#include <dapt/train/weight_shards.hpp>
+#include <dapt/train/weight_window.hpp>
+
+namespace dapt::detail {
+
+/// Every rank calls the same in the same order.
+template <class Rule>
+class SharedTraining {
+  using Trained = TrainedParameter<Rule>;
+
+ public:
+  /// `trained` stays where it is. `owners` and `model` where states and weights are sharded. `step_alone(parameter)` takes a layer-wise step.
+  SharedTraining(const TrainOptions& options, const Rule& rule, std::vector<Trained>& trained, Owners owners, std::optional<PartedWeights> model, std::function<void(Trained&)> step_alone)
+      : ranks_(*options.ranks), rule_(rule), trained_(trained), layer_wise_(options.layer_wise), step_alone_(std::move(step_alone)),
+        exchange_(ranks_, trained.size(), owners.states, [this](std::size_t i) -> Tensor& { return rule_.accumulated(trained_[i].state); },
+                  [this](const std::vector<std::size_t>& parameters) { arrived(parameters); }, layer_wise_ || options.shard_states) {
+    if (options.shard_states) states_.emplace(ranks_, rule_, trained_, std::move(owners.states));
+    if (!model) return;
+    kept_weights_ = describe_shards(*model, owners.weights, ranks_.size());
+    weights_ = shard_weights(ranks_, std::move(*model), owners.weights);
+    for (Trained& t : trained_) t.is_sharded = weights_->find(t.parameter.value) >= 0;
+  }
+  SharedTraining(const SharedTraining&) = delete;
+  SharedTraining& operator=(const SharedTraining&) = delete;
+
+  void begin_window() {
+    exchange_.begin();
+    agrees_ = false;
+    waited_for_weights();  // of others' calls of the model
+  }
+  /// During the last backward pass of the window, the gradient of parameter i is complete on this rank.
+  void ready(std::size_t i) { exchange_.ready(i); }
+
+  /// Tells the others this rank's loss, and whether it was asked to stop; once in a window, before its last backward pass where it has one.
+  void begin_agreement(double loss_sum, bool stops, double seconds) {
+    agrees_ = true;
+    agreement_.begin(ranks_, loss_sum, stops, seconds);
+  }
+  bool agrees() const { return agrees_; }
+
+  /// Sends what the hooks have not sent, and waits for all sums. A bad loss goes to the other ranks as gradients that are not finite, which are dropped as any other are.
+  void exchange_rest(bool is_bad);
+  double loss_sum() const { return agreement_.loss_sum(); }
+  bool a_rank_stops() const { return agreement_.a_rank_stops(); }
+  double seconds() const { return agreement_.seconds(); }
+
+  /// Gives all ranks the norms that the owners measured.
+  void share_norms() {
+    if (states_) states_->share_norms();
+  }
+  void step(Trained& trained, const StepInfo& info) {
+    if (!states_) return rule_.step(trained.weight, trained.state, info);
+    const ReadTensors before(rule_, trained.state);
+    rule_.step(trained.weight, trained.state, info);
+    trained.shows_new = before.changed(rule_, trained.state);
+  }
+  /// After the window's steps: all ranks have what they need for the next.
+  void finish_steps(bool stepped) {
+    if (!states_) return;
+    if (stepped && !layer_wise_) states_->give_all_weights();
+    states_->finish_weights();
+    states_->share_read_by_accumulate();
+  }
+
+  /// Seconds that the window waited for others, but for weights.
+  double waited() { return exchange_.waited() + (states_ ? states_->waited() : 0); }
+  double waited_for_weights() { return weights_ ? weights_->waited() : 0; }
+
+  /// The bits of all weights and of what each rank keeps of the optimizer's state, and the place in the run, compared with those of rank 0; of what is sharded there is nothing to compare.
+  void require_equal(const NamedParameters& model, const RunProgress& progress, const char* when);
+
+  /// Adds to rank 0's checkpoint what the others keep.
+  void gather(Checkpoint& checkpoint);
+  void describe(RunHeader& header) const {
+    header.add("ranks", ranks_.describe());
+    if (states_) header.add("optimizer states by rank", states_->describe());
+    if (weights_) header.add("weights by rank", kept_weights_);
+  }
+  /// The same number of every rank.
+  std::vector<std::int64_t> gather(std::int64_t number) {
+    std::vector<std::int64_t> result;
+    for (const std::string& text : ranks_.gather(std::to_string(number))) result.push_back(std::stoll(text));
+    return result;
+  }
+
+  bool shards_states() const { return states_.has_value(); }
+  /// Null where weights are not sharded.
+  WeightWindow* weights() { return weights_.get(); }
+
+ private:
+  /// The sums of a bucket are there, where they go. Layer-wise, their steps are taken.
+  void arrived(const std::vector<std::size_t>& parameters) {
+    if (!layer_wise_) return;
+    for (const std::size_t i : parameters)
+      if (rule_.accumulated(trained_[i].state).defined()) step_alone_(trained_[i]);
+    if (states_) states_->give_weights(parameters);
+  }
+
+  Ranks& ranks_;
+  const Rule& rule_;
+  std::vector<Trained>& trained_;
+  const bool layer_wise_;
+  std::function<void(Trained&)> step_alone_;
+  GradientExchange exchange_;
+  WindowAgreement agreement_;
+  bool agrees_ = false;
+  std::optional<StateShards<Rule>> states_;
+  std::unique_ptr<WeightWindow> weights_;
+  std::string kept_weights_;
+};
+
+template <class Rule>
+void SharedTraining<Rule>::exchange_rest(bool is_bad) {
+  for (std::size_t i = trained_.size(); i-- > 0;) {
+    if (exchange_.is_ready(i)) continue;
+    Trained& trained = trained_[i];
+    const bool has_any = rule_.accumulated(trained.state).defined();
+    if (!has_any) rule_.accumulate(trained.state, at::zeros_like(trained.weight));
+    if (is_bad) rule_.accumulated(trained.state).fill_(std::numeric_limits<double>::quiet_NaN());
+    exchange_.ready(i, has_any || is_bad);
+  }
+  if (weights_) weights_->release();  // before they are written
+  exchange_.finish();
+  if (states_) states_->finish_weights();  // of layer-wise steps
+  agreement_.finish();
+}
+
+template <class Rule>
+void SharedTraining<Rule>::require_equal(const NamedParameters& model, const RunProgress& progress, const char* when) {
+  const at::NoGradGuard no_grad;
+  std::uint64_t weights = 0, state = 0;
+  const auto add_weight = [&](const Tensor& weight) { weights = splitmix64(weights ^ hash_of_bits(weight)); };
+  for (const NamedParameter& parameter : model)
+    if (!weights_ || weights_->find(parameter.value) < 0) add_weight(parameter.value);
+  for (Trained& trained : trained_) {
+    if (!trained.is_sharded) add_weight(trained.weight);
+    const auto add = [&](std::string_view, auto& value) {
+      if constexpr (is_tensor<decltype(value)>) state = splitmix64(state ^ (value.defined() ? hash_of_bits(value) : 0));
+      else state = splitmix64(state ^ static_cast<std::uint64_t>(value));
+    };
+    if (states_) visit_read_by_accumulate(rule_, trained.state, add);
+    else rule_.visit(trained.state, add);
+  }
+  require_equal_ranks(ranks_, weights, state, progress, when);
+}
+
+template <class Rule>
+void SharedTraining<Rule>::gather(Checkpoint& checkpoint) {
+  if (states_) states_->gather(checkpoint);
+  if (!weights_) return;
+  weights_->release();
+  for (const Trained& trained : trained_) {
+    if (!trained.is_sharded) continue;
+    const std::string name = "weights/" + trained.parameter.name;
+    weights_->lend(static_cast<std::size_t>(weights_->find(trained.parameter.value)), [&](const Tensor& values) {
+      if (ranks_.rank() == 0) checkpoint.tensors[name] = values.to(at::kCPU, values.scalar_type(), false, true);
+      else checkpoint.tensors.erase(name);
+    });
+  }
+}
+
+}  // namespace dapt::detail
