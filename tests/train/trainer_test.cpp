@@ -1,6 +1,8 @@
 #include <atomic>
+#include <chrono>
 #include <cmath>
 #include <limits>
+#include <thread>
 
 #include <catch2/catch.hpp>
 
@@ -170,6 +172,30 @@ TEST_CASE("stepping layer by layer gives the bits of stepping after the window")
     options.layer_wise = true;
     REQUIRE(same(trained_weights(FullParameter{}, AdamW{.weight_decay = 0.1}, options), after));
     REQUIRE(same(trained_weights(FullParameter{}, dapt::galore_adamw(4, 5), options), galore_after));
+  }
+}
+
+TEST_CASE("no second is counted in two phases") {
+  // What the hooks do while the backward pass goes on is the optimizer's time: were it the backward pass's too, the phases would be longer than the run.
+  struct SlowToReceive : GradientRecorder {
+    void accumulate(State& state, const Tensor& gradient) const {
+      GradientRecorder::accumulate(state, gradient);
+      std::this_thread::sleep_for(std::chrono::milliseconds(20));
+    }
+  };
+  for (const bool layer_wise : {false, true}) {
+    ToyLM model;
+    Records records;
+    std::vector<Tensor> gradients;
+    Trainer trainer(model, FullParameter{}, SlowToReceive{{&gradients}}, TrainOptions{.batch_size = 2, .max_steps = 3, .layer_wise = layer_wise});
+    trainer.train(toy_batches(), records);
+    double phases = 0;
+    for (const StepRecord& record : records.steps) {
+      for (const auto& [phase, seconds] : record.phase_seconds) phases += seconds;
+      REQUIRE(record.phase_seconds.at("backward") > 0);
+      REQUIRE(record.phase_seconds.at("optimizer") >= 6 * 0.020);  // three parameters, two micro-batches
+    }
+    REQUIRE(phases <= records.steps.back().seconds);
   }
 }
 

@@ -404,13 +404,13 @@ auto Trainer<Model, Adapter, Rule, Schedule>::run_window(const Window& window, S
     steps_in_hook_ = options_.layer_wise && is_last && !shared_;
     exchanges_in_hook_ = is_last && shared_;
     for (Trained& trained : trained_) trained.gradients = 0;
-    backward -= optimizer_seconds_;  // what the hooks spend is not the backward pass's
+    backward += optimizer_seconds_;  // what the hooks spend is not the backward pass's
     {
       const detail::Stopwatch watch(backward);
       const double scale = is_bad ? std::numeric_limits<double>::quiet_NaN() : 1 / static_cast<double>(window.supervised_tokens);
       loss.sum.backward(at::scalar_tensor(scale, loss.sum.options().requires_grad(false)));
     }
-    backward += optimizer_seconds_;
+    backward -= optimizer_seconds_;
     wait_is_not_of(backward);
   }
   if (shared_) {
