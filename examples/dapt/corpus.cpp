@@ -18,6 +18,7 @@
 #include <dapt/data/score_pages.hpp>
 #include <dapt/data/token_store.hpp>
 #include <dapt/data/tokenize.hpp>
+#include <dapt/data/utf8.hpp>
 #include <dapt/metrics/question_set.hpp>
 
 #include "interrupt.hpp"
@@ -163,7 +164,7 @@ CorpusReport filter_corpus(const PageOptions& options, const std::vector<dapt::E
   if (!options.labels.empty()) labels = dapt::read_page_labels(options.labels);
   const auto take_filtered = [&](auto&& scored) {
     dapt::FilterOptions filter = filter_options(options, scorer.min_score, tokenizer, threads);
-    if (stored) filter.scorer = stored->header().scorer + " of " + options.scores.string();
+    if (stored) filter.scorer = stored->header().scorer + " of " + dapt::utf8_name(options.scores.string());
     if (!labels.empty()) filter.labels = &labels;
     for (const dapt::Page& page : scored | dapt::filter_pages(filter, &report.filter.emplace())) take(page);
   };
@@ -203,7 +204,7 @@ CorpusReport store_pages(const RunOptions& run, const dapt::AnyTokenizer& tokeni
   tokenize();
   dapt::require(trained > 0, "--held-out ", run.held_out, " leaves no page to train on");
   dapt::RunHeader description;
-  description.add("pages", run.pages.pages.string());
+  description.add("pages", dapt::utf8_name(run.pages.pages.string()));
   describe(description, report);
   store.commit(description);
   return report;

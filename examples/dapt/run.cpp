@@ -20,6 +20,7 @@
 #include <dapt/core/error.hpp>
 #include <dapt/core/precision.hpp>
 #include <dapt/data/token_store.hpp>
+#include <dapt/data/utf8.hpp>
 #include <dapt/io/hf_model.hpp>
 #include <dapt/kernels/instruction_set.hpp>
 #include <dapt/version.hpp>
@@ -141,10 +142,10 @@ Run prepare_run(const RunOptions& run) {
 
   dapt::RunHeader& header = prepared.header;
   const dapt::PackSummary& packed = prepared.sequences.summary();
-  header.add("model", run.models.front().string());
+  header.add("model", dapt::utf8_name(run.models.front().string()));
   header.add("dtype of weights and compute", std::string(dapt::dtype_name(dapt::dtype_from_name(run.dtype))) + run.dtype_choice);
   header.add("frozen base weights", run.quantize == "none" ? "not quantised" : describe(dapt::quantization_from_name(run.quantize)) + "; embedding, head and norms are not quantised");
-  if (!run.store.empty()) header.add("token store", run.store.string());
+  if (!run.store.empty()) header.add("token store", dapt::utf8_name(run.store.string()));
   header.append(store.description());
   header.add("training data", std::to_string(packed.documents + packed.empty_documents) + " pages, " + std::to_string(packed.source_tokens) + " tokens in " + std::to_string(packed.sequences) +
                                   " sequences of " + std::to_string(run.packing.max_length) + ", documents " +

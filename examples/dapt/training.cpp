@@ -19,6 +19,7 @@
 #include <dapt/core/error.hpp>
 #include <dapt/core/precision.hpp>
 #include <dapt/data/packed_stream.hpp>
+#include <dapt/data/utf8.hpp>
 #include <dapt/dist/shared_model.hpp>
 #include <dapt/io/checkpoint.hpp>
 #include <dapt/io/hf_model.hpp>
@@ -137,8 +138,9 @@ class Evaluations {
     std::ifstream in(file, std::ios::binary);
     for (std::string line; done > 0 && std::getline(in, line) && !in.eof();) {
       const auto json = nlohmann::json::parse(line, nullptr, false);
-      if (!json.is_object() || json.value("step", done + 1) > done) break;
-      if (json.at("perplexity").is_number()) take({json.at("step").get<std::int64_t>(), json.at("perplexity").get<double>()});
+      const bool is_whole = json.is_object() && json.contains("perplexity") && json.contains("step") && json["step"].is_number_integer();
+      if (!is_whole || json["step"].get<std::int64_t>() > done) break;
+      if (json["perplexity"].is_number()) take({json["step"].get<std::int64_t>(), json["perplexity"].get<double>()});
       kept += line + '\n';
     }
     dapt::write_file_atomically(file, kept);
@@ -159,6 +161,11 @@ class Evaluations {
       save(folder_ / "best");
       dapt::write_file_atomically(folder_ / "best" / "evaluation.json", nlohmann::ordered_json{{"step", record.step}, {value.name, value.value}}.dump() + "\n");
     });
+  }
+
+  /// From the thread that writes checkpoints.
+  void flush_written() noexcept {
+    if (file_) file_->flush_written();
   }
 
   void finish(WriteErrors& errors) {
@@ -387,13 +394,18 @@ const dapt::SettingResult& run_setting(Comparison& comparison, const RunOptions&
       training = &trainer;
       if (checkpoint) trainer.restore(*checkpoint);
       checkpoint.reset();
+      const auto flush_steps = [&] {  // a checkpoint is never newer than what is said of its steps
+        log->flush_written();
+        events->flush_written();
+        evaluations.flush_written();
+      };
       if (!is_first_process() && !run.shards()) return;
       checkpoints.emplace(trainer, folder / "checkpoints",
                           dapt::CheckpointOptions{.every_steps = continuation.checkpoint_steps, .every_minutes = continuation.checkpoint_minutes, .keep = continuation.keep_checkpoints, .run = identity,
-                                                  .writes = is_first_process()});
+                                                  .before_naming = flush_steps, .writes = is_first_process()});
     };
     const auto write_weights = [&](Trained& trainer, const fs::path& to) {
-      if constexpr (std::is_same_v<decltype(adapter), ChosenLora>) dapt::save_peft_adapter(trainer.adapter().options(), trainer.adapter_state(), to / "adapter", run.models.front().string());
+      if constexpr (std::is_same_v<decltype(adapter), ChosenLora>) dapt::save_peft_adapter(trainer.adapter().options(), trainer.adapter_state(), to / "adapter", dapt::utf8_name(run.models.front().string()));
       else dapt::save_llama(trainer.model(), run.models.front(), to / "model");
     };
     const auto gather = [&](Trained& trainer) {  // of sharded weights those that are written

@@ -220,6 +220,18 @@ TEST_CASE("read_pages reads a folder in the order of the paths") {
   REQUIRE(view.source().summary().empty_pages == 1);
 }
 
+TEST_CASE("read_pages: the names of works are UTF-8, whatever the files are called") {
+  const dapt::testing_support::TemporaryFolder folder;
+  write(folder.path() / "caf\xE9\xE8.txt", "text");
+  write(folder.path() / "caf\xC3\xA9.txt", "text");
+  write(folder.path() / "n\xFF.jsonl", R"({"text":"text"})");
+  const auto pages = dapt::read_pages(folder.path()) | ranges::to<std::vector>();
+  REQUIRE(pages.size() == 3);
+  REQUIRE(pages[0].work == "caf\u00E9.txt");
+  REQUIRE(pages[1].work == R"(caf\xE9\xE8.txt)");
+  REQUIRE(pages[2].work == R"(n\xFF)");
+}
+
 TEST_CASE("read_pages: a text file that is no UTF-8") {
   const dapt::testing_support::TemporaryFolder folder;
   write(folder.path() / "a.txt", "ok");

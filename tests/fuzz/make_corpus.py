@@ -184,6 +184,10 @@ put("tokenizer_json", "id_twice", tokenizer({"type": "BPE", "vocab": {"a": 1, "b
 put("tokenizer_json", "deep", '{"model":' + "[" * 400 + "]" * 400 + "}")
 put("tokenizer_json", "deep_sequence", '{"normalizer":' + '{"type":"Sequence","normalizers":[' * 200 + "]}" * 200 + ',"model":{"vocab":{"a":0},"merges":[]}}')
 put("tokenizer_json", "no_json", "not JSON")
+units = {ord("l"): ord("l") | 1 << 8 | 1 << 10, ord("l") ^ 1: 1 << 31}  # a table whose only character becomes a long text
+charsmap = struct.pack("<129L", 4 * 128, *(units.get(unit, 0) for unit in range(128))) + b"x" * 2000 + b"\0"
+put("tokenizer_json", "charsmap_long", tokenizer(bpe(), normalizer={"type": "Precompiled", "precompiled_charsmap": base64.b64encode(charsmap).decode()}))
+put("tokenizer_json", "parts", tokenizer(bpe(), added_tokens=specials, normalizer={"type": "Prepend", "prepend": "he" * 700}, decoder={"type": "Replace", "pattern": {"String": "l"}, "content": "o" * 700}))
 put("tokenizer_json", "charsmap_short", tokenizer(bpe(), normalizer={"type": "Precompiled", "precompiled_charsmap": "AAA="}))
 
 for target in ("tokenizer_config", "sentencepiece_folder"):
@@ -329,6 +333,8 @@ put("word_lists", "deep", deep(300, "answers"))
 put("word_lists", "nothing", " \n")
 
 put("step_log", "sound", jsonl(*({"step": step, "tokens": 512 * step, "loss": 2.5, "lr": 1e-4, "phase_seconds": {"forward": 0.1}} for step in range(1, 6))))
+put("step_log", "whole", jsonl(*({"step": step, "tokens": 512 * step, "loss": 2.5, "lr": 1e-4, "grad_norm": None, "tokens_per_second": 9.5, "peak_memory_bytes": 10**9, "seconds": 1.5 * step,
+                                  "phase_seconds": {"forward": 0.1}, "skipped": False, "skipped_steps": 0, "fraction": 0.1 * step} for step in range(1, 6))))
 put("step_log", "cut", '{"step":1,"loss":2}\n{"step":2,"lo')
 put("step_log", "wrong_type", '{"step":"1"}\n')
 put("step_log", "large", '{"step":1e300}\n')

@@ -263,6 +263,32 @@ TEST_CASE("a checkpoint that cannot be written says where and why, and the one b
   REQUIRE(read_checkpoint(complete_checkpoints(folder.path()).back()).progress.windows == 2);
 }
 
+TEST_CASE("a checkpoint has its name after what must be on the disk before it, and never without that") {
+  const TemporaryFolder folder;
+  const auto named = folder.path() / "step-000000007", unnamed = folder.path() / ".step-000000007.tmp";
+  int calls = 0;
+  const auto fails = [&] { fail("no log ", ++calls); };
+  REQUIRE_THROWS_WITH(write_checkpoint(folder.path(), small_checkpoint(7), 2, fails), "no log 1");
+  REQUIRE(std::filesystem::is_empty(folder.path()));
+  const auto looks = [&] {
+    ++calls;
+    REQUIRE_FALSE(std::filesystem::exists(named));
+    REQUIRE(read_checkpoint(unnamed).progress.windows == 7);
+  };
+  REQUIRE(write_checkpoint(folder.path(), small_checkpoint(7), 2, looks) == named);
+  REQUIRE(calls == 2);
+
+  Watch watch;
+  ToyLM model;
+  Trainer trainer(model, FullParameter{}, AdamW{}, options_of(watch));
+  PackedStream stream = rows_to_train_on();
+  std::vector<std::int64_t> complete;  // before each, as the writing thread sees it
+  CheckpointWriter writer(trainer, folder.path() / "run", {.every_steps = 4, .every_minutes = 0, .before_naming = [&] { complete.push_back(std::ssize(complete_checkpoints(folder.path() / "run"))); }});
+  trainer.train(stream, writer);
+  writer.write();
+  REQUIRE(complete == std::vector<std::int64_t>{0, 1, 2});  // of steps 4, 8 and 11
+}
+
 TEST_CASE("CheckpointWriter writes every so many steps while training goes on, and on demand") {
   const TemporaryFolder folder;
   Watch watch, second;

@@ -3,9 +3,13 @@ repair the run ends as the one whose disk was good.
 
 usage: disk_test.py SOURCE_DIR BUILD_DIR
 """
+import collections
+import itertools
 import json
 import os
 import pathlib
+import re
+import struct
 import subprocess
 import sys
 import tempfile
@@ -35,17 +39,19 @@ class Disk(unittest.TestCase):
         assert result.returncode == 0, result.stderr
 
     @classmethod
-    def run_program(cls, *arguments, fault=None):
+    def run_program(cls, *arguments, fault=None, trace=None):
         environment = dict(os.environ)
         if fault:
             environment |= {"LD_PRELOAD": str(library), "FAULTY_DISK": fault}
-        return subprocess.run([program, *map(str, arguments)], capture_output=True, text=True, env=environment)
+        if trace:
+            environment |= {"LD_PRELOAD": str(library), "FAULTY_DISK_TRACE": str(trace)}
+        return subprocess.run([program, *map(str, arguments)], capture_output=True, text=True, errors="backslashreplace", env=environment)
 
     @classmethod
-    def train(cls, out, *options, fault=None):
+    def train(cls, out, *options, fault=None, trace=None):
         return cls.run_program("train", "--model", cls.work / "model", "--pages", cls.pages, "--max-length", 64, "--batch-size", 2, "--dtype", "fp32", "--threads", 1, "--adapter", "full",
                                "--optimizer", "galore-adamw", "--galore-rank", 8, "--update-proj-gap", 3, "--lr", "1e-3", "--max-steps", STEPS, "--checkpoint-steps", 1, "--out", out, *options,
-                               fault=fault)
+                               fault=fault, trace=trace)
 
     def setUp(self):
         folder = tempfile.TemporaryDirectory()
@@ -129,6 +135,10 @@ class Disk(unittest.TestCase):
                     self.assertEqual(self.log(out / "stop"), whole[:len(stopped)] + whole[len(stopped) + 1:])
                 else:
                     self.assertWhole(out / "stop")
+                result = self.train(out / "unflushed", fault=f"fsync EIO {name} 0 1")  # as a checkpoint is about to get its name
+                self.assertEqual(result.returncode, 1, result.stderr)
+                self.assertSaid(result, "EIO", part.replace("cannot write", "cannot flush to the disk"), f"{what} cannot be written, the run stops", f"dapt: error: stopped, because {what}")
+                self.assertResumes(out / "unflushed")
                 result = self.train(out / "later", "--on-write-error", "continue", fault=f"write EDQUOT {name} 700 3")
                 self.assertEqual(result.returncode, 0, result.stderr)
                 self.assertSaid(result, "EDQUOT", part, f"{what} cannot be written, the run goes on")
@@ -138,6 +148,61 @@ class Disk(unittest.TestCase):
                 self.assertEqual(result.returncode, 0, result.stderr)
                 self.assertSaid(result, "EIO", f"{what} could not be written to its end", "cannot flush to the disk")
                 self.assertWhole(out / "never")
+
+    def test_a_checkpoint_gets_its_name_once_all_that_is_said_of_its_steps_is_flushed(self):
+        """Whenever the power is cut: no checkpoint is newer than the log."""
+        out, trace = (self.folder / "out").resolve(), self.folder / "trace"
+        result = self.train(out, "--held-out", 0.3, "--eval-steps", 2, trace=trace)
+        self.assertEqual(result.returncode, 0, result.stderr)
+        events = next(out.glob("events.out.tfevents.*"))
+        ends = {file: list(itertools.accumulate(len(line) for line in (out / file).read_bytes().splitlines(keepends=True))) for file in ("log.jsonl", "evaluations.jsonl")}
+        self.assertEqual([len(ends["log.jsonl"]), len(ends["evaluations.jsonl"])], [STEPS, STEPS // 2])
+        data, at, ends[events.name] = events.read_bytes(), 0, []
+        while at < len(data):
+            at += 16 + struct.unpack_from("<Q", data, at)[0]
+            ends[events.name].append(at)
+        self.assertEqual(len(ends[events.name]), 1 + STEPS + STEPS // 2)  # the version comes first
+        last_of = lambda step: {"log.jsonl": step, "evaluations.jsonl": step // 2, events.name: 1 + step + step // 2}
+        written, begun, flushed, named = collections.Counter(), {}, collections.Counter(), []
+        for line in trace.read_text().splitlines():
+            call, size, path = line.split(" ", 2)
+            if call == "write":
+                written[path] += int(size)
+            elif call == "fsync":
+                begun[path] = written[path]
+            elif call == "flushed":
+                flushed[path] = begun[path]
+            elif found := re.fullmatch(re.escape(f"{out}/checkpoints/step-") + r"(\d+)", path):
+                named.append(int(found[1]))
+                for file, count in last_of(named[-1]).items():
+                    self.assertGreaterEqual(flushed[f"{out}/{file}"], ends[file][count - 1] if count else 0, (file, named[-1]))
+        self.assertEqual(named, list(range(1, STEPS + 1)))
+
+    def test_folders_and_files_whose_names_are_no_utf_8(self):
+        name = os.fsdecode(b"caf\xe9")
+        os.rename(self.work / "model", self.work / name)
+        self.addCleanup(os.rename, self.work / name, self.work / "model")
+        (self.folder / name).mkdir()
+        for line in self.pages.read_text().splitlines():
+            page = json.loads(line)
+            (self.folder / name / f"{name}{page['page']}").write_text(page["text"])
+        (self.folder / name / "copy").write_text(page["text"])
+        model, pages, out = self.work / name, self.folder / name, self.folder / "out"
+
+        def succeeds(*arguments):
+            result = self.run_program(*arguments)
+            self.assertEqual(result.returncode, 0, result.stderr)
+
+        options = ("--model", model, "--max-length", 64, "--batch-size", 2, "--dtype", "fp32", "--threads", 1, "--checkpoint-steps", 1)
+        succeeds("train", "--pages", pages, *options, "--max-steps", 2, "--out", out)
+        succeeds("train", "--pages", pages, *options, "--max-steps", 4, "--out", out, "--resume")
+        self.assertEqual(len(self.log(out)), 4)
+        store, findings, kept = (self.folder / f"{name}.{kind}" for kind in ("store", "findings", "kept"))
+        succeeds("tokenize", "--model", model, "--pages", pages, "--store", store, "--held-out", 0.3)
+        succeeds("train", "--store", store, *options, "--max-steps", 2, "--out", self.folder / "stored")
+        succeeds("filter", "--pages", pages, "--findings", findings, "--out", kept)
+        self.assertEqual(json.loads(kept.read_text().splitlines()[0])["work"], "caf\\xE90")
+        self.assertIn("caf\\xE9", json.loads(findings.read_text().splitlines()[0])["source"])
 
     def test_a_log_that_cannot_be_opened_is_told_before_anything_is_trained(self):
         for fault in ("open EROFS log.jsonl 0 0", "open EACCES tfevents 0 0"):

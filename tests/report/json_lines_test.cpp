@@ -94,4 +94,9 @@ TEST_CASE("log.jsonl is read back with the same bits, up to a line that was cut 
   REQUIRE(dapt::read_json_lines(file).size() == 1);
   dapt::testing_support::write_bytes(file, line + "{\"step\": 4}\n");
   REQUIRE_THROWS_WITH(dapt::read_json_lines(file), Catch::Contains("log.jsonl:2: no step of a log"));
+  const std::string tokens = "\"tokens\":4096";
+  for (const std::string found : {"4096.5", "1e300", "18446744073709551615"}) {
+    write_bytes(file, std::string(line).replace(line.find(tokens), tokens.size(), "\"tokens\":" + found));
+    REQUIRE_THROWS_WITH(dapt::read_json_lines(file), Catch::Contains("log.jsonl:1: no step of a log: tokens: found "));
+  }
 }

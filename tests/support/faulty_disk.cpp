@@ -1,7 +1,8 @@
 // A disk that fails, for a program that is started with this library in LD_PRELOAD and FAULTY_DISK="CALL ERROR PART AFTER TIMES" in its environment: of the CALLs (open, mkdir, write, fsync,
 // rename) on paths that contain PART, those after the first AFTER fail with ERROR (ENOSPC, EDQUOT, EROFS, EACCES, EIO), TIMES of them (0: all). For write, AFTER counts bytes, and the
 // call that goes over them writes a part. ERROR "sleep" waits for a
-// minute, longer than a test does, and "nap" for two seconds.
+// minute, longer than a test does, and "nap" for two seconds. FAULTY_DISK_TRACE=FILE appends a line "CALL BYTES PATH" to FILE: "write" when bytes were written, "fsync" when a flush begins and
+// "flushed" when it has succeeded, "rename" before a file or folder gets the name PATH.
 #include <atomic>
 #include <cerrno>
 #include <cstdarg>
@@ -11,6 +12,7 @@
 
 #include <dlfcn.h>
 #include <fcntl.h>
+#include <sys/syscall.h>
 #include <sys/types.h>
 #include <unistd.h>
 
@@ -66,6 +68,17 @@ Function next(const char* name) {
   return reinterpret_cast<Function>(dlsym(RTLD_NEXT, name));
 }
 
+void trace(const char* call, const char* path, long bytes = 0) {
+  static const int file = [] {
+    const char* name = std::getenv("FAULTY_DISK_TRACE");
+    return name == nullptr ? -1 : next<int (*)(const char*, int, ...)>("open")(name, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644);
+  }();
+  if (file < 0) return;
+  char line[4200];
+  const int length = std::snprintf(line, sizeof line, "%s %ld %s\n", call, bytes, path);
+  if (syscall(SYS_write, file, line, static_cast<size_t>(length)) != length) std::abort();
+}
+
 int open_or_fail(const char* name, const char* path, int flags, mode_t mode) {
   if ((flags & (O_WRONLY | O_RDWR)) != 0 && fault().passing("open", path) >= 0 && fault().fails()) return -1;
   return next<int (*)(const char*, int, ...)>(name)(path, flags, mode);
@@ -98,19 +111,28 @@ int mkdir(const char* path, mode_t mode) {
 
 ssize_t write(int descriptor, const void* data, size_t size) {
   static const auto real = next<ssize_t (*)(int, const void*, size_t)>("write");
-  const long passing = fault().passing("write", PathOf(descriptor).path, static_cast<long>(size));
-  if (passing < 0) return real(descriptor, data, size);
-  if (passing > 0) return real(descriptor, data, static_cast<size_t>(passing));
-  return fault().fails() ? -1 : real(descriptor, data, size);
+  const PathOf file(descriptor);
+  const long passing = fault().passing("write", file.path, static_cast<long>(size));
+  if (passing == 0 && fault().fails()) return -1;
+  const ssize_t written = real(descriptor, data, passing > 0 ? static_cast<size_t>(passing) : size);
+  if (written > 0) trace("write", file.path, written);
+  return written;
 }
 
 int fsync(int descriptor) {
   static const auto real = next<int (*)(int)>("fsync");
-  return fault().passing("fsync", PathOf(descriptor).path) >= 0 && fault().fails() ? -1 : real(descriptor);
+  const PathOf file(descriptor);
+  if (fault().passing("fsync", file.path) >= 0 && fault().fails()) return -1;
+  trace("fsync", file.path);
+  const int result = real(descriptor);
+  if (result == 0) trace("flushed", file.path);
+  return result;
 }
 
 int rename(const char* from, const char* to) {
   static const auto real = next<int (*)(const char*, const char*)>("rename");
-  return fault().passing("rename", to) >= 0 && fault().fails() ? -1 : real(from, to);
+  if (fault().passing("rename", to) >= 0 && fault().fails()) return -1;
+  trace("rename", to);
+  return real(from, to);
 }
 }

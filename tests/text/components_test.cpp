@@ -1,6 +1,8 @@
 // Single components against HF tokenizers: each behaviour on hard and on generated strings.
 #include <catch2/catch.hpp>
 
+#include <cstdint>
+#include <cstring>
 #include <string>
 
 #include <dapt/text/decoder.hpp>
@@ -43,4 +45,22 @@ TEST_CASE("normalizers, pre-tokenizers and decoders do what the reference's do")
       REQUIRE(fnv1a_digits(std::string_view(result)) == expected[k]);
     }
   }
+}
+
+TEST_CASE("a table of characters cannot ask for endless memory") {
+  const auto table_with = [](const std::string& replacement) {  // of "a" alone: its unit is 'a' beyond the root's children, its value one beside it
+    std::uint32_t units[128] = {};
+    units['a'] = 'a' | 1u << 8 | 1u << 10;
+    units['a' ^ 1] = 1u << 31;
+    std::string bytes(4 + sizeof units, '\0');
+    const std::uint32_t size = sizeof units;
+    std::memcpy(bytes.data(), &size, 4);
+    std::memcpy(bytes.data() + 4, units, sizeof units);
+    return text::PrecompiledStep(bytes + replacement + '\0', "table");
+  };
+  std::string changed = "xay";
+  table_with("bb")(changed);
+  REQUIRE(changed == "xbby");
+  std::string pages(20'000, 'a');  // would be 2 GB
+  REQUIRE_THROWS_WITH(table_with(std::string(100'000, 'b'))(pages), "tokenizer: its steps make 1400000 bytes of a text of 20000 bytes, expected at most 64 times as many");
 }

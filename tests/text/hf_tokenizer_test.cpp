@@ -217,6 +217,18 @@ TEST_CASE("a tokenizer.json cannot ask for endless work or memory") {
   for (int i = 0; i < 40; ++i) doubled += R"({"type": "ByteLevel"},)";
   doubled.back() = ']';
   refused("/pre_tokenizer", doubled + "}", "its steps make ");
+
+  SmallFolder small;  // a text that added tokens cut into many short parts, and a decoded one of many short tokens
+  small.json["added_tokens"] = nlohmann::json::parse(R"([{"content": "<s>", "id": 3, "special": true}])");
+  small.json["normalizer"] = {{"type", "Prepend"}, {"prepend", std::string(30'000, 'a')}};
+  small.json["decoder"] = {{"type", "Replace"}, {"pattern", {{"String", "a"}}}, {"content", std::string(60'000, 'b')}};
+  const auto tokenizer = small.open();
+  std::string parts;
+  for (int i = 0; i < 400; ++i) parts += "a<s>";
+  REQUIRE(tokenizer.encode("a<s>a", dapt::SpecialText::as_tokens).size() == 60'003);
+  CHECK_THROWS_WITH(tokenizer.encode(parts, dapt::SpecialText::as_tokens), Catch::Contains("its steps make 180006 bytes of a text of 1600 bytes"));
+  const std::vector<std::int32_t> many(100, 0);
+  CHECK_THROWS_WITH(tokenizer.decode(many), Catch::Contains("its steps make 120000 bytes of a text of 2 bytes"));
 }
 
 TEST_CASE("a missing, truncated or wrong tokenizer.json is named") {

@@ -1,5 +1,9 @@
 #include <catch2/catch.hpp>
 
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
 #include <fstream>
 #include <iterator>
 #include <string>
@@ -132,12 +136,22 @@ TEST_CASE("SentencePiece: a table of characters that leads beyond its bytes is r
   REQUIRE(name != std::string::npos);
   std::size_t table = name + std::string("nmt_nfkc").size();
   REQUIRE(model[table] == '\x12');
-  while ((model[++table] & 0x80) != 0) continue;
+  std::size_t size = 0;
+  for (int shift = 0; ; shift += 7) {
+    size |= static_cast<std::size_t>(model[++table] & 0x7F) << shift;
+    if ((model[table] & 0x80) == 0) break;
+  }
   ++table;
   std::string damaged = model;
   damaged.replace(table + 4, 4, "\xff\xff\xff\x7f");  // the root's children, far behind the end
   write_bytes(file, damaged);
   REQUIRE_THROWS_WITH(SentencePieceTokenizer::from_file(file), Catch::Contains("precompiled_charsmap: its trie leads to unit"));
+  std::uint32_t trie = 0;
+  std::memcpy(&trie, model.data() + table, 4);
+  damaged = model;
+  std::replace(damaged.begin() + static_cast<std::ptrdiff_t>(table + 4 + trie), damaged.begin() + static_cast<std::ptrdiff_t>(table + size - 1), '\0', 'x');  // one text of all of them
+  write_bytes(file, damaged);
+  REQUIRE_THROWS_WITH(SentencePieceTokenizer::from_file(file), Catch::Contains("precompiled_charsmap: its text at byte ") && Catch::Contains("has more than 1024 bytes"));
 }
 
 TEST_CASE("SentencePiece: sentencepiece.bpe.model has the ids of fairseq, as XLM-R and mLUKE") {

@@ -137,7 +137,7 @@ inline bool PageReader::open_next_file() {
   std::filesystem::path name = file;
   if (name.extension() == ".gz" || name.extension() == ".zst") name.replace_extension();
   const bool json_lines = file == root_ || name.extension() == ".jsonl";
-  source_ = std::make_shared<const Source>(Source{file.string(), json_lines ? name.stem().string() : name.lexically_relative(root_).generic_string(), json_lines});
+  source_ = std::make_shared<const Source>(Source{utf8_name(file.string()), utf8_name(json_lines ? name.stem().string() : name.lexically_relative(root_).generic_string()), json_lines});
   line_ = 0;
   input_.emplace(file);
   ++summary_.files;

@@ -42,6 +42,18 @@ inline std::string replace_ill_formed_utf8(std::string_view text) {
   return mended;
 }
 
+/// The name of a file or folder in UTF-8, for works, JSON and reports: a byte of it that is none, as names from other systems have them, is written as \xE9.
+inline std::string utf8_name(std::string_view name) {
+  std::string spelled;
+  while (const auto at = ill_formed_utf8(name)) {
+    constexpr std::string_view digits = "0123456789ABCDEF";
+    const auto byte = static_cast<unsigned char>(name[*at]);
+    spelled.append(name.substr(0, *at)).append({'\\', 'x', digits[byte >> 4], digits[byte & 15]});
+    name.remove_prefix(*at + 1);
+  }
+  return spelled.append(name);
+}
+
 /// Number of code points of well-formed UTF-8.
 inline std::int64_t code_points(std::string_view text) {
   return std::count_if(text.begin(), text.end(), [](char byte) { return (static_cast<unsigned char>(byte) & 0xC0) != 0x80; });

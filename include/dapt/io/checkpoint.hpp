@@ -12,6 +12,7 @@
 #include <cstring>
 #include <exception>
 #include <filesystem>
+#include <functional>
 #include <future>
 #include <limits>
 #include <optional>
@@ -82,9 +83,9 @@ inline std::vector<std::filesystem::path> complete_checkpoints(const std::filesy
   return found;
 }
 
-/// Writes `checkpoint` as FOLDER/step-N, N the windows it has seen, and returns that folder; then removes the oldest beyond `keep` of those up to N. Throws dapt::Error naming the file and
-/// the system's reason; the checkpoints that were there stay.
-inline std::filesystem::path write_checkpoint(const std::filesystem::path& folder, const Checkpoint& checkpoint, std::size_t keep = 2) {
+/// Writes `checkpoint` as FOLDER/step-N, N the windows it has seen, and returns that folder; then removes the oldest beyond `keep` of those up to N. before_naming() is called when all is on the
+/// disk and the folder is about to get its name; if it throws, there is no such checkpoint. Throws dapt::Error naming the file and the system's reason; the checkpoints that were there stay.
+inline std::filesystem::path write_checkpoint(const std::filesystem::path& folder, const Checkpoint& checkpoint, std::size_t keep = 2, const std::function<void()>& before_naming = {}) {
   require(keep >= 1, "write_checkpoint: keep is 0, expected at least 1");
   const std::filesystem::path target = folder / detail::checkpoint_name(checkpoint.progress.windows), temporary = folder / ("." + target.filename().string() + ".tmp");
   std::error_code error;
@@ -117,6 +118,7 @@ inline std::filesystem::path write_checkpoint(const std::filesystem::path& folde
     AtomicFile file(temporary / "checkpoint.json");
     file.write(json.dump(1) + "\n");
     file.commit();
+    if (before_naming) before_naming();
     if (std::filesystem::exists(target)) {
       if (detail::is_readable(target)) {  // the same step of the same run: it was continued and stopped at once
         std::filesystem::remove_all(temporary, error);
@@ -127,6 +129,7 @@ inline std::filesystem::path write_checkpoint(const std::filesystem::path& folde
     const int reason = ::rename(temporary.c_str(), target.c_str()) == 0 ? 0 : errno;
     require(reason == 0, target.string(), ": cannot rename the finished checkpoint: ", std::strerror(reason));
     detail::flush_folder(folder);
+    detail::flush_folder(folder.parent_path());  // in which it may be new
   } catch (...) {
     std::filesystem::remove_all(temporary, error);
     throw;
@@ -142,6 +145,7 @@ struct CheckpointOptions {
   double every_minutes = 15;      ///< 0: not by time
   std::size_t keep = 2;           ///< newest checkpoints that stay
   RunHeader run = {};             ///< goes into each checkpoint
+  std::function<void()> before_naming = {};  ///< called by the writing thread as write_checkpoint() calls it: to flush what must not be older than the checkpoint, such as the log of its steps
   bool writes = true;             ///< false on ranks that only give rank 0 their part of sharded states: they have a writer of the same options for that
 };
 
@@ -177,7 +181,7 @@ class CheckpointWriter {
     for (auto& [name, tensor] : checkpoint.tensors)
       if (!tensor.is_cpu()) tensor = tensor.cpu();
       else if (tensor.use_count() > 1 || !tensor.storage().unique()) tensor = tensor.clone();  // not what other ranks sent, which is nobody's else
-    writing_ = std::async(std::launch::async, [this, checkpoint = std::move(checkpoint)] { return write_checkpoint(folder_, checkpoint, options_.keep); });
+    writing_ = std::async(std::launch::async, [this, checkpoint = std::move(checkpoint)] { return write(checkpoint); });
     if (failure) std::rethrow_exception(failure);
   }
 
@@ -187,10 +191,11 @@ class CheckpointWriter {
     if (writing_.valid()) writing_.wait();
     writing_ = {};
     const Checkpoint checkpoint = take();
-    return options_.writes ? write_checkpoint(folder_, checkpoint, options_.keep) : std::filesystem::path();
+    return options_.writes ? write(checkpoint) : std::filesystem::path();
   }
 
  private:
+  std::filesystem::path write(const Checkpoint& checkpoint) const { return write_checkpoint(folder_, checkpoint, options_.keep, options_.before_naming); }
   void wait() {
     if (writing_.valid()) writing_.get();
   }

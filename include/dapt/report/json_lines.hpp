@@ -38,15 +38,17 @@ inline std::vector<StepRecord> read_json_lines(const std::filesystem::path& file
   std::ifstream in(file, std::ios::binary);
   std::vector<StepRecord> steps;
   for (std::string line; std::getline(in, line) && !in.eof();) {
+    const std::string where = file.string() + ":" + std::to_string(steps.size() + 1) + ": no step of a log: ";
     try {
       const nlohmann::json json = nlohmann::json::parse(line);
+      const auto whole = [&](const char* key) { return detail::whole_number<std::int64_t>(json.at(key), where + key); };
       const auto number = [&](const char* key) { return json.at(key).is_null() ? std::numeric_limits<double>::quiet_NaN() : json.at(key).get<double>(); };
-      steps.push_back({.step = json.at("step").get<std::int64_t>(), .tokens = json.at("tokens").get<std::int64_t>(), .loss = number("loss"), .lr = number("lr"), .grad_norm = number("grad_norm"),
-                       .tokens_per_second = number("tokens_per_second"), .peak_memory_bytes = json.at("peak_memory_bytes").get<std::int64_t>(), .seconds = number("seconds"),
+      steps.push_back({.step = whole("step"), .tokens = whole("tokens"), .loss = number("loss"), .lr = number("lr"), .grad_norm = number("grad_norm"),
+                       .tokens_per_second = number("tokens_per_second"), .peak_memory_bytes = whole("peak_memory_bytes"), .seconds = number("seconds"),
                        .phase_seconds = json.at("phase_seconds").get<std::map<std::string, double>>(), .skipped = json.at("skipped").get<bool>(),
-                       .skipped_steps = json.at("skipped_steps").get<std::int64_t>(), .fraction = number("fraction")});
+                       .skipped_steps = whole("skipped_steps"), .fraction = number("fraction")});
     } catch (const nlohmann::json::exception& error) {
-      fail(file.string(), ":", steps.size() + 1, ": no step of a log: ", error.what());
+      fail(where, error.what());
     }
   }
   return steps;
@@ -83,6 +85,9 @@ class JsonLines {
 
   /// Tries again what could not be written, and flushes to the disk.
   void finish() { file_->flush(); }
+
+  /// Flushes the lines that are written, also while another thread observes, which tells at the next step if that failed.
+  void flush_written() noexcept { file_->flush_written(); }
 
   const std::filesystem::path& path() const { return path_; }
 

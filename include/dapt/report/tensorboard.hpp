@@ -205,6 +205,9 @@ class TensorBoard {
   /// Tries again what could not be written, and flushes to the disk.
   void finish() { file_->flush(); }
 
+  /// Flushes the events that are written, also while another thread observes, which tells at the next step if that failed.
+  void flush_written() noexcept { file_->flush_written(); }
+
   const std::filesystem::path& path() const { return path_; }
 
  private:

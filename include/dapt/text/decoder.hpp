@@ -26,6 +26,17 @@ inline std::string joined(const Tokens& tokens, std::string_view between = "") {
   return text;
 }
 
+/// token = change(token, number) for each token; no more than check_growth allows all of them together.
+template <class Change>
+void change_each(Tokens& tokens, Change&& change) {
+  std::size_t before = 0, after = 0;
+  for (std::size_t i = 0; i < tokens.size(); ++i) {
+    before += tokens[i].size();
+    tokens[i] = change(tokens[i], i);
+    check_growth(before, after += tokens[i].size());
+  }
+}
+
 /// Byte characters back to bytes; a token with any other character stands for itself. What is no UTF-8 becomes U+FFFD.
 struct ByteLevelDecoder {
   void operator()(Tokens& tokens) const {
@@ -40,7 +51,7 @@ struct MetaspaceDecoder {
   std::string replacement;
   bool drop_first = true;
   void operator()(Tokens& tokens) const {
-    for (std::size_t i = 0; i < tokens.size(); ++i) tokens[i] = replace_all(tokens[i], replacement, i == 0 && drop_first ? "" : " ");
+    change_each(tokens, [&](const std::string& token, std::size_t i) { return replace_all(token, replacement, i == 0 && drop_first ? "" : " "); });
   }
 };
 
@@ -87,7 +98,7 @@ struct ReplaceDecoder {
   Pattern pattern;
   std::string content;
   void operator()(Tokens& tokens) const {
-    for (std::string& token : tokens) token = pattern.replaced(token, content);
+    change_each(tokens, [&](const std::string& token, std::size_t) { return pattern.replaced(token, content); });
   }
 };
 
@@ -130,7 +141,7 @@ struct WordPieceDecoder {
 struct BpeDecoder {
   std::string suffix;
   void operator()(Tokens& tokens) const {
-    for (std::size_t i = 0; i < tokens.size(); ++i) tokens[i] = replace_all(tokens[i], suffix, i + 1 == tokens.size() ? "" : " ");
+    change_each(tokens, [&](const std::string& token, std::size_t i) { return replace_all(token, suffix, i + 1 == tokens.size() ? "" : " "); });
   }
 };
 

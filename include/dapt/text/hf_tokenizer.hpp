@@ -19,6 +19,7 @@
 #include <dapt/core/error.hpp>
 #include <dapt/text/added_tokens.hpp>
 #include <dapt/text/decoder.hpp>
+#include <dapt/text/growth.hpp>
 #include <dapt/text/json_node.hpp>
 #include <dapt/text/model.hpp>
 #include <dapt/text/normalizer.hpp>
@@ -161,16 +162,20 @@ inline std::vector<std::int32_t> HfTokenizer::encode(std::string_view text, Spec
   std::vector<std::int32_t> ids;
   ids.reserve(text.size() / 3 + 8);
   auto scratch = state.scratch.take(*state.model);
+  std::size_t made = 0;  // bytes by all steps: added tokens cut a text into parts, and what each part may grow by itself is much of a short one
+  const auto count = [&](std::size_t bytes) { text::check_growth(text.size(), made += bytes); };
   const auto on_token = [&](const text::AddedToken& token) { ids.push_back(token.id); };
   const auto encode_part = [&](std::string_view part, bool first) {
     scratch->pieces.start_over(part, first);
     state.pre_tokenizer(scratch->pieces);
+    count(scratch->pieces.kept());
     state.model->encode(scratch->pieces.all(), special, scratch->model, ids);
   };
   state.raw_tokens.split(text, skip_special, [&](std::string_view section, std::size_t begin) {
     const bool first = begin == 0;
     std::string normalized;
     if (!state.normalizer.changes_nothing()) section = normalized = state.normalizer(section);
+    count(normalized.size());
     state.normalized_tokens.split(section, skip_special, [&](std::string_view part, std::size_t part_begin) { encode_part(part, first && part_begin == 0); }, on_token);
   }, on_token);
   state.scratch.give_back(std::move(scratch));

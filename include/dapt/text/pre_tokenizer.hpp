@@ -41,6 +41,7 @@ class Pieces {
     if (!text.empty()) current_.push_back({text, first});
   }
   const std::vector<Piece>& all() const { return current_; }
+  std::size_t kept() const { return kept_; }  ///< bytes of the strings that steps made
   std::string_view keep(std::string text) {
     check_growth(whole_, kept_ += text.size());
     return storage_.emplace_back(std::move(text));

@@ -15,9 +15,11 @@
 
 #include <unicode/brkiter.h>
 #include <unicode/locid.h>
+#include <unicode/localpointer.h>
 #include <unicode/utext.h>
 
 #include <dapt/core/error.hpp>
+#include <dapt/text/growth.hpp>
 #include <dapt/text/unicode.hpp>
 
 namespace dapt::text {
@@ -42,7 +44,8 @@ inline std::string from_base64(std::string_view text, std::string_view where) {
   return bytes;
 }
 
-/// Does the trie of a table stay inside its bytes, whatever text is looked up, and do its values name texts that end? Throws dapt::Error with `where` if not.
+/// Does the trie of a table stay inside its bytes, whatever text is looked up, and do its values name texts that end, within a KiB (Unicode's forms need 33 bytes)? Throws dapt::Error with `where` if
+/// not.
 inline void check_character_table(std::string_view bytes, std::string_view where) {
   std::uint32_t trie_bytes = 0;
   if (bytes.size() >= 4) std::memcpy(&trie_bytes, bytes.data(), 4);
@@ -68,7 +71,11 @@ inline void check_character_table(std::string_view bytes, std::string_view where
       if ((unit & (1u << 31 | 0xFF)) != byte) continue;
       const std::uint32_t child = at ^ offset(unit);
       reach(child);
-      if ((unit >> 8 & 1) != 0) require((units[child] & ~(1u << 31)) < texts, where, ": its trie names a text at byte ", units[child] & ~(1u << 31), " of ", texts);
+      if ((unit >> 8 & 1) == 0) continue;
+      const std::uint32_t begin = units[child] & ~(1u << 31);
+      require(begin < texts, where, ": its trie names a text at byte ", begin, " of ", texts);
+      constexpr std::size_t longest = 1024;
+      require(bytes.substr(4 + trie_bytes + begin, longest + 1).find('\0') != bytes.npos, where, ": its text at byte ", begin, " has more than ", longest, " bytes");
     }
   }
 }
@@ -98,6 +105,7 @@ class PrecompiledStep {
       if (grapheme.size() < 6) {
         if (const auto replacement = find(grapheme)) {
           changed.append(*replacement);
+          check_growth(text.size(), changed.size());
           return;
         }
       }
@@ -106,6 +114,7 @@ class PrecompiledStep {
         next_char(grapheme, at);
         const std::string_view one = grapheme.substr(begin, at - begin);
         changed.append(find(one).value_or(one));
+        check_growth(text.size(), changed.size());
       }
     });
     text = std::move(changed);
@@ -143,17 +152,15 @@ class PrecompiledStep {
   template <class F>
   void for_each_grapheme(std::string_view text, F&& f) const {
     UErrorCode status = U_ZERO_ERROR;
-    UText opened = UTEXT_INITIALIZER;
-    utext_openUTF8(&opened, text.data(), static_cast<std::int64_t>(text.size()), &status);
+    const icu::LocalUTextPointer opened(utext_openUTF8(nullptr, text.data(), static_cast<std::int64_t>(text.size()), &status));
     const std::unique_ptr<icu::BreakIterator> boundaries(table_->graphemes->clone());
-    boundaries->setText(&opened, status);
+    boundaries->setText(opened.getAlias(), status);
     require(U_SUCCESS(status), "grapheme clusters: ", u_errorName(status));
     std::size_t begin = 0;
     for (std::int32_t end = boundaries->next(); end != icu::BreakIterator::DONE; end = boundaries->next()) {
       f(text.substr(begin, static_cast<std::size_t>(end) - begin));
       begin = static_cast<std::size_t>(end);
     }
-    utext_close(&opened);
   }
 
   std::shared_ptr<const Table> table_;

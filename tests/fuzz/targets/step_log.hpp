@@ -8,10 +8,15 @@
 
 namespace dapt::fuzz {
 
-/// The log of an earlier run, cut to the steps that a resumed one keeps.
+/// The log of an earlier run, read whole, and cut to the steps that a resumed one keeps.
 inline void step_log(std::string_view bytes) {
   static const ScratchFolder folder;
-  JsonLines(folder.holding("log.jsonl", bytes), {.append = true, .last_step = 3});
+  const auto file = folder.holding("log.jsonl", bytes);
+  try {
+    read_json_lines(file);
+  } catch (const Error&) {  // what comes before the damage is kept
+  }
+  JsonLines(file, {.append = true, .last_step = 3});
 }
 
 }  // namespace dapt::fuzz
