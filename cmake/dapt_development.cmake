@@ -18,6 +18,9 @@ endif()
 set(CMAKE_CXX_EXTENSIONS OFF)
 add_library(dapt_development INTERFACE)
 target_compile_options(dapt_development INTERFACE -Wall -Wextra $<$<BOOL:${DAPT_WERROR}>:-Werror>)
+if(DAPT_CUDA)
+  target_compile_definitions(dapt_development INTERFACE DAPT_CUDA)  # for programs; dapt's headers do not look at it
+endif()
 if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU" AND CMAKE_CXX_COMPILER_VERSION VERSION_LESS 13)
   # It takes the undefined operand of its own AVX-512 intrinsics for an uninitialised variable (GCC bug 105593).
   target_compile_options(dapt_development INTERFACE -Wno-uninitialized -Wno-maybe-uninitialized)

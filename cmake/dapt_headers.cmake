@@ -78,6 +78,7 @@ set(DAPT_HEADERS
   include/dapt/data/utf8.hpp
   include/dapt/data/word_ngrams.hpp
   include/dapt/dist/heartbeat.hpp
+  include/dapt/dist/nccl.hpp
   include/dapt/dist/process_group.hpp
   include/dapt/dist/rendezvous.hpp
   include/dapt/dist/shared_model.hpp
@@ -125,6 +126,7 @@ set(DAPT_HEADERS
   include/dapt/models/config_reader.hpp
   include/dapt/models/encoder_classifier.hpp
   include/dapt/models/encoder_config.hpp
+  include/dapt/models/layer_places.hpp
   include/dapt/models/llama.hpp
   include/dapt/models/llama_config.hpp
   include/dapt/models/llama_generation.hpp

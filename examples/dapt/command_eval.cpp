@@ -48,7 +48,7 @@ void print_table(std::vector<Row> rows) {
 }
 
 void evaluate(RunOptions run) {
-  meet_processes(run.rank_timeout);
+  meet_processes(run);
   prepare_process(run);
   dapt::require(run.peft.empty() || run.models.size() == 1, "--peft adapts one model: found ", run.models.size(), " of --model, expected 1");
   const Evaluation evaluation(run.tasks, run.pages.pages.empty() ? std::vector<dapt::Page>() : read_all_pages(run.pages), run.packing.max_length);

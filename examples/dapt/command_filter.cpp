@@ -17,8 +17,8 @@
 namespace dapt_program {
 namespace {
 
-void filter(const RunOptions& run) {
-  meet_processes(run.rank_timeout);
+void filter(RunOptions run) {
+  meet_processes(run);
   set_threads(run);  // a scorer may be a model
   std::optional<dapt::AnyTokenizer> tokenizer;
   if (!run.models.empty()) tokenizer = dapt::load_tokenizer(run.models.front());

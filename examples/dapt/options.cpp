@@ -156,7 +156,7 @@ void add_model_options(CLI::App& app, RunOptions& run, bool several_models) {
 }
 
 void add_device_option(CLI::App& app, RunOptions& run) {
-  app.add_option("--device", run.device, "where the model is: cpu, cuda (the first GPU) or cuda:N")->capture_default_str();
+  app.add_option("--device", run.device, "where the model is: cpu, cuda (the first GPU) or cuda:N; or a list, as cuda:0,cuda:1, whose devices share its layers")->capture_default_str();
 }
 
 void add_continuation_options(CLI::App& app, ContinuationOptions& continuation) {

@@ -124,7 +124,7 @@ struct RunOptions {
   std::string dtype_choice;    // why, where it was auto
   std::string quantize = "none";  // none | int8 | nf4
   std::string gradient_checkpointing = "none";  // none | layers | every:K | attention | mlp
-  std::string device = "cpu";     // cpu | cuda | cuda:N
+  std::string device = "cpu";     // cpu | cuda | cuda:N, or several: cuda:0,cuda:1
   int threads = 0;  // 0: as many as there are cores
   std::uint64_t seed = 0;
   fs::path out;

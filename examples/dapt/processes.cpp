@@ -2,11 +2,17 @@
 
 #include <cstdlib>
 #include <iostream>
+#include <map>
 #include <optional>
 
+#include <ATen/detail/CUDAHooksInterface.h>
 #include <ATen/ops/from_blob.h>
 
+#include <dapt/core/device.hpp>
 #include <dapt/core/error.hpp>
+#ifdef DAPT_CUDA
+#include <dapt/dist/nccl.hpp>
+#endif
 #include <dapt/dist/process_group.hpp>
 
 #include "interrupt.hpp"
@@ -19,10 +25,20 @@ int local_size = 1;
 
 }  // namespace
 
-void meet_processes(double timeout_seconds) {
+void meet_processes(RunOptions& run) {
   const auto rendezvous = dapt::rendezvous_from_environment();
   if (group || !rendezvous || rendezvous->size == 1) return;
-  group.emplace(*rendezvous, dapt::ProcessGroupOptions{.timeout = std::chrono::milliseconds(static_cast<std::int64_t>(1000 * timeout_seconds))});
+  dapt::require(run.device == "cpu" || run.device == "cuda", "--device ", run.device, " is for one process; several take --device cuda, which gives each a GPU of its own");
+  std::map<c10::DeviceType, dapt::MakeBackend> backends;
+  if (run.device == "cuda") {
+    const bool sees_one = at::detail::getCUDAHooks().getNumGPUs() == 1;  // srun may show each process its own alone
+    run.device = "cuda:" + std::to_string(sees_one ? 0 : rendezvous->local_rank);
+    dapt::device_from_name(run.device);
+#ifdef DAPT_CUDA
+    backends[c10::kCUDA] = dapt::nccl_backend;
+#endif
+  }
+  group.emplace(*rendezvous, dapt::ProcessGroupOptions{.timeout = std::chrono::milliseconds(static_cast<std::int64_t>(1000 * run.rank_timeout))}, backends);
   local_size = rendezvous->local_size;
   if (rendezvous->rank != 0) std::cerr.setstate(std::ios::failbit);
 }

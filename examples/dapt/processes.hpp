@@ -8,10 +8,12 @@
 
 #include <dapt/core/ranks.hpp>
 
+#include "options.hpp"
+
 namespace dapt_program {
 
-/// Waits for the others, once; from then on only the first process writes messages. Nothing where this process was started alone.
-void meet_processes(double timeout_seconds);
+/// Waits for the others, once; from then on only the first process writes messages, and of --device cuda each has a GPU of its own. Nothing where this process was started alone.
+void meet_processes(RunOptions& run);
 
 /// Null where this process is alone.
 dapt::Ranks* processes();

@@ -1,5 +1,6 @@
 #include "run.hpp"
 
+#include <algorithm>
 #include <chrono>
 #include <cmath>
 #include <fstream>
@@ -13,6 +14,7 @@
 #include <ATen/Parallel.h>
 #include <ATen/ops/mm.h>
 #include <ATen/ops/ones.h>
+#include <c10/core/impl/VirtualGuardImpl.h>
 #include <nlohmann/json.hpp>
 #include <torch/headeronly/version.h>
 
@@ -86,6 +88,26 @@ dapt::TokenStore open_store(const RunOptions& run, const dapt::AnyTokenizer& tok
   return store;
 }
 
+/// Which devices there are, what of the model lies where, and what computes there.
+void add_devices(dapt::RunHeader& header, const RunOptions& run) {
+  const std::vector<at::Device> devices = dapt::devices_from_names(run.device);
+  std::string names;
+  for (const at::Device device : devices) names += (names.empty() ? "" : "; ") + dapt::describe_device(device);
+  if (processes() != nullptr && !devices.front().is_cpu()) names = processes()->gather(names).front();  // of the others each has one too
+  header.add("device", names);
+  if (devices.size() > 1) {
+    const auto config = dapt::LlamaConfig::from_file(run.models.front() / "config.json");
+    header.add("layers by device", dapt::Llama::without_storage(config, dapt::dtype_from_name(run.dtype), llama_options(run)).placement());
+  }
+  header.add("memory allocator", memory_allocator());
+  std::vector<at::DeviceType> types;  // one report for each
+  for (const at::Device device : devices) {
+    if (std::find(types.begin(), types.end(), device.type()) != types.end()) continue;
+    types.push_back(device.type());
+    for (const std::string& line : dapt::kernel_report(device)) header.add("kernels", line);
+  }
+}
+
 /// The speed of matrix products of a layer's size.
 double product_gigaflops(at::ScalarType dtype) {
   constexpr std::int64_t rows = 1024, in = 1024, out = 1024;
@@ -116,9 +138,9 @@ void set_threads(const RunOptions& run) {
 
 void prepare_process(RunOptions& run) {
   set_threads(run);
-  const at::Device device = dapt::device_from_name(run.device);
-  dapt::require(device.is_cpu() || processes() == nullptr, "--device ", run.device, " is for one process; several were started");
-  if (run.dtype == "auto" && !device.is_cpu()) {
+  const std::vector<at::Device> devices = dapt::devices_from_names(run.device);
+  if (devices.front().is_cuda()) c10::impl::VirtualGuardImpl(c10::kCUDA).setDevice(devices.front());  // or each process would hold a few hundred MiB of the first GPU
+  if (run.dtype == "auto" && std::any_of(devices.begin(), devices.end(), [](at::Device device) { return !device.is_cpu(); })) {
     run.dtype = "bf16";
     run.dtype_choice = ", chosen by --dtype auto for a GPU";
   }
@@ -156,10 +178,7 @@ Run prepare_run(const RunOptions& run) {
   header.add("gradient checkpointing", checkpointing(run).name());
   header.add("machine", processor());
   header.add("threads", std::to_string(at::get_num_threads()));
-  const at::Device device = dapt::device_from_name(run.device);
-  header.add("device", dapt::describe_device(device));
-  header.add("memory allocator", memory_allocator());
-  for (const std::string& line : dapt::kernel_report(device)) header.add("kernels", line);
+  add_devices(header, run);
   header.add("versions", "dapt " + version_of_dapt() + ", LibTorch " + TORCH_VERSION);
   for (const auto& [key, value] : header.entries)
     if (key == "model" || key == "training data" || key == "seed" || key == "machine" || key == "threads" || key == "device" || key == "kernels" || key == "versions") prepared.identity.add(key, value);
@@ -176,7 +195,7 @@ dapt::GradientCheckpointing checkpointing(const RunOptions& run) {
 }
 
 dapt::LlamaOptions llama_options(const RunOptions& run) {
-  return {.gradient_checkpointing = checkpointing(run), .quantization = dapt::quantization_from_name(run.quantize), .device = dapt::device_from_name(run.device)};
+  return {.gradient_checkpointing = checkpointing(run), .quantization = dapt::quantization_from_name(run.quantize), .devices = dapt::devices_from_names(run.device)};
 }
 
 dapt::Llama load_base(const RunOptions& run) { return dapt::load_llama(run.models.front(), dapt::dtype_from_name(run.dtype), llama_options(run)); }
@@ -195,7 +214,10 @@ void print_result(std::ostream& out, const dapt::SettingResult& result) {
   out << result.name << " (" << result.description << ")";
   if (!train.stopped_because.empty()) {
     out << ": " << train.steps << " steps, " << (train.skipped > 0 ? std::to_string(train.skipped) + " skipped, " : "") << train.tokens << " tokens, loss " << train.first_loss << " -> " << train.last_loss << ", " << train.seconds << " s (optimizer "
-        << train.optimizer_seconds << " s), peak memory " << train.peak_memory_bytes / (1 << 20) << " MiB, ended by: " << train.stopped_because;
+        << train.optimizer_seconds << " s), peak memory " << train.peak_memory_bytes / (1 << 20) << " MiB";
+    std::string by_device;
+    for (const auto& [device, bytes] : train.device_peak_memory_bytes) by_device += (by_device.empty() ? "" : ", ") + device + ' ' + std::to_string(bytes / (1 << 20));
+    out << (by_device.empty() ? "" : " (" + by_device + ")") << ", ended by: " << train.stopped_because;
   }
   out << '\n';
   const auto by_rank = [&](const char* what, const std::vector<std::int64_t>& bytes) {

@@ -119,6 +119,7 @@
 #include <dapt/models/config_reader.hpp>
 #include <dapt/models/encoder_classifier.hpp>
 #include <dapt/models/encoder_config.hpp>
+#include <dapt/models/layer_places.hpp>
 #include <dapt/models/llama.hpp>
 #include <dapt/models/llama_config.hpp>
 #include <dapt/models/llama_generation.hpp>

@@ -83,5 +83,9 @@ for setting in lora-256 lora-256-checkpointed galore-128 galore-1024 lora-256-nf
   [ $left -gt 20 ] || { echo "$setting: not measured, the time is over"; continue; }
   timeout $left "$bin/dapt_seven_billion" $setting || { echo "FAILED ($?): $setting"; failed=1; }
 done
+if [ "$(nvidia-smi -L 2>/dev/null | wc -l)" -ge 2 ]; then
+  say "the layers on two GPUs"
+  DAPT_TEST_DEVICE=cuda:0,cuda:1 timeout 120 "$bin/dapt_seven_billion" lora-256 || { echo "FAILED ($?): lora-256 on two GPUs"; failed=1; }
+fi
 say "$([ $failed = 0 ] && echo "all is right" || echo "something failed")"
 exit $failed

@@ -1,5 +1,5 @@
 // Trains a Llama of 7 billion random weights, made on the GPU, for a few steps of one setting, and prints a row of a table: tokens a second, share of the products' speed, peak
-// memory. seven_billion SETTING [LENGTH] [LAYERS] [WIDTH]; on the device that DAPT_TEST_DEVICE names, else the first GPU; without one it exits with 77.
+// memory. seven_billion SETTING [LENGTH] [LAYERS] [WIDTH]; on the device or devices (cuda:0,cuda:1) that DAPT_TEST_DEVICE names, else the first GPU; without one it exits with 77.
 #include <algorithm>
 #include <chrono>
 #include <cmath>
@@ -54,12 +54,12 @@ dapt::LlamaConfig shape(std::int64_t layers, std::int64_t width) {
           .head_dim = 128};
 }
 
-dapt::Llama random_llama(const dapt::LlamaConfig& config, at::Device device, dapt::LlamaOptions options) {
-  options.device = device;
+dapt::Llama random_llama(const dapt::LlamaConfig& config, const std::vector<at::Device>& devices, dapt::LlamaOptions options) {
+  options.devices = devices;
   std::map<std::string, std::vector<std::int64_t>> shapes;
   for (const auto& parameter : dapt::Llama::without_storage(config, at::kBFloat16).parameters()) shapes[parameter.name] = parameter.value.sizes().vec();
   return dapt::Llama(config, [&](const std::string& name) {
-    dapt::Tensor weight = at::empty(shapes.at(name), at::TensorOptions(at::kBFloat16).device(device));
+    dapt::Tensor weight = at::empty(shapes.at(name), at::TensorOptions(at::kBFloat16).device(devices.front()));
     return name.find("norm") != std::string::npos ? weight.fill_(1) : weight.normal_(0, 0.02);
   }, options);
 }
@@ -101,6 +101,7 @@ void measure(const std::string& name, dapt::Llama& model, const Adapter& adapter
   const double speed = speeds[2 + (speeds.size() - 2) / 2];
   std::printf("%-34s %10.0f %8.1f %% %10.2f %12.2f %10.3f\n", name.c_str(), speed, 100 * speed * flops_a_token / product_speed(device), static_cast<double>(report.peak_memory_bytes) / (1 << 30),
               measured.first_seconds, measured.loss);
+  for (const auto& [name_of, bytes] : report.device_peak_memory_bytes) std::printf("  %s: %.2f GiB\n", name_of.c_str(), static_cast<double>(bytes) / (1 << 30));
   std::fflush(stdout);
 }
 
@@ -109,14 +110,15 @@ void measure(const std::string& name, dapt::Llama& model, const Adapter& adapter
 int main(int count, char** arguments) {
   const std::string setting = count > 1 ? arguments[1] : "header";
   const std::int64_t length = count > 2 ? std::atoll(arguments[2]) : 1024, layers = count > 3 ? std::atoll(arguments[3]) : 32, width = count > 4 ? std::atoll(arguments[4]) : 4096;
-  at::Device device = at::kCPU;
+  std::vector<at::Device> devices;
   try {
     const char* name = std::getenv("DAPT_TEST_DEVICE");
-    device = dapt::device_from_name(name != nullptr && *name != '\0' ? name : "cuda");
+    devices = dapt::devices_from_names(name != nullptr && *name != '\0' ? name : "cuda");
   } catch (const dapt::Error& error) {
     std::printf("%s\n", error.what());
     return 77;
   }
+  const at::Device device = devices.front();
   if (setting == "header") {
     std::printf("%s\n", dapt::describe_device(device).c_str());
     for (const std::string& line : dapt::kernel_report(device)) std::printf("%s\n", line.c_str());
@@ -131,7 +133,7 @@ int main(int count, char** arguments) {
   const double lora = 256.0 * layers * (4.0 * 2 * c.hidden_size + 3.0 * (c.hidden_size + c.intermediate_size));
   dapt::seed_everything(1);
   const auto run = [&](const dapt::LlamaOptions& model_options, const auto& adapter, const dapt::AnyOptimizer& rule, dapt::TrainOptions options, double flops) {
-    dapt::Llama model = random_llama(c, device, model_options);
+    dapt::Llama model = random_llama(c, devices, model_options);
     options.lr = 1e-5;
     options.max_steps = 7;
     measure(setting, model, adapter, rule, options, length, flops, device);

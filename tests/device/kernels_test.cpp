@@ -118,6 +118,10 @@ TEST_CASE("A device is named, or refused with the reason", "[device]") {
   for (const char* name : {"gpu", "cuda:", "cuda:x", "cuda:-1", "cuda0", ""}) REQUIRE_THROWS_WITH(dapt::device_from_name(name), Catch::Contains("expected cpu, cuda or cuda:N"));
   if (tested_device().is_cuda()) REQUIRE(dapt::device_from_name("cuda:0") == at::Device(at::kCUDA, 0));
   REQUIRE_THROWS_WITH(dapt::device_from_name("cuda:99"), Catch::Contains("built without CUDA") || Catch::Contains("LibTorch finds"));
+  REQUIRE(dapt::devices_from_names("cpu") == std::vector<at::Device>{at::kCPU});
+  REQUIRE_THROWS_WITH(dapt::devices_from_names("cpu,cpu"), Catch::Contains("\"cpu,cpu\", which is one device"));
+  for (const char* names : {"cpu,", ",cpu", "cpu,gpu", "cpu cpu"}) REQUIRE_THROWS_WITH(dapt::devices_from_names(names), Catch::Contains("expected cpu, cuda or cuda:N"));
+  if (tested_device().is_cuda()) REQUIRE(dapt::devices_from_names("cuda,cpu,cuda:0") == std::vector<at::Device>{{at::kCUDA, 0}, at::kCPU, {at::kCUDA, 0}});
 }
 
 TEST_CASE("A run's header says what computes on a device", "[device]") {

@@ -91,6 +91,7 @@ TEST_CASE("rank: sums, gives and gathers", "[.rank]") {
   REQUIRE(group.bytes().find("a")->second == 20);
   REQUIRE(group.bytes().find("b")->second == 48);
   REQUIRE(group.describe() == "3 (gloo)");
+  REQUIRE_THROWS_WITH(group.sum(at::ones({2}, at::kMeta), "d"), "ProcessGroup: a tensor lies on meta, for which this group has no backend: 3 (gloo)");
 }
 
 TEST_CASE("three ranks sum, give and gather") {

@@ -452,7 +452,8 @@ class Program(unittest.TestCase):
         self.assertRefused(self.train(self.folder / "file" / "out", "--max-steps", 1), "file/out")
 
     def test_a_device_that_is_not_there_is_refused_by_name(self):
-        for device, reason in (("cuda:77", 'device: found "cuda:77", but'), ("gpu", 'device: found "gpu", expected cpu, cuda or cuda:N')):
+        for device, reason in (("cuda:77", 'device: found "cuda:77", but'), ("gpu", 'device: found "gpu", expected cpu, cuda or cuda:N'),
+                               ("cpu,cuda:77", 'device: found "cuda:77", but'), ("cpu,cpu", 'device: found "cpu,cpu", which is one device; name it once')):
             self.assertRefused(self.train(self.folder / "out", "--max-steps", 1, "--device", device), reason)
         result = self.train(self.folder / "out", "--rank", 2, "--targets", "q_proj", "--max-steps", 1, "--device", "cpu")
         self.assertIn("\ndevice: cpu\n", result.stderr)

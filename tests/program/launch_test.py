@@ -96,6 +96,7 @@ with tempfile.TemporaryDirectory() as name:
     for flag in ("--shard-states", "--shard-weights"):
         assert f"{flag} has no effect in one process" in run(1, *command("refused", *CLIPPED, flag), code=1)
     assert "--shard-weights does not split weights in nf4" in run(2, *command("refused", "--adapter", "lora", "--rank", 4, "--quantize", "nf4", "--shard-weights"), code=1)
+    assert "--device cuda:0 is for one process; several take --device cuda" in run(2, *command("refused", *CLIPPED, "--device", "cuda:0"), code=1)
 
     # Stopped by a signal to the launcher, and gone on with: to the bit with as many processes, closely with another number.
     run(2, *command("whole", *GALORE))

@@ -4,6 +4,8 @@
 #include <cstdint>
 #include <fstream>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include <sys/resource.h>
 
@@ -70,9 +72,23 @@ inline bool reset_peak_memory(c10::Device device) {
 
 #else  // LibTorch 2.8 has no way to ask that is the same for all devices
 
+namespace detail {
+inline void* caching_allocator(c10::Device) { return nullptr; }
+}
 inline std::int64_t peak_memory_bytes(c10::Device) { return peak_memory_bytes(); }
 inline bool reset_peak_memory(c10::Device) { return reset_peak_memory(); }
 
 #endif
+
+/// The peak of each of the devices; those whose memory is the process's are one, under the name of the first of them.
+inline std::vector<std::pair<std::string, std::int64_t>> peak_memory_by_device(const std::vector<c10::Device>& devices) {
+  std::vector<std::pair<std::string, std::int64_t>> peaks;
+  bool has_process = false;
+  for (const c10::Device device : devices) {
+    if (detail::caching_allocator(device) == nullptr && std::exchange(has_process, true)) continue;
+    peaks.emplace_back(device.str(), peak_memory_bytes(device));
+  }
+  return peaks;
+}
 
 }  // namespace dapt

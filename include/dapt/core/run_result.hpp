@@ -52,6 +52,7 @@ struct TrainReport {
   double seconds = 0;                      ///< wall time of training
   double optimizer_seconds = 0;            ///< of it in the update rule: accumulating, clipping, stepping
   std::int64_t peak_memory_bytes = 0;      ///< since training began where the system can say so, else of the process; on a device, of LibTorch's allocator there
+  std::vector<std::pair<std::string, std::int64_t>> device_peak_memory_bytes = {};  ///< of a model on several devices: of each; peak_memory_bytes is their sum
   std::int64_t trainable_parameters = 0;   ///< numbers, not tensors
   std::int64_t state_bytes = 0;            ///< of the optimizer's state after training; where ranks share it, on this one
   std::vector<std::int64_t> rank_state_bytes = {};   ///< of sharded states: on each rank

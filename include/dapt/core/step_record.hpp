@@ -29,7 +29,7 @@ struct StepRecord {
   double lr = 0;                     ///< the rate given to the optimizer at this step
   double grad_norm = 0;              ///< L2 norm over all accumulated gradients as the optimizer holds them, before clipping
   double tokens_per_second = 0;      ///< input tokens of this step over its seconds
-  std::int64_t peak_memory_bytes = 0;  ///< since training began: of the process (CPU) or of the device's allocator
+  std::int64_t peak_memory_bytes = 0;  ///< since training began: of the process (CPU) or of the device's allocator; of several devices, added up
   double seconds = 0;                ///< since the start of training
   std::map<std::string, double> phase_seconds;  ///< of this step: "data", "forward", "backward", "optimizer"
   bool skipped = false;              ///< nothing was updated: no supervised token in the window, or a bad loss; loss and grad_norm are NaN then

@@ -1,5 +1,5 @@
-// The processes of one run on LibTorch's c10d, with the Gloo that is inside libtorch_cpu: no collective operation of our own. Needs the headers of Gloo (Debian's
-// libgloo-dev), which LibTorch's packages lack.
+// The processes of one run on LibTorch's c10d: no collective operation of our own. Tensors of the CPU go through the Gloo that is inside libtorch_cpu, those of another device through the backend
+// that the group was given for it (dist/nccl.hpp). Needs the headers of Gloo (Debian's libgloo-dev), which LibTorch's packages lack.
 #pragma once
 
 #ifndef USE_C10D_GLOO
@@ -22,6 +22,7 @@
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
 #include <ATen/ops/full.h>
+#include <c10/core/DeviceType.h>
 #include <torch/csrc/distributed/c10d/PrefixStore.hpp>
 #include <torch/csrc/distributed/c10d/ProcessGroupGloo.hpp>
 #include <torch/csrc/distributed/c10d/TCPStore.hpp>
@@ -37,7 +38,7 @@ struct ProcessGroupOptions {
   std::chrono::milliseconds timeout = std::chrono::minutes(5);  ///< of the meeting and of each operation; longer than a rank may let the others wait, e.g. while it saves
 };
 
-/// Makes the backend of a group: Gloo if none is given. It must take CPU tensors, in which losses and texts are sent, so NCCL alone does not do.
+/// Makes a backend for one kind of device; all ranks call it alike.
 using MakeBackend = std::function<c10::intrusive_ptr<c10d::Backend>(c10::intrusive_ptr<c10d::Store> store, int rank, int size, std::chrono::milliseconds timeout)>;
 
 /// Gloo over the interface that GLOO_SOCKET_IFNAME names, else over the loopback where the store is there, else over that of this machine's name.
@@ -55,8 +56,10 @@ inline c10::intrusive_ptr<c10d::Backend> gloo_backend(c10::intrusive_ptr<c10d::S
 /// over; the group is of no use then.
 class ProcessGroup final : public Ranks {
  public:
-  /// Returns when all ranks have come. Throws dapt::Error naming those that did not within the timeout.
-  explicit ProcessGroup(const Rendezvous& rendezvous, ProcessGroupOptions options = {}, const MakeBackend& make_backend = {})
+  /// Returns when all ranks have come. Throws dapt::Error naming those that did not within the timeout. `backends`: for tensors of other devices; the CPU's, and all numbers and texts, go through Gloo.
+  ///
+  ///     dapt::ProcessGroup group(rendezvous, {}, {{c10::kCUDA, dapt::nccl_backend}});
+  explicit ProcessGroup(const Rendezvous& rendezvous, ProcessGroupOptions options = {}, const std::map<c10::DeviceType, MakeBackend>& backends = {})
       : rank_(rendezvous.rank), size_(rendezvous.size) {
     const std::string place = rendezvous.host + ":" + std::to_string(rendezvous.port);
     const auto connect = [&](bool hosts) -> c10::intrusive_ptr<c10d::Store> {
@@ -75,8 +78,9 @@ class ProcessGroup final : public Ranks {
     meet(*store_, place, options.timeout);
     try {
       heartbeat_ = std::make_unique<detail::Heartbeat>(connect(false), rank_, size_, rendezvous.hosts_store);
-      const auto prefixed = c10::make_intrusive<c10d::PrefixStore>("group/", store_);
-      backend_ = make_backend ? make_backend(prefixed, rank_, size_, options.timeout) : gloo_backend(prefixed, rendezvous, options.timeout);
+      const auto keys = [&](c10::DeviceType type) { return c10::make_intrusive<c10d::PrefixStore>("group/" + c10::DeviceTypeName(type, /*lower_case=*/true) + "/", store_); };
+      backends_[c10::kCPU] = gloo_backend(keys(c10::kCPU), rendezvous, options.timeout);
+      for (const auto& [type, make] : backends) backends_[type] = make(keys(type), rank_, size_, options.timeout);
     } catch (const Error&) {
       throw;
     } catch (const std::exception& error) {
@@ -85,26 +89,40 @@ class ProcessGroup final : public Ranks {
   }
   ProcessGroup(const ProcessGroup&) = delete;
   ProcessGroup& operator=(const ProcessGroup&) = delete;
+  ~ProcessGroup() override {
+    for (const auto& [type, backend] : backends_) {
+      try {
+        if (type != c10::kCPU) backend->shutdown();
+      } catch (const std::exception&) {  // of a group that failed before
+      }
+    }
+  }
 
   int rank() const override { return rank_; }
   int size() const override { return size_; }
-  std::string describe() const override { return std::to_string(size_) + " (" + backend_->getBackendName() + ")"; }
+  /// "2 (gloo)", "2 (gloo, for cuda nccl)"
+  std::string describe() const override {
+    std::string names;
+    for (const auto& [type, backend] : backends_)
+      names += (names.empty() ? "" : ", for " + c10::DeviceTypeName(type, /*lower_case=*/true) + " ") + backend->getBackendName();
+    return std::to_string(size_) + " (" + names + ")";
+  }
 
   Pending sum(Tensor tensor, std::string_view kind) override {
-    return begin(kind, std::move(tensor), [this](std::vector<Tensor>& tensors) { return backend_->allreduce(tensors); });
+    return begin(kind, std::move(tensor), [](c10d::Backend& backend, std::vector<Tensor>& tensors) { return backend.allreduce(tensors); });
   }
   Pending sum_to(Tensor tensor, int to, std::string_view kind) override {
-    return begin(kind, std::move(tensor), [this, to](std::vector<Tensor>& tensors) {
+    return begin(kind, std::move(tensor), [to](c10d::Backend& backend, std::vector<Tensor>& tensors) {
       c10d::ReduceOptions options;
       options.rootRank = to;
-      return backend_->reduce(tensors, options);
+      return backend.reduce(tensors, options);
     });
   }
   Pending broadcast(Tensor tensor, int from = 0, std::string_view kind = "broadcast") override {
-    return begin(kind, std::move(tensor), [this, from](std::vector<Tensor>& tensors) {
+    return begin(kind, std::move(tensor), [from](c10d::Backend& backend, std::vector<Tensor>& tensors) {
       c10d::BroadcastOptions options;
       options.rootRank = from;
-      return backend_->broadcast(tensors, options);
+      return backend.broadcast(tensors, options);
     });
   }
   /// Returns when every rank has called it.
@@ -151,13 +169,20 @@ class ProcessGroup final : public Ranks {
     }
   }
 
+  c10d::Backend& backend_of(const Tensor& tensor) const {
+    const auto found = backends_.find(tensor.device().type());
+    require(found != backends_.end(), "ProcessGroup: a tensor lies on ", tensor.device(), ", for which this group has no backend: ", describe());
+    return *found->second;
+  }
+
   template <class Begin>
   Pending begin(std::string_view kind, Tensor tensor, Begin call) {
+    c10d::Backend& backend = backend_of(tensor);
     count(kind, tensor);
     std::vector<Tensor> tensors{std::move(tensor)};
     std::string what(kind);
     try {
-      return [this, what, work = call(tensors), kept = tensors] {
+      return [this, what, work = call(backend, tensors), kept = tensors] {
         try {
           work->wait();
         } catch (const std::exception& error) {
@@ -177,7 +202,7 @@ class ProcessGroup final : public Ranks {
   int rank_, size_;
   c10::intrusive_ptr<c10d::Store> store_;  // with the server, on the rank that hosts it
   std::unique_ptr<detail::Heartbeat> heartbeat_;
-  c10::intrusive_ptr<c10d::Backend> backend_;
+  std::map<c10::DeviceType, c10::intrusive_ptr<c10d::Backend>> backends_;  // the CPU's is first
   std::map<std::string, std::int64_t, std::less<>> bytes_;
 };
 
@@ -186,7 +211,7 @@ inline std::vector<std::string> ProcessGroup::gather(const std::string& text) {
     std::vector<std::vector<Tensor>> results(1);
     for (int rank = 0; rank < size_; ++rank) results[0].push_back(at::empty_like(mine));
     std::vector<Tensor> tensors{mine};
-    begin("gathered values", mine, [&](std::vector<Tensor>&) { return backend_->allgather(results, tensors); })();
+    begin("gathered values", mine, [&](c10d::Backend& backend, std::vector<Tensor>&) { return backend.allgather(results, tensors); })();
     return results[0];
   };
   const std::vector<Tensor> lengths = all(at::full({1}, static_cast<std::int64_t>(text.size()), at::kLong));

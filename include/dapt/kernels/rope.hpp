@@ -22,6 +22,8 @@ namespace dapt {
 struct RopeTable {
   Tensor cos;  ///< fp32 [B, T, D/2]
   Tensor sin;  ///< fp32 [B, T, D/2]
+
+  RopeTable to(at::Device device) const { return {cos.to(device), sin.to(device)}; }
 };
 
 /// position_ids int [B, T]; inverse_frequencies [D/2], radians a position; attention_scaling multiplies both tables (YaRN; 1 otherwise).

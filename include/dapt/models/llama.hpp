@@ -9,7 +9,6 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
-#include <optional>
 #include <string>
 #include <utility>
 #include <variant>
@@ -38,6 +37,7 @@
 #include <dapt/kernels/rms_norm.hpp>
 #include <dapt/kernels/rope.hpp>
 #include <dapt/kernels/swiglu.hpp>
+#include <dapt/models/layer_places.hpp>
 #include <dapt/models/llama_config.hpp>
 #include <dapt/models/recompute.hpp>
 #include <dapt/models/rope_frequencies.hpp>
@@ -50,8 +50,9 @@ struct LlamaOptions {
   /// How the weights of the layers' linear modules are stored; embedding, head, norms and biases keep their type. Read when the model is made: tensor by
   /// tensor, so that it never exists in full. What is quantised cannot train; adapters train beside it.
   Quantization quantization = Quantization::none;
-  /// Where the model lives: each tensor goes there as it is taken, quantised before. Absent: where the tensors come from. Read when the model is made.
-  std::optional<at::Device> device = {};
+  /// Where the model lives: each tensor goes there as it is taken, quantised before. Empty: where the tensors come from. Several: each has a run of layers, of about as many bytes of weights as
+  /// the others; the first has the embedding, the last norm and head, or the first these too where head and embedding are one tensor. A device named twice has two runs. Read when the model is made.
+  std::vector<at::Device> devices = {};
 };
 
 /// One decoder layer: x + attention(norm(x)), then x + feed_forward(norm(x)). x, the residual stream, is fp32 where the weights are bf16: a sum over all
@@ -97,6 +98,7 @@ struct LlamaLayer {
     return recomputed == Part::mlp ? recompute(feed_forward, y) : feed_forward(y);
   }
 
+  at::Device device() const { return input_layernorm.device(); }
   double scale() const { return 1 / std::sqrt(static_cast<double>(head_dim)); }
 };
 
@@ -119,9 +121,9 @@ class Llama {
   Llama(LlamaConfig config, const TensorLookup& lookup, LlamaOptions options = {})
       : Llama(std::move(config), [&](const std::string& name, at::IntArrayRef) { return lookup(name); }, options) {}
 
-  /// A model of names, shapes and types alone, on the meta device, of whatever size: for memory plans and to compare with a weight file. It computes nothing.
+  /// A model of names, shapes and types alone, on the meta device, of whatever size: for memory plans and to compare with a weight file. It computes nothing. LlamaOptions::devices then
+  /// only say what would lie where.
   static Llama without_storage(LlamaConfig config, at::ScalarType dtype, LlamaOptions options = {}) {
-    options.device.reset();
     return Llama(std::move(config), [&](const std::string&, at::IntArrayRef shape) { return at::empty(shape, at::TensorOptions(dtype).device(at::kMeta)); }, options);
   }
 
@@ -145,8 +147,11 @@ class Llama {
 
   const LlamaConfig& config() const { return config_; }
   at::ScalarType dtype() const { return embed_tokens_.scalar_type(); }
+  /// Of the embedding.
   at::Device device() const { return embed_tokens_.device(); }
-  /// May be changed at any time between two steps, but for the quantization.
+  /// For a run's header, what lies where: "cuda:0: embedding, layers 0 to 15; cuda:1: layers 16 to 31, norm and head".
+  std::string placement() const;
+  /// May be changed at any time between two steps, but for quantization and devices.
   LlamaOptions& options() { return options_; }
 
  private:
@@ -163,6 +168,7 @@ class Llama {
     if (gate_ != nullptr) gate_->enter(part, Pass::forward);
   }
   Tensor embed(const Tensor& input_ids) const;
+  std::int64_t layer_bytes(std::size_t index) const;
   /// How many positions a call takes, where RoPE depends on that; else 0.
   std::int64_t rope_length(const Tensor& position_ids) const {
     return std::holds_alternative<DynamicRope>(config_.rope_scaling) ? position_ids.max().item<std::int64_t>() + 1 : 0;
@@ -185,6 +191,7 @@ class Llama {
   Tensor embed_tokens_, norm_;
   RopeFrequencies frequencies_;
   std::vector<LlamaLayer> layers_;
+  std::vector<std::size_t> places_;  // of each layer, in options_.devices
   std::unique_ptr<Linear> head_;  // on the heap, so that its address survives a move of the model
   WeightGate* gate_ = nullptr;
 };
@@ -234,14 +241,16 @@ inline Llama::Llama(LlamaConfig config, const ShapedLookup& lookup, LlamaOptions
     require(tensor.scalar_type() == dtype, "Llama: tensor \"", name, "\" is ", tensor.scalar_type(), ", expected ", dtype, " as the others");
     return tensor;
   };
-  const auto placed = [&](const Tensor& tensor) { return options.device ? tensor.to(*options.device) : tensor; };
+  std::size_t place = 0;  // in options.devices, of what is taken now
+  const auto place_of = [&](const Tensor& tensor) { return options.devices.empty() || tensor.is_meta() ? tensor.device() : options.devices[place]; };
+  const auto placed = [&](const Tensor& tensor) { return tensor.to(place_of(tensor)); };
   const auto linear = [&](const std::string& name, std::int64_t out, std::int64_t in, bool bias) {
     return Linear{name, placed(get(name + ".weight", {out, in})), bias ? placed(get(name + ".bias", {out})) : Tensor(), {}};
   };
   const auto inner = [&](const std::string& name, std::int64_t out, std::int64_t in, bool bias) {
     if (options.quantization == Quantization::none) return linear(name, out, in, bias);
     const Tensor weight = get(name + ".weight", {out, in});
-    const at::Device device = options.device.value_or(weight.device());
+    const at::Device device = place_of(weight);
     FrozenWeightPtr frozen;
     try {
       frozen = quantized_weight(weight, options.quantization, device);
@@ -254,6 +263,7 @@ inline Llama::Llama(LlamaConfig config, const ShapedLookup& lookup, LlamaOptions
   embed_tokens_ = placed(get("model.embed_tokens.weight", {c.vocab_size, c.hidden_size}));
   layers_.reserve(c.num_hidden_layers);
   for (std::int64_t index = 0; index < c.num_hidden_layers; ++index) {
+    if (index > 0) place = places_[static_cast<std::size_t>(index)];
     const std::string layer = "model.layers." + std::to_string(index) + ".", attention = layer + "self_attn.", mlp = layer + "mlp.";
     const auto heads = c.num_attention_heads * c.head_dim, key_heads = c.num_key_value_heads * c.head_dim;
     layers_.push_back({placed(get(layer + "input_layernorm.weight", {c.hidden_size})), placed(get(layer + "post_attention_layernorm.weight", {c.hidden_size})),
@@ -261,10 +271,15 @@ inline Llama::Llama(LlamaConfig config, const ShapedLookup& lookup, LlamaOptions
                        inner(attention + "v_proj", key_heads, c.hidden_size, c.attention_bias), inner(attention + "o_proj", c.hidden_size, heads, c.attention_output_bias),
                        inner(mlp + "gate_proj", c.intermediate_size, c.hidden_size, c.mlp_bias), inner(mlp + "up_proj", c.intermediate_size, c.hidden_size, c.mlp_bias),
                        inner(mlp + "down_proj", c.hidden_size, c.intermediate_size, c.mlp_bias), c.head_dim, c.window_of(index), c.rms_norm_eps});
-    if (!c.qk_norm) continue;
-    layers_.back().q_norm = placed(get(attention + "q_norm.weight", {c.head_dim}));
-    layers_.back().k_norm = placed(get(attention + "k_norm.weight", {c.head_dim}));
+    if (c.qk_norm) {
+      layers_.back().q_norm = placed(get(attention + "q_norm.weight", {c.head_dim}));
+      layers_.back().k_norm = placed(get(attention + "k_norm.weight", {c.head_dim}));
+    }
+    if (index > 0) continue;
+    const auto embedding = static_cast<std::int64_t>(embed_tokens_.nbytes());
+    places_ = detail::layer_places(c.num_hidden_layers, std::max<std::size_t>(options.devices.size(), 1), layer_bytes(0), embedding, c.tie_word_embeddings ? 0 : embedding);
   }
+  place = c.tie_word_embeddings ? 0 : places_.back();
   norm_ = placed(get("model.norm.weight", {c.hidden_size}));
   head_ = std::make_unique<Linear>(c.tie_word_embeddings ? Linear{"lm_head", embed_tokens_, {}, {}} : linear("lm_head", c.vocab_size, c.hidden_size, false));
   // In fp32 step by step, and the angles with them, as the models were trained: at position 1,000 exact angles move the logits by 5e-4.
@@ -286,19 +301,25 @@ inline void Llama::check_labels(const Tensor& labels) const {
 
 inline Tensor Llama::hidden(const Batch& batch, std::int64_t length) const {
   Tensor x = embed(batch.input_ids);
-  const RopeTable angles = table(batch.position_ids, length);
-  const Documents documents = documents_of(batch.document_starts, device());
-  for (std::size_t index = 0; index < layers_.size(); ++index)
+  RopeTable angles = table(batch.position_ids, length);
+  Documents documents = documents_of(batch.document_starts, device());
+  for (std::size_t index = 0; index < layers_.size(); ++index) {
+    if (const at::Device next = layers_[index].device(); x.device() != next) {
+      x = x.to(next);
+      angles = angles.to(next);
+      documents = documents_of(batch.document_starts, next);
+    }
     x = compute_part(gate_, index + 1, [&] { return layers_[index].forward(x, angles, documents, options_.gradient_checkpointing.in_layer(static_cast<std::int64_t>(index))); });
+  }
   enter(layers_.size() + 1);  // and its backward pass begins there
-  return rms_norm(x, norm_, config_.rms_norm_eps);
+  return rms_norm(x.to(norm_.device()), norm_, config_.rms_norm_eps);
 }
 
 inline LossSum Llama::loss(const Batch& given) {
   const Batch batch = detail::on_cpu(given);
   check_labels(batch.labels);
   const auto compact = detail::without_padding(batch).batch;
-  const Tensor rows = hidden(compact, rope_length(batch.position_ids)).reshape({-1, config_.hidden_size}), labels = compact.labels.reshape(-1).to(device());
+  const Tensor rows = hidden(compact, rope_length(batch.position_ids)).reshape({-1, config_.hidden_size}), labels = compact.labels.reshape(-1).to(rows.device());
   const Tensor sum = head_->adapted ? adapted_head_loss(rows, labels) : linear_cross_entropy_sum(rows, head_->weight, labels);
   return {sum, batch.supervised_tokens};
 }
@@ -320,7 +341,7 @@ inline Tensor Llama::token_log_probs(const Batch& given) {
   const Batch batch = detail::on_cpu(given);
   check_labels(batch.labels);
   const auto [compact, source] = detail::without_padding(batch);
-  const Tensor rows = hidden(compact, rope_length(batch.position_ids)).reshape({-1, config_.hidden_size}), labels = compact.labels.reshape(-1).to(device());
+  const Tensor rows = hidden(compact, rope_length(batch.position_ids)).reshape({-1, config_.hidden_size}), labels = compact.labels.reshape(-1).to(rows.device());
   Tensor result;
   if (head_->adapted) {
     std::vector<Tensor> chunks;
@@ -332,7 +353,7 @@ inline Tensor Llama::token_log_probs(const Batch& given) {
   } else {
     result = linear_log_probs(rows, head_->weight, labels);
   }
-  if (source.defined()) result = at::zeros({batch.labels.numel()}, result.options()).index_copy_(0, source.to(device()), result);
+  if (source.defined()) result = at::zeros({batch.labels.numel()}, result.options()).index_copy_(0, source.to(result.device()), result);
   return result.view(batch.labels.sizes());
 }
 
@@ -352,6 +373,28 @@ inline NamedParameters Llama::layer_parameters(std::size_t index, bool with_froz
   result.push_back({name + "input_layernorm.weight", layer.input_layernorm});
   result.push_back({name + "post_attention_layernorm.weight", layer.post_attention_layernorm});
   return result;
+}
+
+/// Of its weights, as they are stored.
+inline std::int64_t Llama::layer_bytes(std::size_t index) const {
+  const LlamaLayer& layer = layers_[index];
+  std::int64_t bytes = 0;
+  for (const NamedParameter& parameter : layer_parameters(index, /*with_frozen=*/false)) bytes += static_cast<std::int64_t>(parameter.value.nbytes());
+  for (const Linear* linear : {&layer.q_proj, &layer.k_proj, &layer.v_proj, &layer.o_proj, &layer.gate_proj, &layer.up_proj, &layer.down_proj})
+    if (linear->frozen) bytes += linear->frozen->bytes;
+  return bytes;
+}
+
+inline std::string Llama::placement() const {
+  const std::vector<at::Device> devices = options_.devices.empty() ? std::vector<at::Device>{device()} : options_.devices;
+  std::string text;
+  for (std::size_t place = 0; place < devices.size(); ++place) {
+    const auto first = std::find(places_.begin(), places_.end(), place) - places_.begin(), count = std::count(places_.begin(), places_.end(), place);
+    text += (place == 0 ? "" : "; ") + devices[place].str() + (place == 0 ? ": embedding, layer" : ": layer");
+    text += count == 1 ? " " + std::to_string(first) : "s " + std::to_string(first) + " to " + std::to_string(first + count - 1);
+    if (place == (config_.tie_word_embeddings ? 0 : devices.size() - 1)) text += ", norm and head";
+  }
+  return text;
 }
 
 inline NamedParameters Llama::parameters() {

@@ -36,8 +36,8 @@ class LlamaGeneration {
   };
 
   void compute_shared_prefix();
-  /// Computes `ids` [B, S], which stand at own positions `at` [B, S] of each row, and returns the last layer's normalised output [B, S, C].
-  Tensor extend(const Tensor& ids, const Tensor& at, std::int64_t cache_length);
+  /// Computes `ids` [B, S], which stand at own `positions` [B, S] of each row, and returns the last layer's normalised output [B, S, C].
+  Tensor extend(const Tensor& ids, const Tensor& positions, std::int64_t cache_length);
   Tensor attend(const Tensor& q, const Cache& cache, const Tensor& at, std::int64_t cache_length, const LlamaLayer& layer) const;
   std::vector<std::int32_t> best_tokens(const Tensor& hidden) const;
   Tensor prefill();
@@ -110,16 +110,21 @@ inline void LlamaGeneration::compute_shared_prefix() {
   const auto rows = static_cast<std::int64_t>(rows_.size());
   const std::vector<std::int64_t> ids(prompts_[0].begin(), prompts_[0].begin() + shared_);
   Tensor x = shared_ > 0 ? model_.embed(at::tensor(ids).to(options).unsqueeze(0)) : Tensor();
-  const RopeTable table = model_.table(at::arange(shared_, options).unsqueeze(0));
-  const Documents documents = shared_ > 0 ? documents_of(at::zeros({1, shared_}, at::kInt), model_.device()) : Documents();
+  RopeTable table = model_.table(at::arange(shared_, options).unsqueeze(0));
+  Documents documents = shared_ > 0 ? documents_of(at::zeros({1, shared_}, at::kInt), model_.device()) : Documents();
   for (std::size_t index = 0; index < model_.layers_.size(); ++index) {
     const LlamaLayer& layer = model_.layers_[index];
-    const auto empty = [&](std::vector<std::int64_t> shape) { return at::empty(shape, at::TensorOptions(model_.dtype()).device(model_.device())); };
+    const auto empty = [&](std::vector<std::int64_t> shape) { return at::empty(shape, at::TensorOptions(model_.dtype()).device(layer.device())); };
     // Zeros, because positions that a row does not have yet are multiplied with probability 0, and 0 times garbage may be NaN.
     const auto own = [&] { return empty({rows, longest_ + max_new_tokens_, config.num_key_value_heads, config.head_dim}).zero_(); };
     if (shared_ == 0) {
       caches_.push_back({empty({0, config.num_key_value_heads, config.head_dim}), empty({0, config.num_key_value_heads, config.head_dim}), own(), own()});
       continue;
+    }
+    if (x.device() != layer.device()) {
+      x = x.to(layer.device());
+      table = table.to(layer.device());
+      documents = documents_of(documents.starts, layer.device());
     }
     model_.enter(index + 1);
     const auto [q, k, v] = layer.heads(x, table);
@@ -134,8 +139,8 @@ inline Tensor LlamaGeneration::prefill() {
   const auto rows = static_cast<std::int64_t>(rows_.size());
   std::vector<std::int64_t> padded(rows * longest_, 0);
   for (std::int64_t b = 0; b < rows; ++b) std::copy(prompts_[b].begin() + shared_, prompts_[b].end(), padded.begin() + b * longest_);
-  const Tensor ids = at::tensor(padded).to(options).view({rows, longest_}), last = (at::tensor(lengths_) - 1).to(options);
-  Tensor result = at::empty({rows, model_.config().hidden_size}, at::TensorOptions(model_.dtype()).device(model_.device()));
+  Tensor result = at::empty({rows, model_.config().hidden_size}, at::TensorOptions(model_.dtype()).device(model_.norm_.device()));
+  const Tensor ids = at::tensor(padded).to(options).view({rows, longest_}), last = (at::tensor(lengths_) - 1).to(result.device());
   for (std::int64_t begin = 0; begin < longest_; begin += prefill_tokens) {
     const auto end = std::min(begin + prefill_tokens, longest_);
     const Tensor at = at::arange(begin, end, options).unsqueeze(0).expand({rows, end - begin});
@@ -146,13 +151,20 @@ inline Tensor LlamaGeneration::prefill() {
   return result;
 }
 
-inline Tensor LlamaGeneration::extend(const Tensor& ids, const Tensor& at, std::int64_t cache_length) {
-  Tensor x = model_.embed(ids);
-  const RopeTable table = model_.table(at + shared_);
-  const c10::List<std::optional<Tensor>> places({at::arange(ids.size(0), at.options()).unsqueeze(1).expand_as(at), at});
+inline Tensor LlamaGeneration::extend(const Tensor& ids, const Tensor& positions, std::int64_t cache_length) {
+  Tensor x = model_.embed(ids), at = positions;
+  RopeTable table = model_.table(at + shared_);
+  const auto places_in_cache = [&] { return c10::List<std::optional<Tensor>>({at::arange(at.size(0), at.options()).unsqueeze(1).expand_as(at), at}); };
+  c10::List<std::optional<Tensor>> places = places_in_cache();
   for (std::size_t index = 0; index < caches_.size(); ++index) {
     const LlamaLayer& layer = model_.layers_[index];
     Cache& cache = caches_[index];
+    if (x.device() != layer.device()) {
+      x = x.to(layer.device());
+      at = at.to(layer.device());
+      table = table.to(layer.device());
+      places = places_in_cache();
+    }
     model_.enter(index + 1);
     const auto [q, k, v] = layer.heads(x, table);
     cache.k.index_put_(places, k);
@@ -160,7 +172,7 @@ inline Tensor LlamaGeneration::extend(const Tensor& ids, const Tensor& at, std::
     x = layer.finish(attend(q, cache, at, cache_length, layer), x);
   }
   model_.enter(model_.layers_.size() + 1);  // for the head too
-  return rms_norm(x, model_.norm_, model_.config().rms_norm_eps);
+  return rms_norm(x.to(model_.norm_.device()), model_.norm_, model_.config().rms_norm_eps);
 }
 
 /// q [B, S, H, D]. All rows meet the shared keys in one product, each row its own keys in another; one softmax over both.
@@ -192,8 +204,9 @@ inline std::vector<std::int32_t> LlamaGeneration::best_tokens(const Tensor& hidd
 }
 
 inline void LlamaGeneration::keep_rows(const std::vector<std::int64_t>& rows) {
-  const Tensor index = at::tensor(rows).to(model_.device());
+  const Tensor chosen = at::tensor(rows);
   for (Cache& cache : caches_) {
+    const Tensor index = chosen.to(cache.k.device());
     cache.k = cache.k.index_select(0, index);
     cache.v = cache.v.index_select(0, index);
   }

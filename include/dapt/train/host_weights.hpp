@@ -21,6 +21,7 @@ inline std::vector<bool> trained_weights(const PartedWeights& model) {
 /// Moves the weights that do not train to the host, once. Nobody writes to them from here on.
 inline std::unique_ptr<WeightWindow> host_weights(PartedWeights model) {
   std::vector<bool> keeps = trained_weights(model);
+  for (std::size_t i = 0; i < keeps.size(); ++i) keeps[i] = keeps[i] || model.weights[i].is_cpu();  // of a model on several devices
   std::vector<Tensor> host;
   for (std::size_t i = 0; i < keeps.size(); ++i) {
     const Tensor& weight = model.weights[i];

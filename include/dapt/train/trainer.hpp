@@ -11,6 +11,7 @@
 #include <limits>
 #include <map>
 #include <memory>
+#include <mutex>
 #include <numeric>
 #include <optional>
 #include <set>
@@ -32,6 +33,7 @@
 #include <dapt/concepts/observer.hpp>
 #include <dapt/concepts/optimizer.hpp>
 #include <dapt/core/checkpoint.hpp>
+#include <dapt/core/device.hpp>
 #include <dapt/core/error.hpp>
 #include <dapt/core/gradient.hpp>
 #include <dapt/core/hash.hpp>
@@ -144,6 +146,7 @@ class Trainer {
   void visit_own_state(F&& f);
   void require_attached() const;
   detail::TrainedWeights weights() const;
+  std::vector<at::Device> devices() const;
   std::size_t index(const Trained& trained) const { return static_cast<std::size_t>(&trained - trained_.data()); }
   bool is_shared() const { return options_.ranks != nullptr && options_.ranks->size() > 1; }
   /// Null where all weights are here.
@@ -173,6 +176,7 @@ class Trainer {
   bool steps_in_hook_ = false;    ///< layer-wise, and this is the window's last micro-batch
   bool bad_gradient_ = false;
   std::string bad_parameter_;
+  std::mutex receives_;           ///< hooks run in a thread of each device
   double optimizer_seconds_ = 0;  ///< of this window, waiting for other ranks included
 
   std::unique_ptr<detail::WeightWindow> host_weights_;
@@ -235,9 +239,11 @@ Trainer<Model, Adapter, Rule, Schedule>::Trainer(Model& model, Adapter adapter, 
   require(factor >= 0 && std::isfinite(factor), "Trainer: the learning-rate schedule's first factor is ", factor, ", expected 0 or more");
   require(!is_shared() || !depends_on_order(rule_), "Trainer: ", Rule::name, " takes subspaces from a window's first micro-batch, of which each of ", is_shared() ? options_.ranks->size() : 1,
           " ranks has another; take them from the window's sum");
+  require(!is_shared() || devices().size() == 1, "Trainer: the model lies on several devices, which ", is_shared() ? options_.ranks->size() : 1, " ranks cannot share; give each rank one");
   header_ = detail::describe_training(adapter_, rule_, schedule_, options_, trained_);
   if (options_.host_weights) {
-    require(!trained_.front().weight.is_cpu(), "TrainOptions: host_weights has no effect for a model on the CPU");
+    const std::vector<at::Device> all_devices = devices();
+    require(std::any_of(all_devices.begin(), all_devices.end(), [](at::Device device) { return !device.is_cpu(); }), "TrainOptions: host_weights has no effect for a model on the CPU");
     auto all = detail::parted_weights(model_, "TrainOptions: host_weights");
     const std::vector<bool> trained = detail::trained_weights(all);
     require(std::find(trained.begin(), trained.end(), false) != trained.end(), "TrainOptions: host_weights has no effect: every weight of the model trains");
@@ -257,8 +263,13 @@ TrainReport Trainer<Model, Adapter, Rule, Schedule>::train(Stream&& stream, Obse
   static_assert(check_batch_stream<std::remove_cvref_t<Stream>>());
   static_assert((check_observer<std::remove_cvref_t<Observers>>() && ...));
   require_attached();
-  const at::Device device = trained_.front().weight.device();
-  reset_peak_memory(device);
+  const std::vector<at::Device> devices = this->devices();
+  for (const at::Device device : devices) reset_peak_memory(device);
+  const auto peak_memory = [&] {
+    std::int64_t sum = 0;
+    for (const auto& [device, bytes] : peak_memory_by_device(devices)) sum += bytes;
+    return sum;
+  };
   constexpr double none = std::numeric_limits<double>::quiet_NaN();
   if (std::exchange(continues_, false)) {
     stream.seek(progress_.position);
@@ -330,7 +341,7 @@ TrainReport Trainer<Model, Adapter, Rule, Schedule>::train(Stream&& stream, Obse
     record.tokens = progress_.tokens;
     record.skipped_steps = progress_.skipped;
     record.tokens_per_second = static_cast<double>(window.input_tokens) / std::max(seconds_since(window_start), 1e-9);
-    record.peak_memory_bytes = peak_memory_bytes(device);
+    record.peak_memory_bytes = peak_memory();
     record.seconds = progress_.seconds;
     record.fraction = fraction(progress_.windows);
     (observers.observe(std::as_const(record)), ...);
@@ -349,7 +360,8 @@ TrainReport Trainer<Model, Adapter, Rule, Schedule>::train(Stream&& stream, Obse
   report.last_loss = losses.empty() ? none : std::accumulate(losses.begin(), losses.end(), 0.0) / static_cast<double>(losses.size());
   report.seconds = seconds();
   report.optimizer_seconds = progress_.optimizer_seconds;
-  report.peak_memory_bytes = peak_memory_bytes(device);
+  report.peak_memory_bytes = peak_memory();
+  if (devices.size() > 1) report.device_peak_memory_bytes = peak_memory_by_device(devices);
   report.state_bytes = state_bytes();
   if (shared_ && shared_->shards_states()) report.rank_state_bytes = shared_->gather(report.state_bytes);
   if (shared_ && shared_->weights() != nullptr) report.rank_weight_bytes = shared_->gather(shared_->weights()->most_bytes());
@@ -443,6 +455,7 @@ auto Trainer<Model, Adapter, Rule, Schedule>::run_window(const Window& window, S
 /// Called once for each parameter and micro-batch, when the parameter's gradient is complete.
 template <class Model, class Adapter, class Rule, class Schedule>
 void Trainer<Model, Adapter, Rule, Schedule>::receive_gradient(Trained& trained) {
+  const std::lock_guard lock(receives_);
   const detail::Stopwatch watch(optimizer_seconds_);
   const at::NoGradGuard no_grad;
   require(++trained.gradients == 1 || !(steps_in_hook_ || exchanges_in_hook_), "Trainer: ", trained.parameter.name,
@@ -542,6 +555,14 @@ detail::TrainedWeights Trainer<Model, Adapter, Rule, Schedule>::weights() const 
   return result;
 }
 
+/// Those that the model lies on.
+template <class Model, class Adapter, class Rule, class Schedule>
+std::vector<at::Device> Trainer<Model, Adapter, Rule, Schedule>::devices() const {
+  std::vector<at::Device> all;
+  for (const NamedParameter& parameter : model_.parameters()) all.push_back(parameter.value.device());
+  return distinct(all);
+}
+
 template <class Model, class Adapter, class Rule, class Schedule>
 Checkpoint Trainer<Model, Adapter, Rule, Schedule>::checkpoint() {
   require_attached();
@@ -564,7 +585,9 @@ void Trainer<Model, Adapter, Rule, Schedule>::restore(const Checkpoint& checkpoi
   if (window() != nullptr) window()->release();
   for (const Trained& trained : trained_)
     if (trained.is_own || !trained.is_sharded) here.emplace_back(trained.parameter.name, trained.weight);
-  detail::restore_state(checkpoint, here, trained_.front().weight.device(), visit);
+  std::map<std::string, at::Device, std::less<>> devices;
+  for (const Trained& trained : trained_) devices.emplace(trained.parameter.name, trained.weight.device());
+  detail::restore_state(checkpoint, here, [&](std::string_view parameter) { return devices.find(parameter)->second; }, visit);
   updates_ = checkpoint.numbers.at("updates");
   progress_ = checkpoint.progress;
   continues_ = true;

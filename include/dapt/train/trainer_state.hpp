@@ -61,16 +61,16 @@ void require_fitting_state(const Checkpoint& checkpoint, const TrainedWeights& w
   for (const auto& [name, number] : checkpoint.numbers) require(is_known(name), "Trainer: the checkpoint has a number ", name, ", which this setting does not know");
 }
 
-/// After require_fitting_state: writes those weights, and the optimizer's state, which goes where it was, or where there was none yet to `device`.
-template <class Visit>
-void restore_state(const Checkpoint& checkpoint, const TrainedWeights& weights, at::Device device, Visit visit) {
+/// After require_fitting_state: writes those weights, and the optimizer's state, which goes where it was, or where there was none yet to `device_of(parameter name)`.
+template <class DeviceOf, class Visit>
+void restore_state(const Checkpoint& checkpoint, const TrainedWeights& weights, DeviceOf device_of, Visit visit) {
   const at::NoGradGuard no_grad;
   for (const auto& [name, weight] : weights) weight.copy_(checkpoint.tensors.at("weights/" + name));
   visit([&](std::string_view parameter, std::string_view entry, auto& value) {
     const std::string name = optimizer_entry(parameter, entry);
     if constexpr (is_tensor<decltype(value)>) {
       const auto found = checkpoint.tensors.find(name);
-      value = found == checkpoint.tensors.end() ? Tensor() : found->second.to(value.defined() ? value.device() : device).clone();
+      value = found == checkpoint.tensors.end() ? Tensor() : found->second.to(value.defined() ? value.device() : device_of(parameter)).clone();
     } else {
       value = checkpoint.numbers.at(name);
     }

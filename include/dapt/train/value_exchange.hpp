@@ -134,7 +134,7 @@ void exchange_values(Ranks& ranks, const NamedValues& mine, at::Device device, s
         continue;
       }
       const bool own = rank == ranks.rank();
-      const Tensor tensor = own ? mine.tensors.at(name).contiguous() : at::empty(shape, at::TensorOptions(static_cast<at::ScalarType>(number)).device(device));
+      const Tensor tensor = own ? mine.tensors.at(name).to(device).contiguous() : at::empty(shape, at::TensorOptions(static_cast<at::ScalarType>(number)).device(device));
       if (tensor.numel() > 0) ranks.broadcast(as_bytes(tensor), rank, kind)();
       take(name, tensor);
     }
