@@ -15,6 +15,8 @@ import tempfile
 import time
 from importlib.metadata import version
 
+from model_flops import flop_per_token
+
 BENCH = pathlib.Path(__file__).resolve().parent
 ROOT = BENCH.parent
 DOMAIN = ROOT / "examples/debian"
@@ -77,21 +79,6 @@ def gemm_peak():
     return float(run([sys.executable, "-c", code, {"bf16": "bfloat16", "fp32": "float32"}[a.dtype], a.threads])[0])
 
 
-def flop_per_token(method, context):
-    """Model FLOP of training on one token that sees `context` tokens on average: products alone, nothing recomputed, no gradient of a frozen weight."""
-    config = json.loads((pathlib.Path(MODEL) / "config.json").read_text())
-    width, inner, layers, heads = (config[key] for key in ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"))
-    head = width // heads
-    shapes = 2 * [(width, heads * head)] + 2 * [(width, config["num_key_value_heads"] * head)] + 3 * [(width, inner)]
-    linear = layers * sum(into * out for into, out in shapes) + config["vocab_size"] * width
-    trained = linear
-    kind, _, rank = method.partition(":")
-    if kind == "lora":
-        trained = layers * int(rank) * sum(into + out for into, out in shapes)
-        linear += trained
-    return 4 * linear + 2 * trained + 3 * layers * 4 * heads * head * context
-
-
 def mean_context(rows):
     """How many tokens a token of the run sees on average, itself included."""
     with open(rows, encoding="utf-8") as file:
@@ -112,7 +99,7 @@ def train_peer(method, rows, tuned):
 
 def train_dapt(options, folder):
     if a.dtype == "bf16" and options[:2] == FULL[:2]:
-        options = options + AS_NARROW
+        options = options + AS_NARROW + (["--gradient-sums", "bf16"] if a.accumulate > 1 else [])
     _, _, memory = run([a.dapt, "train", "--model", MODEL, "--pages", PAGES, *options, "--dtype", a.dtype, "--max-length", a.length, "--micro-batch-size", a.micro,
                         "--batch-size", a.micro * a.accumulate, "--max-steps", a.steps, "--lr", "1e-4", "--threads", a.threads, "--out", folder])
     log = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
@@ -150,10 +137,11 @@ def training_table(found, sides, peak, contexts):
     head = ["setting", *(f"{side}, tok/s" for side in sides), *(f"against {peer}" for peer in peers), *(f"{side}, MFU" for side in sides), *(f"{side}, MiB" for side in sides),
             *(f"memory against {peer}" for peer in peers), *(f"{side}, first optimizer step, s" for side in sides), f"loss of step {a.steps}: " + ", ".join(sides)]
     rows = [head, ["---"] * len(head)]
+    config = json.loads((pathlib.Path(MODEL) / "config.json").read_text())
     for setting, runs in found.items():
         ours = runs["dapt"]
         isolates = "--isolate-documents" in SETTINGS[setting][1]
-        mfu = lambda side: median(runs[side], "speed") * flop_per_token(SETTINGS[setting][0], contexts[isolates and side == "dapt"]) / peak
+        mfu = lambda side: median(runs[side], "speed") * flop_per_token(config, SETTINGS[setting][0], contexts[isolates and side == "dapt"]) / peak
         rows.append([setting, *(f"{median(runs[side], 'speed'):.0f}" for side in sides), *(ratios(ours, runs[peer], faster) for peer in peers),
                      *(f"{mfu(side):.0%}" for side in sides),
                      *(f"{median(runs[side], 'memory'):.0f}" for side in sides),
@@ -212,7 +200,7 @@ def main():
             "Memory is the peak of the resident set. "
             + (f"MFU: model FLOP (products alone, half of the square for causal attention, nothing recomputed, no gradient of a frozen weight) against {peak / 1e9:.0f} GFLOP/s, "
                f"the best product of torch in that type in this run. In isolated documents a token sees {contexts[True]:.0f} tokens on average, else {contexts[False]:.0f}. " if peak else "")
-            + ("Under all parameters in bf16, dapt has bf16 moments and writes weights by stochastic rounding, so that it stores nothing wider than the peers. " if a.dtype == "bf16" else "")
+            + ("Under all parameters in bf16, dapt has bf16 moments, adds gradients up in bf16 and writes weights by stochastic rounding, so that it stores nothing wider than the peers. " if a.dtype == "bf16" else "")
             + ", ".join(f"{package} {version(package)}" for package in ("torch", "transformers", "peft", "galore-torch")) + "."]
     if found:
         text.append(training_table(found, sides, peak, contexts))

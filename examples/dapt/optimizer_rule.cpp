@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <initializer_list>
 #include <sstream>
+#include <utility>
 
 #include <dapt/core/error.hpp>
 #include <dapt/optim/adafactor.hpp>
@@ -13,6 +14,7 @@
 #include <dapt/optim/kahan_summation.hpp>
 #include <dapt/optim/lion.hpp>
 #include <dapt/optim/stochastic_rounding.hpp>
+#include <dapt/optim/stochastic_sums.hpp>
 #include <dapt/optim/stored_state.hpp>
 
 namespace dapt_program {
@@ -58,25 +60,8 @@ dapt::Apollo apollo(const OptimizerOptions& options) {
   return rule;
 }
 
-}  // namespace
-
-bool projects_gradients(const OptimizerOptions& options) { return is_one_of(options.optimizer, {"galore-adamw", "apollo", "apollo-mini"}); }
-
-void check_optimizer(const OptimizerOptions& options, bool bf16_weights, const std::string& where, const std::function<bool(const std::string& option)>& given) {
-  const auto only_with = [&](bool in_effect, std::initializer_list<const char*> names, const char* what) {
-    for (const char* name : names) dapt::require(in_effect || !given(name), where, name, " has no effect without ", what);
-  };
-  const std::string& chosen = options.optimizer;
-  only_with(chosen == "galore-adamw", {"--galore-rank", "--projector", "--refresh-schedule", "--subspace-source"}, "--optimizer galore-adamw");
-  only_with(chosen == "apollo", {"--apollo-rank"}, "--optimizer apollo");
-  only_with(projects_gradients(options), {"--update-proj-gap", "--scale"}, "--optimizer galore-adamw, apollo or apollo-mini");
-  only_with(chosen != "adafactor", {"--beta2"}, "--optimizer adamw, galore-adamw, lion, apollo or apollo-mini");
-  only_with(!is_one_of(chosen, {"adafactor", "lion"}), {"--eps"}, "--optimizer adamw, galore-adamw, apollo or apollo-mini");
-  only_with(is_one_of(chosen, {"adamw", "galore-adamw", "lion"}), {"--state-dtype"}, "--optimizer adamw, galore-adamw or lion");
-  only_with(bf16_weights, {"--weight-write"}, "--dtype bf16 and --adapter full or --modules-to-save (LoRA's factors are fp32)");
-}
-
-dapt::AnyOptimizer optimizer_rule(const OptimizerOptions& options, bool bf16_weights) {
+/// The rule but for how it sums gradients up.
+dapt::AnyOptimizer stepping_rule(const OptimizerOptions& options, bool bf16_weights) {
   const auto written = [&](auto rule) -> dapt::AnyOptimizer {
     using Rule = decltype(rule);
     if (!bf16_weights || options.weight_write == "plain") return rule;
@@ -101,6 +86,30 @@ dapt::AnyOptimizer optimizer_rule(const OptimizerOptions& options, bool bf16_wei
   return with_stored_state(rule, options, [&](const auto& inner) { return written(galore(inner, options)); });
 }
 
+}  // namespace
+
+bool projects_gradients(const OptimizerOptions& options) { return is_one_of(options.optimizer, {"galore-adamw", "apollo", "apollo-mini"}); }
+
+void check_optimizer(const OptimizerOptions& options, bool bf16_weights, const std::string& where, const std::function<bool(const std::string& option)>& given) {
+  const auto only_with = [&](bool in_effect, std::initializer_list<const char*> names, const char* what) {
+    for (const char* name : names) dapt::require(in_effect || !given(name), where, name, " has no effect without ", what);
+  };
+  const std::string& chosen = options.optimizer;
+  only_with(chosen == "galore-adamw", {"--galore-rank", "--projector", "--refresh-schedule", "--subspace-source"}, "--optimizer galore-adamw");
+  only_with(chosen == "apollo", {"--apollo-rank"}, "--optimizer apollo");
+  only_with(projects_gradients(options), {"--update-proj-gap", "--scale"}, "--optimizer galore-adamw, apollo or apollo-mini");
+  only_with(chosen != "adafactor", {"--beta2"}, "--optimizer adamw, galore-adamw, lion, apollo or apollo-mini");
+  only_with(!is_one_of(chosen, {"adafactor", "lion"}), {"--eps"}, "--optimizer adamw, galore-adamw, apollo or apollo-mini");
+  only_with(is_one_of(chosen, {"adamw", "galore-adamw", "lion"}), {"--state-dtype"}, "--optimizer adamw, galore-adamw or lion");
+  only_with(bf16_weights, {"--weight-write", "--gradient-sums"}, "--dtype bf16 and --adapter full or --modules-to-save (LoRA's factors are fp32)");
+}
+
+dapt::AnyOptimizer optimizer_rule(const OptimizerOptions& options, bool bf16_weights) {
+  dapt::AnyOptimizer rule = stepping_rule(options, bf16_weights);
+  if (options.gradient_sums == "fp32") return rule;
+  return dapt::StochasticSums<dapt::AnyOptimizer>{.inner = std::move(rule)};
+}
+
 std::string optimizer_description(const OptimizerOptions& options) {
   std::ostringstream text;
   if (options.optimizer == "galore-adamw") text << "GaLore-AdamW rank " << options.galore_rank;
@@ -108,6 +117,7 @@ std::string optimizer_description(const OptimizerOptions& options) {
   else if (options.optimizer == "apollo-mini") text << "APOLLO-Mini";
   else text << (options.optimizer == "adamw" ? "AdamW" : options.optimizer == "lion" ? "Lion" : "Adafactor");
   if (options.state_dtype != "fp32") text << ", states in " << options.state_dtype;
+  if (options.gradient_sums != "fp32") text << ", gradient sums in " << options.gradient_sums;
   return text.str();
 }
 

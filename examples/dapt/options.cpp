@@ -49,6 +49,9 @@ void add_setting_options(CLI::App& app, SettingOptions& setting) {
   app.add_option("--state-dtype", optimizer.state_dtype, "of the moments between steps: fp32, bf16, 8bit (blocks of 256)")
       ->check(CLI::IsMember({"fp32", "bf16", "8bit"}))
       ->capture_default_str();
+  app.add_option("--gradient-sums", optimizer.gradient_sums, "of a step's micro-batches where gradients are bf16: fp32, or bf16 with stochastic rounding, half the memory")
+      ->check(CLI::IsMember({"fp32", "bf16"}))
+      ->capture_default_str();
   app.add_option("--weight-write", optimizer.weight_write,
                  "how bf16 weights are written: plain, fp32-master, stochastic, kahan (automatic: fp32-master where trained weights are bf16)")
       ->check(CLI::IsMember({"automatic", "plain", "fp32-master", "stochastic", "kahan"}))

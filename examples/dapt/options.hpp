@@ -75,6 +75,7 @@ struct OptimizerOptions {
   std::string projector = "randomized";    // exact | randomized
   std::string refresh_schedule = "spread"; // spread | together
   std::string subspace_source = "window";  // window | first-micro-batch
+  std::string gradient_sums = "fp32";      // fp32 | bf16
   std::string weight_write = "automatic";  // automatic | plain | fp32-master | stochastic | kahan
 };
 

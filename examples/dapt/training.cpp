@@ -64,6 +64,13 @@ ChosenSchedule chosen_schedule(const BudgetOptions& budget) {
 /// Whether weights that train are bf16: LoRA's factors are fp32, modules that train whole beside them have the base's type.
 bool trains_bf16(const SettingOptions& setting, const std::string& dtype) { return dtype != "fp32" && (!uses_lora(setting) || saves_modules(setting.adapter)); }
 
+/// Of several processes each sums up its own micro-batches, before they are summed up over processes in fp32.
+void check_gradient_sums(const SettingOptions& setting, int processes, const std::string& where) {
+  const std::int64_t micro_batches = setting.budget.batch_size / setting.budget.micro_batch_size;
+  dapt::require(setting.optimizer.gradient_sums == "fp32" || micro_batches > processes, where, "--gradient-sums ", setting.optimizer.gradient_sums,
+                " has no effect without more micro-batches a step than processes; found ", micro_batches, " and ", processes);
+}
+
 /// LoRA with fresh values, or with those of a folder.
 class ChosenLora {
  public:
@@ -310,6 +317,7 @@ dapt::MemoryPlan plan_setting(const dapt::LlamaConfig& config, const RunOptions&
   PlannedRanks ranks(run.planned_ranks);
   dapt::TrainOptions options = train_options(run, setting.budget);
   options.ranks = run.planned_ranks > 1 ? &ranks : nullptr;
+  check_gradient_sums(setting, run.planned_ranks, "");
   return with_adapter(setting, [&](const auto& adapter) {
     return dapt::plan_memory(shapes, adapter, chosen_rule(run, setting), options, run.packing.max_length);
   });
@@ -341,6 +349,7 @@ void check_setting(const SettingOptions& setting, const std::string& dtype, cons
                 " projects the gradients of full weights, LoRA's factors are low-rank already; give --adapter full");
   check_lora_options(setting, where, given);
   check_optimizer(setting.optimizer, trains_bf16(setting, dtype), where, given);
+  check_gradient_sums(setting, 1, where);
   only_with(setting.budget.schedule != "constant", {"--warmup"}, "--schedule linear or cosine");
   dapt::require(setting.budget.max_steps > 0 || setting.budget.max_tokens > 0 || setting.budget.max_minutes > 0, where,
                 "no budget; give --max-steps, --max-tokens or --max-minutes");
@@ -372,6 +381,7 @@ SettingOptions parse_setting(const std::string& text, const SettingOptions& comm
 
 const dapt::SettingResult& run_setting(Comparison& comparison, const RunOptions& run, const SettingOptions& setting, const fs::path& folder, const ContinuationOptions& continuation,
                                        const dapt::RunHeader& identity, const Evaluate& evaluate) {
+  if (processes() != nullptr) check_gradient_sums(setting, processes()->size(), "");
   std::optional<dapt::Checkpoint> checkpoint = newest_checkpoint(folder / "checkpoints", continuation, identity);
   const std::int64_t done = checkpoint ? checkpoint->progress.windows : 0;
   dapt::ProgressLine progress({.what = setting.name, .stream = message_stream()});

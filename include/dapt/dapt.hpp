@@ -142,6 +142,7 @@
 #include <dapt/optim/projected_parameters.hpp>
 #include <dapt/optim/round_stochastically.hpp>
 #include <dapt/optim/stochastic_rounding.hpp>
+#include <dapt/optim/stochastic_sums.hpp>
 #include <dapt/optim/stored_state.hpp>
 #include <dapt/optim/subspace.hpp>
 #include <dapt/report/csv.hpp>

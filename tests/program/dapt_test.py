@@ -13,6 +13,8 @@ import tempfile
 import time
 import unittest
 
+from tiny_model import write_model
+
 source, build = (pathlib.Path(argument).resolve() for argument in sys.argv[1:3])
 program = build / "bin" / "dapt"
 model = os.environ.get("DAPT_SMOLLM2") or sys.exit("DAPT_SMOLLM2 is not set; tests/run.sh sets it")
@@ -147,6 +149,15 @@ class Program(unittest.TestCase):
         self.assertEqual(result.returncode, 0, result.stderr)
         self.assertIn("weight write: stochastic rounding", result.stderr)
         self.assertRefused(self.train(self.folder / "no", *options, dtype="bf16"), "--weight-write has no effect without --dtype bf16 and --adapter full or --modules-to-save")
+
+    def test_gradient_sums_in_bf16_are_said_and_need_several_micro_batches(self):
+        tiny, options = self.folder / "tiny", ("--adapter", "full", "--max-steps", 2, "--gradient-sums", "bf16")
+        tiny.mkdir()
+        write_model(tiny, source)
+        result = self.train(self.folder / "a", *options, base=tiny, dtype="bf16")
+        self.assertEqual(result.returncode, 0, result.stderr)
+        self.assertIn("gradient sums: bf16", result.stderr)
+        self.assertRefused(self.train(self.folder / "b", *options, "--micro-batch-size", 2, base=tiny, dtype="bf16"), "--gradient-sums bf16 has no effect without more micro-batches a step than processes; found 1 and 1")
 
     def test_merge_writes_a_folder_that_scores_as_base_and_adapter(self):
         out = self.folder / "trained"
@@ -469,6 +480,8 @@ class Program(unittest.TestCase):
             (("--optimizer", "adafactor", "--state-dtype", "8bit", "--max-steps", 1), "--state-dtype has no effect"),
             (("--apollo-rank", 4, "--max-steps", 1), "--apollo-rank has no effect"),
             (("--weight-write", "plain", "--max-steps", 1), "--weight-write has no effect"),
+            (("--gradient-sums", "bf16", "--max-steps", 1), "--gradient-sums has no effect"),
+            (("--gradient-sums", "bf16", "--adapter", "full", "--max-steps", 1), "--gradient-sums has no effect without --dtype bf16"),
             (("--warmup", 0.1, "--max-steps", 1), "--warmup has no effect"),
             ((), "no budget"),
             (("--min-score", 0.5, "--max-steps", 1), "--min-score has no effect"),

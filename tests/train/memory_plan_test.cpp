@@ -18,6 +18,7 @@
 #include <dapt/optim/fp32_master.hpp>
 #include <dapt/optim/galore.hpp>
 #include <dapt/optim/stochastic_rounding.hpp>
+#include <dapt/optim/stochastic_sums.hpp>
 #include <dapt/optim/stored_state.hpp>
 #include <dapt/testing/archetypes.hpp>
 #include <dapt/train/memory_plan.hpp>
@@ -121,6 +122,7 @@ TEST_CASE("The plan is within 10 % of the peak: LoRA 8 over int8, attention chec
 TEST_CASE("The plan is within 10 % of the peak: GaLore, fp32 masters, a window of three micro-batches") { check_plan(FullParameter{}, Fp32Master<GaLoreAdamW>{.inner = galore_64}, 3); }
 TEST_CASE("The plan is within 10 % of the peak: GaLore, stochastic rounding, one micro-batch") { check_plan(FullParameter{}, dapt::StochasticRounding<GaLoreAdamW>{.inner = galore_64}, 1); }
 TEST_CASE("The plan is within 10 % of the peak: all parameters under AdamW, fp32 masters") { check_plan(FullParameter{}, Fp32Master<AdamW>{}, 2); }
+TEST_CASE("The plan is within 10 % of the peak: all parameters under AdamW, bf16 sums of three micro-batches") { check_plan(FullParameter{}, dapt::StochasticSums<dapt::StochasticRounding<AdamW>>{}, 3); }
 TEST_CASE("The plan is within 10 % of the peak: all parameters, a head of its own, states in 8 bits, checkpointed") { check_plan(FullParameter{}, Fp32Master<dapt::StoredState<AdamW>>{}, 1, {.gradient_checkpointing = true}, false); }
 
 TEST_CASE("The parts of a plan are those that can be counted by hand") {
@@ -139,6 +141,11 @@ TEST_CASE("The parts of a plan are those that can be counted by hand") {
     REQUIRE(three.peak.gradients == 4 * P);
     REQUIRE_FALSE(three.usual_peak);
     REQUIRE((one.peak.gradients == 2 * P || one.peak.gradients == 0));
+  }
+  SECTION("Stochastic sums: 2 bytes a weight with any number of micro-batches; over two processes, while these are exchanged, 4 more in buckets") {
+    REQUIRE(plan(FullParameter{}, dapt::StochasticSums<Fp32Master<AdamW>>{}, {.batch_size = 3}).peak.gradients == 2 * P);
+    dapt::testing_support::MuteRanks two(0, 2);
+    REQUIRE(plan(FullParameter{}, dapt::StochasticSums<Fp32Master<AdamW>>{}, {.batch_size = 6, .ranks = &two}).peak.gradients == (2 + 4) * P);
   }
   SECTION("Layer-wise, the gradients of one micro-batch never exist together") {
     const MemoryPlan wise = plan(FullParameter{}, AdamW{}, {.batch_size = 1, .layer_wise = true});

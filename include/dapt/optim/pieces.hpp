@@ -20,11 +20,23 @@ inline constexpr std::int64_t device_piece_elements = 1 << 24;  ///< on another 
 /// Entries [first, first + length) of the flat tensor, sharing its memory; undefined where it is.
 inline Tensor piece_of(const Tensor& x, std::int64_t first, std::int64_t length) { return x.defined() ? x.view(-1).narrow(0, first, length) : Tensor(); }
 
+/// f(first, length) for the pieces of the flat tensor, on the CPU several at a time.
+template <class F>
+void for_each_piece(const Tensor& flat, const F& f) {
+  const std::int64_t most = flat.is_cpu() ? piece_elements : device_piece_elements;
+  const auto some = [&](std::int64_t begin, std::int64_t end) {
+    const at::NoGradGuard no_grad;  // each thread has its own
+    for (std::int64_t i = begin; i < end; ++i) f(i * most, std::min(most, flat.numel() - i * most));
+  };
+  const std::int64_t pieces = (flat.numel() + most - 1) / most;
+  if (flat.is_cpu()) at::parallel_for(0, pieces, 1, some);
+  else some(0, pieces);
+}
+
 /// Takes the step of a contiguous weight of more than one piece by stepping its pieces, and returns true; else does nothing and returns false. A rule's `step` calls it first.
 template <PiecewiseOptimizer Rule>
 bool step_in_pieces(const Rule& rule, Tensor& weight, typename Rule::State& state, const StepInfo& info) {
-  const std::int64_t most = weight.is_cpu() ? piece_elements : device_piece_elements;
-  if (weight.numel() <= most || !weight.is_contiguous()) return false;
+  if (weight.numel() <= (weight.is_cpu() ? piece_elements : device_piece_elements) || !weight.is_contiguous()) return false;
   bool contiguous = true;
   rule.visit(state, [&](std::string_view, auto& value) {
     if constexpr (std::is_same_v<std::remove_cvref_t<decltype(value)>, Tensor>) contiguous = contiguous && (!value.defined() || value.is_contiguous());
@@ -34,23 +46,16 @@ bool step_in_pieces(const Rule& rule, Tensor& weight, typename Rule::State& stat
   Tensor& accumulated = rule.accumulated(state);
   accumulated = accumulated.contiguous();
   const Tensor flat = weight.view(-1);
-  std::vector<std::int64_t> numbers;  // of the state, after the step of a piece
-  const auto step_pieces = [&](std::int64_t begin, std::int64_t end) {
-    const at::NoGradGuard no_grad;  // each thread has its own
-    for (std::int64_t i = begin; i < end; ++i) {
-      const std::int64_t first = i * most, length = std::min(most, flat.numel() - first);
-      Tensor weights = flat.narrow(0, first, length);
-      typename Rule::State part = rule.piece(state, first, length);
-      rule.step(weights, part, {info.step, info.lr, info.first + first});
-      if (i > 0) continue;
-      rule.visit(part, [&](std::string_view, auto& value) {
-        if constexpr (std::is_same_v<std::remove_cvref_t<decltype(value)>, std::int64_t>) numbers.push_back(value);
-      });
-    }
-  };
-  const std::int64_t pieces = (flat.numel() + most - 1) / most;
-  if (weight.is_cpu()) at::parallel_for(0, pieces, 1, step_pieces);
-  else step_pieces(0, pieces);
+  std::vector<std::int64_t> numbers;  // of the state, after the step of the first piece
+  for_each_piece(flat, [&](std::int64_t first, std::int64_t length) {
+    Tensor weights = flat.narrow(0, first, length);
+    typename Rule::State part = rule.piece(state, first, length);
+    rule.step(weights, part, {info.step, info.lr, info.first + first});
+    if (first > 0) return;
+    rule.visit(part, [&](std::string_view, auto& value) {
+      if constexpr (std::is_same_v<std::remove_cvref_t<decltype(value)>, std::int64_t>) numbers.push_back(value);
+    });
+  });
   auto number = numbers.begin();
   rule.visit(state, [&](std::string_view, auto& value) {
     if constexpr (std::is_same_v<std::remove_cvref_t<decltype(value)>, std::int64_t>) value = *number++;
