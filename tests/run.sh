@@ -30,4 +30,5 @@ cmake --preset "$preset" -D DAPT_BROWSER_TESTS=$browser
 started=$SECONDS
 cmake --build --preset "$preset" --parallel "$jobs"
 echo "tests/run.sh: built in $((SECONDS - started)) s"
+export OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-passive}  # tests share the cores: a thread that waits leaves its core to them
 ctest --preset "$preset" --parallel "$jobs" "$@"

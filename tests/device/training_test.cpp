@@ -67,6 +67,26 @@ TEST_CASE("All parameters train on a device as on the CPU", "[device]") {
   check_as_on_the_cpu(FullParameter{}, {.name = "APOLLO", .rule = Apollo{.rank = 4, .update_proj_gap = 2}});
 }
 
+TEST_CASE("Frozen weights come from the host's memory part by part, and trained ones stay", "[device]") {
+  const auto numbers = [](std::int64_t count, float value) { return at::full({count}, value).to(tested_device()); };
+  const Tensor a = numbers(2, 1), b = numbers(3, 3), c = numbers(4, 5);
+  b.set_requires_grad(true);
+  const auto is_away = [](const Tensor& weight) { return weight.storage().nbytes() == 0; };
+  const auto window = dapt::detail::host_weights(dapt::detail::PartedWeights({{{"a", a}}, {{"b", b}}, {{"c", c}}}));
+  REQUIRE(window->most_bytes() == 4 * 3);
+  REQUIRE(is_away(a));
+  REQUIRE(b.detach().cpu().equal(at::full({3}, 3.0f)));
+  window->enter(0, Pass::forward);
+  REQUIRE(a.cpu().equal(at::full({2}, 1.0f)));
+  REQUIRE(is_away(c));
+  window->enter(2, Pass::forward);
+  REQUIRE(is_away(a));
+  REQUIRE(c.cpu().equal(at::full({4}, 5.0f)));
+  REQUIRE(window->most_bytes() == 4 * (3 + 4));
+  window->gather();
+  REQUIRE(a.cpu().equal(at::full({2}, 1.0f)));
+}
+
 TEST_CASE("A state is in the host's memory between steps", "[device]") {
   const HostState<AdamW> rule;
   const NamedParameter parameter{"w", at::ones({3}).to(tested_device())};

@@ -3,8 +3,8 @@
     each_header_alone.py INCLUDE_DIR WORK_DIR COMPILER [COMPILER_OPTION...]
 
 A header is compiled by itself, its syntax and the templates it instantiates. With GCC what it includes in any case is precompiled: core/json.hpp or
-core/tensor.hpp for headers that include it, and for those that also include an operator of LibTorch (ATen/ops/*.h) what every such operator's header
-begins with. So a precompiled header brings nothing that the header under test does not include itself. The umbrella dapt.hpp is compiled by two_units;
+core/tensor.hpp for headers that include it, for those that also include an operator of LibTorch (ATen/ops/*.h) what every such operator's header
+begins with, and for those that also include LibTorch's custom functions these. So a precompiled header brings nothing that the header under test does not include itself. The umbrella dapt.hpp is compiled by two_units;
 dist/nccl.hpp compiles only where CUDA's headers are.
 """
 import pathlib
@@ -54,11 +54,12 @@ def operators():
 
 
 work.mkdir(parents=True, exist_ok=True)
-json, tensor, begin = "dapt/core/json.hpp", "dapt/core/tensor.hpp", operators()
+json, tensor, functions, begin = "dapt/core/json.hpp", "dapt/core/tensor.hpp", "torch/csrc/autograd/custom_function.h", operators()
 precompiled = {}
 if "gcc version" in subprocess.run([compiler, "-v"], text=True, capture_output=True).stderr:
     common = [header for header in next(iter(begin.values())) if all(header in others for others in begin.values())]
-    precompiled = {"json": precompile("json", [json]), "tensor": precompile("tensor", [tensor]), "operators": precompile("operators", [tensor, *common])}
+    precompiled = {"json": precompile("json", [json]), "tensor": precompile("tensor", [tensor]), "operators": precompile("operators", [tensor, *common]),
+                   "functions": precompile("functions", [tensor, *common, functions])}
 
 failed = []
 has_cuda = any((pathlib.Path(option) / "cuda_runtime_api.h").exists() for option in options if not option.startswith("-"))
@@ -66,7 +67,8 @@ for header in named:
     if header == "dapt/dapt.hpp" or (header == "dapt/dist/nccl.hpp" and not has_cuda):
         continue
     inside = closure(header, set())
-    kind = "operators" if tensor in inside and begin.keys() & inside else "tensor" if tensor in inside else "json" if json in inside else "none"
+    has_operators = tensor in inside and begin.keys() & inside
+    kind = "functions" if has_operators and functions in inside else "operators" if has_operators else "tensor" if tensor in inside else "json" if json in inside else "none"
     result = compile(f"#include <{header}>\n", "-fsyntax-only", *precompiled.get(kind, []))
     if result.returncode != 0:
         failed.append(header)

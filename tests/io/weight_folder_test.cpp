@@ -96,6 +96,7 @@ TEST_CASE("Shards of torch.save are read through their index, which names every 
 TEST_CASE("Of several formats safetensors is taken, then .bin, and formats that are not read are named") {
   const TemporaryFolder folder;
   const auto& path = folder.path();
+  REQUIRE_THROWS_WITH(WeightFolder(path / "absent"), Catch::Contains("absent: not a folder"));
   write_bytes(path / "model.gguf", "x");
   write_bytes(path / "tf_model.h5", "x");
   REQUIRE_THROWS_WITH(WeightFolder(path), Catch::Contains(path.string() + ": found ") && Catch::Contains("model.gguf") && Catch::Contains("tf_model.h5"));

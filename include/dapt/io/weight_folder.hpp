@@ -24,6 +24,7 @@ namespace dapt {
 class WeightFolder {
  public:
   explicit WeightFolder(const std::filesystem::path& folder) : folder_(folder) {
+    require(std::filesystem::is_directory(folder), folder.string(), ": not a folder; expected one with a model's weights");
     if (exists("model.safetensors")) add<SafetensorsFile>("model.safetensors");
     else if (exists("model.safetensors.index.json")) read_index<SafetensorsFile>(folder / "model.safetensors.index.json");
     else if (exists("pytorch_model.bin")) add<PytorchBinFile>("pytorch_model.bin");
