@@ -16,6 +16,7 @@ import time
 from importlib.metadata import version
 
 from model_flops import flop_per_token
+from performance_page import write_section
 
 BENCH = pathlib.Path(__file__).resolve().parent
 ROOT = BENCH.parent
@@ -209,12 +210,7 @@ def main():
     text = "\n\n".join(text)
     print(text)
     if not a.no_docs:
-        page = ROOT / "docs/explanation/performance.md"
-        before, _, rest = page.read_text().partition(BEGIN)
-        _, end, after = rest.partition(END)
-        if not end:
-            sys.exit(f"{page}: no line {BEGIN}, and after it {END}")
-        page.write_text(f"{before}{BEGIN}\n\n{text}\n\n{END}{after}")
+        write_section(BEGIN, END, text)
 
 
 if __name__ == "__main__":

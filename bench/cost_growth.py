@@ -16,6 +16,7 @@ import sys
 import tempfile
 
 from model_flops import flop_per_token
+from performance_page import write_section
 
 BENCH = pathlib.Path(__file__).resolve().parent
 ROOT = BENCH.parent
@@ -138,12 +139,7 @@ def main():
             a.results.write_text(json.dumps(results))
     print(table(results))
     draw(results, ROOT / "docs/images/cost_growth.svg")
-    page = ROOT / "docs/explanation/performance.md"
-    before, begin, rest = page.read_text().partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not end:
-        sys.exit(f"{page}: no line {BEGIN}, and after it {END}")
-    page.write_text(f"{before}{begin}\n\n{table(results)}\n\n{end}{after}")
+    write_section(BEGIN, END, table(results))
 
 
 if __name__ == "__main__":
