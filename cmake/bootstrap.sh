@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
 # Sets up all that building dapt, its tests and its example run need, on Debian 12. Run it as often as you like: what is there stays.
 #
-#   cmake/bootstrap.sh [--browser] [--cuda] [--fuzz] [--no-data]
+#   cmake/bootstrap.sh [--browser] [--clang] [--cuda] [--fuzz] [--no-data]
 #     --browser  also Chromium, for the test that looks at the report
+#     --clang    also clang 19, with which the test that compiles each header alone takes half the time
 #     --cuda     LibTorch with its CUDA libraries; the CUDA toolkit with NCCL, cuDNN, cuSPARSELt and NVSHMEM are yours to install (an
 #                installed Python torch brings the last three: name it with DAPT_LIBTORCH)
-#     --fuzz     also clang 19 with libFuzzer and its OpenMP, for tests/fuzz/run.sh and the preset tsan
+#     --fuzz     clang 19 with libFuzzer and its OpenMP, for tests/fuzz/run.sh and the preset tsan
 #     --no-data  no model and no corpus: enough to use the headers
 #
 # LibTorch is the one that DAPT_LIBTORCH, CMAKE_PREFIX_PATH or an importable Python torch (2.8 or newer) names, else the pinned wheel from
@@ -17,10 +18,11 @@ source_dir=$(dirname "$here")
 cache=${DAPT_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/dapt}
 . "$here/bootstrap_fetch.sh"
 
-browser=no cuda=no fuzz=no data=yes
+browser=no clang=no cuda=no fuzz=no data=yes
 for argument in "$@"; do
   case $argument in
     --browser) browser=yes ;;
+    --clang) clang=yes ;;
     --cuda) cuda=yes ;;
     --fuzz) fuzz=yes ;;
     --no-data) data=no ;;
@@ -48,6 +50,7 @@ install_packages() {
   for package in ca-certificates librange-v3-dev nlohmann-json3-dev libicu-dev zlib1g-dev libzstd-dev libsentencepiece-dev libcli11-dev libtomlplusplus-dev catch2 libbenchmark-dev libgloo-dev libtcmalloc-minimal4; do
     [ "$(dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null)" = installed ] || missing+=("$package")
   done
+  [ "$clang" = no ] || command -v clang++-19 >/dev/null || missing+=(clang-19)
   [ "$fuzz" = no ] || command -v clang++-19 >/dev/null || missing+=(clang-19 libclang-rt-19-dev)
   [ "$fuzz" = no ] || [ -e /usr/lib/llvm-19/lib/libomp.so ] || missing+=(libomp-19-dev)
   [ "$browser" = no ] || command -v chromium >/dev/null || missing+=(chromium)

@@ -17,6 +17,8 @@ endif()
 
 set(CMAKE_CXX_EXTENSIONS OFF)
 add_library(dapt_development INTERFACE)
+# LibTorch's headers then include the operators that they use and not all there are: a quicker build, and one that dapt forgot is missed.
+target_compile_definitions(dapt_development INTERFACE AT_PER_OPERATOR_HEADERS)
 target_compile_options(dapt_development INTERFACE -Wall -Wextra $<$<BOOL:${DAPT_WERROR}>:-Werror>)
 if(DAPT_CUDA)
   target_compile_definitions(dapt_development INTERFACE DAPT_CUDA)  # for programs; dapt's headers do not look at it

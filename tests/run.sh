@@ -18,7 +18,7 @@ while [ $# -gt 0 ]; do
   shift
 done
 
-bootstrap=()
+bootstrap=(--clang)
 [ "$browser" = OFF ] || bootstrap+=(--browser)
 [ "$preset" != cuda ] || bootstrap+=(--cuda)
 [ "$preset" != tsan ] || bootstrap+=(--fuzz)

@@ -31,9 +31,8 @@ inline std::string change(double value, int digits) {
 /// "1,234,567".
 inline std::string count(std::int64_t value) {
   std::string text = std::to_string(value);
-  for (std::ptrdiff_t at = static_cast<std::ptrdiff_t>(text.size()) - 3, first = value < 0 ? 1 : 0; at > first; at -= 3) {
-    text.insert(static_cast<std::size_t>(at), ",");
-  }
+  for (std::ptrdiff_t at = static_cast<std::ptrdiff_t>(text.size()) - 3, first = value < 0 ? 1 : 0; at > first; at -= 3)
+    text.insert(static_cast<std::size_t>(at), 1, ',');
   return text;
 }
 
