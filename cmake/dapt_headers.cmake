@@ -196,11 +196,13 @@ set(DAPT_HEADERS
   include/dapt/train/describe_training.hpp
   include/dapt/train/evaluator.hpp
   include/dapt/train/gradient_exchange.hpp
+  include/dapt/train/gradient_steps.hpp
   include/dapt/train/host_weights.hpp
   include/dapt/train/memory_plan.hpp
   include/dapt/train/rank_agreement.hpp
   include/dapt/train/shared_training.hpp
   include/dapt/train/state_shards.hpp
+  include/dapt/train/stopwatch.hpp
   include/dapt/train/train_options.hpp
   include/dapt/train/trained_parameter.hpp
   include/dapt/train/trainer.hpp

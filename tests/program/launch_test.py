@@ -33,9 +33,9 @@ with tempfile.TemporaryDirectory() as name:
     ONE_SUBSPACE = (*GALORE[:6], "--refresh-schedule", "together")
     CLIPPED = ("--adapter", "full", "--max-grad-norm", 0.5, "--checkpoint-steps", 1)
 
-    def start(processes, *words):
+    def start(processes, *words, **environment):
         launcher = [program, "launch", "-n", str(processes), "--"] if processes > 1 else [program]
-        return subprocess.Popen(list(map(str, [*launcher, *words])), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        return subprocess.Popen(list(map(str, [*launcher, *words])), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ | environment)
 
     def run(processes, *words, code=0, seconds=120):
         process = start(processes, *words)
@@ -151,9 +151,12 @@ with tempfile.TemporaryDirectory() as name:
     assert all(abs(a["perplexity"] / b["perplexity"] - 1) < 1e-5 for a, b in zip(alone, together)), (alone, together)
     assert (work / "evaluated-2" / "best" / "model" / "model.safetensors").exists()
 
+    def comparison(out, *options):
+        return ["compare", "--model", work / "model", "--pages", work / "pages.jsonl", "--max-length", 64, "--batch-size", 4, "--dtype", "fp32", "--threads", 1, "--lr", "1e-3", "--max-steps", 5, "--held-out", 0.3, "--checkpoint-steps", 1,
+                "--cloze", work / "cloze.jsonl", "--setting", "LoRA = --adapter lora --rank 4", "--setting", "full = --adapter full", "--rank-timeout", 20, "--out", work / out, *options]
+
     def compare(count, *options):
-        return run(count, "compare", "--model", work / "model", "--pages", work / "pages.jsonl", "--max-length", "64", "--batch-size", "4", "--dtype", "fp32", "--threads", "1", "--lr", "1e-3", "--max-steps", "5", "--held-out", "0.3",
-                   "--cloze", work / "cloze.jsonl", "--setting", "LoRA = --adapter lora --rank 4", "--setting", "full = --adapter full", "--rank-timeout", "20", "--out", work / f"compared-{count}", *options)
+        return run(count, *comparison(f"compared-{count}", *options))
 
     compare(1)
     compare(2, "--shard-weights")
@@ -163,6 +166,20 @@ with tempfile.TemporaryDirectory() as name:
             assert a["name"] == b["name"] and abs(a["value"] / b["value"] - 1) < 1e-5, (setting, a["name"], a["value"], b["value"])
     assert (work / "compared-2" / "report.html").exists()
     assert compare(2, "--shard-weights", "--resume").count("complete already: ") == 3
+
+    # A comparison that is stopped while its second setting trains, its disk being slow, goes on to the results of one that was not.
+    stopped = start(2, *comparison("stopped", "--shard-weights"), LD_PRELOAD=str(next(build.rglob("libdapt_faulty_disk.so"))), FAULTY_DISK="fsync nap full/checkpoints/.step-000000003 0 1")
+    while not list(work.glob("stopped/full/checkpoints/.step-000000003.tmp")):
+        assert stopped.poll() is None, stopped.communicate()[1]
+        time.sleep(0.01)
+    stopped.send_signal(signal.SIGTERM)
+    messages = stopped.communicate(timeout=60)[1]
+    assert stopped.returncode == 0 and not (work / "stopped" / "full" / "result.json").exists(), messages
+    assert run(2, *comparison("stopped", "--shard-weights", "--resume")).count("complete already: ") == 2
+    for setting in ("base", "lora", "full"):
+        whole, resumed = (json.loads((work / out / setting / "result.json").read_text()) for out in ("compared-2", "stopped"))
+        assert whole["metrics"] == resumed["metrics"], (setting, whole["metrics"], resumed["metrics"])
+    assert losses("stopped/full") == losses("compared-2/full")
 
     (work / "many.jsonl").write_text("".join(json.dumps({"work": "w", "page": i, "text": f"Page {i} tells how dpkg unpacks package {i * i}."}) + "\n" for i in range(600)))
     for count in (1, 2):

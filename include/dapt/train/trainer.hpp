@@ -1,6 +1,5 @@
-// The training loop, once, for every model, adapter, optimizer and schedule. An optimizer is the rule of one parameter; when it steps is decided
-// here: after the accumulation window, or layer by layer from the gradient hooks. Loss and gradient of a window are the sum over its supervised
-// tokens divided by their number, whatever the split into micro-batches and over ranks.
+// The training loop, once, for every model, adapter, optimizer and schedule. Loss and gradient of a window are the sum over its supervised tokens divided by
+// their number, whatever the split into micro-batches and over ranks. When parameters step is decided in gradient_steps.hpp.
 #pragma once
 
 #include <algorithm>
@@ -11,7 +10,6 @@
 #include <limits>
 #include <map>
 #include <memory>
-#include <mutex>
 #include <numeric>
 #include <optional>
 #include <set>
@@ -21,8 +19,6 @@
 #include <vector>
 
 #include <ATen/ops/scalar_tensor.h>
-#include <torch/csrc/autograd/function_hook.h>
-#include <torch/csrc/autograd/variable.h>
 
 #include <dapt/concepts/adapter.hpp>
 #include <dapt/concepts/batch_stream.hpp>
@@ -33,7 +29,6 @@
 #include <dapt/core/checkpoint.hpp>
 #include <dapt/core/device.hpp>
 #include <dapt/core/error.hpp>
-#include <dapt/core/gradient.hpp>
 #include <dapt/core/hash.hpp>
 #include <dapt/core/peak_memory.hpp>
 #include <dapt/core/run_result.hpp>
@@ -41,9 +36,11 @@
 #include <dapt/core/training_mode.hpp>
 #include <dapt/train/accumulation_window.hpp>
 #include <dapt/train/describe_training.hpp>
+#include <dapt/train/gradient_steps.hpp>
 #include <dapt/train/host_weights.hpp>
 #include <dapt/train/shared_training.hpp>
 #include <dapt/train/state_shards.hpp>
+#include <dapt/train/stopwatch.hpp>
 #include <dapt/train/train_options.hpp>
 #include <dapt/train/trained_parameter.hpp>
 #include <dapt/train/trainer_state.hpp>
@@ -118,28 +115,9 @@ class Trainer {
   using Trained = detail::TrainedParameter<Rule>;
   using Window = detail::AccumulationWindow;
 
-  /// While it lives, each gradient goes to the rule as soon as it is complete, and is freed.
-  class GradientHooks {
-   public:
-    explicit GradientHooks(Trainer& trainer);
-    GradientHooks(const GradientHooks&) = delete;
-    GradientHooks& operator=(const GradientHooks&) = delete;
-    ~GradientHooks();
-
-   private:
-    Trainer& trainer_;
-  };
-
   enum class Outcome { stepped, skipped, stopped };
 
-  void receive_gradient(Trained& trained);
   Outcome run_window(const Window& window, StepRecord& record);
-  double measure(Trained& trained);
-  void clip(Trained& trained, double norm);
-  void step_alone(Trained& trained);
-  bool finish_window(StepRecord& record);
-  void step(Trained& trained);
-  void drop_window();
   template <class F>
   void visit_own_state(F&& f);
   void require_attached() const;
@@ -169,54 +147,20 @@ class Trainer {
   RunProgress progress_;          ///< of the call of train() in progress, or the last one
   bool continues_ = false;        ///< progress_ was restored, and train() has not taken it up yet
 
-  // What the hooks and the loop share about the window in progress.
-  double lr_ = 0;
-  bool steps_in_hook_ = false;    ///< layer-wise, and this is the window's last micro-batch
-  bool bad_gradient_ = false;
-  std::string bad_parameter_;
-  std::mutex receives_;           ///< hooks run in a thread of each device
-  double optimizer_seconds_ = 0;  ///< of this window, waiting for other ranks included
-
+  detail::GradientSteps<Rule> gradient_steps_;
   std::unique_ptr<detail::WeightWindow> host_weights_;
 
   // With several ranks.
   std::unique_ptr<detail::SharedTraining<Rule>> shared_;
-  bool exchanges_in_hook_ = false;  ///< this is the window's last micro-batch of this rank
   bool a_rank_stops_ = false;
   Clock::time_point start_;         ///< of train()
   double seconds_before_ = 0;       ///< of the run, before it
 };
 
-namespace detail {
-
-class CallOnGradient final : public torch::autograd::PostAccumulateGradHook {
- public:
-  explicit CallOnGradient(std::function<void()> call) : call_(std::move(call)) {}
-  void operator()(const torch::autograd::Variable&) override { call_(); }
-
- private:
-  std::function<void()> call_;
-};
-
-/// Adds the time of its scope to a sum.
-class Stopwatch {
- public:
-  explicit Stopwatch(double& sum) : sum_(sum) {}
-  Stopwatch(const Stopwatch&) = delete;
-  Stopwatch& operator=(const Stopwatch&) = delete;
-  ~Stopwatch() { sum_ += std::chrono::duration<double>(std::chrono::steady_clock::now() - start_).count(); }
-
- private:
-  double& sum_;
-  std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
-};
-
-}  // namespace detail
-
 template <class Model, class Adapter, class Rule, class Schedule>
 Trainer<Model, Adapter, Rule, Schedule>::Trainer(Model& model, Adapter adapter, Rule rule, TrainOptions options, Schedule schedule)
     : model_(model), adapter_(std::move(adapter)), rule_(std::move(rule)), options_(std::move(options)), schedule_(std::move(schedule)),
-      adapter_state_((options_.validate(), seed_everything(options_.seed), adapter_.attach(model_))) {
+      adapter_state_((options_.validate(), seed_everything(options_.seed), adapter_.attach(model_))), gradient_steps_(options_, rule_, trained_) {
   if constexpr (requires { Schedule::needs_budget; })
     require(!Schedule::needs_budget || options_.has_budget(), "TrainOptions: the learning-rate schedule follows the share of the budget that is spent; give "
             "max_steps, max_tokens or max_minutes");
@@ -250,7 +194,8 @@ Trainer<Model, Adapter, Rule, Schedule>::Trainer(Model& model, Adapter adapter, 
     set_gate(host_weights_.get());
   }
   if (!is_shared()) return;
-  shared_ = std::make_unique<detail::SharedTraining<Rule>>(options_, rule_, trained_, std::move(owners), std::move(parted), [this](Trained& trained) { step_alone(trained); });
+  shared_ = std::make_unique<detail::SharedTraining<Rule>>(options_, rule_, trained_, std::move(owners), std::move(parted), [this](Trained& trained) { gradient_steps_.step_alone(trained); });
+  gradient_steps_.share(*shared_);
   shared_->describe(header_);
   if (shared_->weights() != nullptr) set_gate(shared_->weights());
 }
@@ -301,7 +246,7 @@ TrainReport Trainer<Model, Adapter, Rule, Schedule>::train(Stream&& stream, Obse
     return nullptr;
   };
 
-  const GradientHooks hooks(*this);
+  const typename detail::GradientSteps<Rule>::Hooks hooks(gradient_steps_);
   detail::WindowReader<std::remove_reference_t<Stream>> reader(stream, options_);
   for (;;) {
     if (const char* reached = progress_.windows > 0 ? limit() : nullptr) {
@@ -372,10 +317,7 @@ auto Trainer<Model, Adapter, Rule, Schedule>::run_window(const Window& window, S
   const c10::AutoGradMode recording(true);
   const TrainingMode training;
   double &forward = record.phase_seconds["forward"], &backward = record.phase_seconds["backward"];
-  lr_ = record.lr;
-  optimizer_seconds_ = 0;
-  bad_gradient_ = false;
-  for (Trained& trained : trained_) trained.norm = 0;
+  gradient_steps_.begin_window({updates_ + 1, record.lr});
   record.loss = record.grad_norm = std::numeric_limits<double>::quiet_NaN();  // of a window that is skipped
   if (window.supervised_tokens == 0) return Outcome::skipped;
   const std::uint64_t seed = splitmix64(options_.seed, static_cast<std::uint64_t>(updates_ + progress_.skipped));
@@ -404,138 +346,44 @@ auto Trainer<Model, Adapter, Rule, Schedule>::run_window(const Window& window, S
     require(loss.sum.requires_grad(), "Trainer: the loss depends on no trainable parameter");
     is_bad = !std::isfinite(loss_sum);
     if (is_bad && !shared_) {
-      drop_window();
+      gradient_steps_.drop_window();
       require(options_.on_bad_loss == OnBadLoss::skip, "Trainer: the loss is ", loss_sum, " in micro-batch ", number, " of ", window.micro_batches,
               " at step ", record.step, " (lr ", record.lr, "); the weights are those before it");
       return Outcome::skipped;
     }
     if (is_bad && !options_.shard_weights) break;  // else the other ranks need this one in every pass
     if (is_last && shared_) shared_->begin_agreement(loss_sum, stop_requested(), seconds_of_run());
-    steps_in_hook_ = options_.layer_wise && is_last && !shared_;
-    exchanges_in_hook_ = is_last && shared_;
-    for (Trained& trained : trained_) trained.gradients = 0;
-    backward += optimizer_seconds_;  // what the hooks spend is not the backward pass's
+    gradient_steps_.begin_backward(is_last);
+    backward += gradient_steps_.seconds();  // what the hooks spend is not the backward pass's
     {
       const detail::Stopwatch watch(backward);
       const double scale = is_bad ? std::numeric_limits<double>::quiet_NaN() : 1 / static_cast<double>(window.supervised_tokens);
       loss.sum.backward(at::scalar_tensor(scale, loss.sum.options().requires_grad(false)));
     }
-    backward -= optimizer_seconds_;
+    backward -= gradient_steps_.seconds();
     wait_is_not_of(backward);
   }
   if (shared_) {
     if (!shared_->agrees()) shared_->begin_agreement(loss_sum, stop_requested(), seconds_of_run());
-    {
-      const detail::Stopwatch watch(optimizer_seconds_);
-      const at::NoGradGuard no_grad;
-      shared_->exchange_rest(is_bad);
-    }
+    gradient_steps_.exchange_rest(is_bad);
     loss_sum = shared_->loss_sum();
     a_rank_stops_ = shared_->a_rank_stops();
     progress_.seconds = shared_->seconds();
     if (!std::isfinite(loss_sum)) {
-      drop_window();
+      gradient_steps_.drop_window();
       require(options_.on_bad_loss == OnBadLoss::skip, "Trainer: the loss is ", loss_sum, " over the micro-batches of ", options_.ranks->size(), " ranks at step ", record.step,
               " (lr ", record.lr, "); the weights are those before it");
       return Outcome::skipped;
     }
   }
-  const bool stepped = finish_window(record);
+  const bool stepped = gradient_steps_.finish_window(record);
   const double waited = shared_ ? shared_->waited() : 0;
-  record.phase_seconds["optimizer"] = optimizer_seconds_ - waited;
+  record.phase_seconds["optimizer"] = gradient_steps_.seconds() - waited;
   if (shared_) record.phase_seconds["communication"] = waited + waited_for_weights;
   if (!stepped) return Outcome::skipped;
   record.loss = loss_sum / static_cast<double>(window.supervised_tokens);
   ++updates_;
   return Outcome::stepped;
-}
-
-/// Called once for each parameter and micro-batch, when the parameter's gradient is complete.
-template <class Model, class Adapter, class Rule, class Schedule>
-void Trainer<Model, Adapter, Rule, Schedule>::receive_gradient(Trained& trained) {
-  const std::lock_guard lock(receives_);
-  const detail::Stopwatch watch(optimizer_seconds_);
-  const at::NoGradGuard no_grad;
-  require(++trained.gradients == 1 || !(steps_in_hook_ || exchanges_in_hook_), "Trainer: ", trained.parameter.name,
-          " got its gradient in several parts in one backward pass; ", exchanges_in_hook_ ? "several ranks need" : "layer_wise needs", " it whole");
-  Tensor& gradient = trained.parameter.value.mutable_grad();
-  rule_.accumulate(trained.state, gradient);
-  gradient.reset();
-  if (steps_in_hook_) step_alone(trained);
-  if (exchanges_in_hook_) shared_->ready(index(trained));
-}
-
-/// The norm of what was accumulated; nothing is left of the gradient where one was bad.
-template <class Model, class Adapter, class Rule, class Schedule>
-double Trainer<Model, Adapter, Rule, Schedule>::measure(Trained& trained) {
-  Tensor& gradient = rule_.accumulated(trained.state);
-  const double norm = trained.norm = gradient_norm(gradient);
-  if (!std::isfinite(norm)) {
-    if (!bad_gradient_) bad_parameter_ = trained.parameter.name;
-    bad_gradient_ = true;
-  }
-  if (bad_gradient_) gradient.reset();
-  return norm;
-}
-
-/// Scales what was accumulated as torch's clip_grad_norm_ does, where `norm` (of all parameters, or layer-wise of this one) is above the limit.
-template <class Model, class Adapter, class Rule, class Schedule>
-void Trainer<Model, Adapter, Rule, Schedule>::clip(Trained& trained, double norm) {
-  if (options_.max_grad_norm > 0 && norm > options_.max_grad_norm) rule_.accumulated(trained.state).mul_(options_.max_grad_norm / (norm + 1e-6));
-}
-
-/// The whole of a layer-wise step.
-template <class Model, class Adapter, class Rule, class Schedule>
-void Trainer<Model, Adapter, Rule, Schedule>::step_alone(Trained& trained) {
-  const double norm = measure(trained);
-  if (bad_gradient_) return;
-  clip(trained, norm);
-  step(trained);
-}
-
-/// Steps what has not stepped in a hook. False where a gradient was bad.
-template <class Model, class Adapter, class Rule, class Schedule>
-bool Trainer<Model, Adapter, Rule, Schedule>::finish_window(StepRecord& record) {
-  const detail::Stopwatch watch(optimizer_seconds_);
-  const at::NoGradGuard no_grad;
-  const auto waiting = [&](Trained& trained) { return rule_.accumulated(trained.state).defined(); };
-  for (Trained& trained : trained_)
-    if (waiting(trained)) measure(trained);
-  if (shared_) shared_->share_norms();
-  for (const Trained& trained : trained_) {
-    if (std::isfinite(trained.norm) || bad_gradient_) continue;
-    bad_gradient_ = true;  // on another rank
-    bad_parameter_ = trained.parameter.name;
-  }
-  if (bad_gradient_) {
-    if (shared_) shared_->finish_steps(false);  // layer-wise, some were taken before it
-    drop_window();
-    require(options_.on_bad_loss == OnBadLoss::skip, "Trainer: the gradient of ", bad_parameter_, " is not finite at step ", record.step, " (lr ", record.lr,
-            "); ", options_.layer_wise ? "parameters whose gradients came before it have stepped" : "the weights are those before it");
-    return false;
-  }
-  double squared_norm = 0;
-  for (const Trained& trained : trained_) squared_norm += trained.norm * trained.norm;
-  record.grad_norm = std::sqrt(squared_norm);
-  for (Trained& trained : trained_) {
-    if (!waiting(trained)) continue;
-    clip(trained, record.grad_norm);
-    step(trained);
-  }
-  if (shared_) shared_->finish_steps(true);
-  return true;
-}
-
-template <class Model, class Adapter, class Rule, class Schedule>
-void Trainer<Model, Adapter, Rule, Schedule>::step(Trained& trained) {
-  const StepInfo info{updates_ + 1, lr_ * trained.lr_factor};
-  if (shared_) shared_->step(trained, info);
-  else rule_.step(trained.weight, trained.state, info);
-}
-
-template <class Model, class Adapter, class Rule, class Schedule>
-void Trainer<Model, Adapter, Rule, Schedule>::drop_window() {
-  for (Trained& trained : trained_) rule_.accumulated(trained.state).reset();
 }
 
 template <class Model, class Adapter, class Rule, class Schedule>
@@ -589,24 +437,6 @@ void Trainer<Model, Adapter, Rule, Schedule>::restore(const Checkpoint& checkpoi
   updates_ = checkpoint.numbers.at("updates");
   progress_ = checkpoint.progress;
   continues_ = true;
-}
-
-template <class Model, class Adapter, class Rule, class Schedule>
-Trainer<Model, Adapter, Rule, Schedule>::GradientHooks::GradientHooks(Trainer& trainer) : trainer_(trainer) {
-  for (Trained& trained : trainer_.trained_) {
-    trained.parameter.value.mutable_grad().reset();
-    auto receive = [&trainer, &trained] { trainer.receive_gradient(trained); };
-    torch::autograd::impl::set_post_acc_grad_hooks(trained.parameter.value, std::make_unique<detail::CallOnGradient>(std::move(receive)));
-  }
-}
-
-template <class Model, class Adapter, class Rule, class Schedule>
-Trainer<Model, Adapter, Rule, Schedule>::GradientHooks::~GradientHooks() {
-  for (Trained& trained : trainer_.trained_) {
-    torch::autograd::impl::set_post_acc_grad_hooks(trained.parameter.value, nullptr);
-    trained.parameter.value.mutable_grad().reset();
-  }
-  trainer_.drop_window();  // of a window that was stopped or that threw
 }
 
 template <class Model, class Adapter, class Rule, class Schedule>
