@@ -132,7 +132,8 @@ TEST_CASE("A run's header says what computes on a device", "[device]") {
 
 TEST_CASE("Peak memory on a GPU is what LibTorch gave out there", "[device]") {
   if (!tested_device().is_cuda()) {
-    REQUIRE(dapt::peak_memory_bytes(tested_device()) == dapt::peak_memory_bytes());
+    const std::int64_t before = dapt::peak_memory_bytes(), of_device = dapt::peak_memory_bytes(tested_device());  // it may grow between two looks
+    REQUIRE((before <= of_device && of_device <= dapt::peak_memory_bytes()));
     return;
   }
   const at::Tensor kept = at::zeros({1 << 20}, at::TensorOptions(tested_device()));

@@ -208,9 +208,9 @@ TrainReport Trainer<Model, Adapter, Rule, Schedule>::train(Stream&& stream, Obse
   require_attached();
   const std::vector<at::Device> devices = this->devices();
   for (const at::Device device : devices) reset_peak_memory(device);
-  const auto peak_memory = [&] {
+  const auto sum_of = [](const auto& by_device) {
     std::int64_t sum = 0;
-    for (const auto& [device, bytes] : peak_memory_by_device(devices)) sum += bytes;
+    for (const auto& [device, bytes] : by_device) sum += bytes;
     return sum;
   };
   constexpr double none = std::numeric_limits<double>::quiet_NaN();
@@ -284,7 +284,7 @@ TrainReport Trainer<Model, Adapter, Rule, Schedule>::train(Stream&& stream, Obse
     record.tokens = progress_.tokens;
     record.skipped_steps = progress_.skipped;
     record.tokens_per_second = static_cast<double>(window.input_tokens) / std::max(seconds_since(window_start), 1e-9);
-    record.peak_memory_bytes = peak_memory();
+    record.peak_memory_bytes = sum_of(peak_memory_by_device(devices));
     record.seconds = progress_.seconds;
     record.fraction = fraction(progress_.windows);
     (observers.observe(std::as_const(record)), ...);
@@ -303,8 +303,9 @@ TrainReport Trainer<Model, Adapter, Rule, Schedule>::train(Stream&& stream, Obse
   report.last_loss = losses.empty() ? none : std::accumulate(losses.begin(), losses.end(), 0.0) / static_cast<double>(losses.size());
   report.seconds = seconds();
   report.optimizer_seconds = progress_.optimizer_seconds;
-  report.peak_memory_bytes = peak_memory();
-  if (devices.size() > 1) report.device_peak_memory_bytes = peak_memory_by_device(devices);
+  auto peaks = peak_memory_by_device(devices);
+  report.peak_memory_bytes = sum_of(peaks);
+  if (devices.size() > 1) report.device_peak_memory_bytes = std::move(peaks);
   report.state_bytes = state_bytes();
   if (shared_ && shared_->shards_states()) report.rank_state_bytes = shared_->gather(report.state_bytes);
   if (shared_ && shared_->weights() != nullptr) report.rank_weight_bytes = shared_->gather(shared_->weights()->most_bytes());
