@@ -8,6 +8,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <csignal>
 #include <cstdint>
 #include <cstring>
 #include <functional>
@@ -41,6 +42,12 @@ struct ProcessGroupOptions {
 /// Makes a backend for one kind of device; all ranks call it alike.
 using MakeBackend = std::function<c10::intrusive_ptr<c10d::Backend>(c10::intrusive_ptr<c10d::Store> store, int rank, int size, std::chrono::milliseconds timeout)>;
 
+/// Gloo writes to other ranks' sockets as to files: where a rank is gone, SIGPIPE would end this process without a word. Ignored, the write fails, and this rank names that one. A handler of the program's own stays.
+inline void survive_broken_pipes() {
+  struct sigaction now = {};
+  if (sigaction(SIGPIPE, nullptr, &now) == 0 && (now.sa_flags & SA_SIGINFO) == 0 && now.sa_handler == SIG_DFL) std::signal(SIGPIPE, SIG_IGN);
+}
+
 /// Gloo over the interface that GLOO_SOCKET_IFNAME names, else over the loopback where the store is there, else over that of this machine's name.
 inline c10::intrusive_ptr<c10d::Backend> gloo_backend(c10::intrusive_ptr<c10d::Store> store, const Rendezvous& rendezvous, std::chrono::milliseconds timeout) {
   const auto options = c10d::ProcessGroupGloo::Options::create(timeout);
@@ -57,10 +64,12 @@ inline c10::intrusive_ptr<c10d::Backend> gloo_backend(c10::intrusive_ptr<c10d::S
 class ProcessGroup final : public Ranks {
  public:
   /// Returns when all ranks have come. Throws dapt::Error naming those that did not within the timeout. `backends`: for tensors of other devices; the CPU's, and all numbers and texts, go through Gloo.
+  /// From then on SIGPIPE is ignored where the program has no handler for it.
   ///
   ///     dapt::ProcessGroup group(rendezvous, {}, {{c10::kCUDA, dapt::nccl_backend}});
   explicit ProcessGroup(const Rendezvous& rendezvous, ProcessGroupOptions options = {}, const std::map<c10::DeviceType, MakeBackend>& backends = {})
       : rank_(rendezvous.rank), size_(rendezvous.size) {
+    survive_broken_pipes();
     const std::string place = rendezvous.host + ":" + std::to_string(rendezvous.port);
     const auto connect = [&](bool hosts) -> c10::intrusive_ptr<c10d::Store> {
       c10d::TCPStoreOptions store;
