@@ -1,5 +1,7 @@
 #include <dapt/dist/process_group.hpp>
 
+#include <csignal>
+
 #include <catch2/catch.hpp>
 
 #include <ATen/ops/equal.h>
