@@ -47,12 +47,12 @@ install_packages() {
   command -v git >/dev/null || missing+=(git)
   command -v python3 >/dev/null || missing+=(python3)
   python3 -c 'import ensurepip, venv' 2>/dev/null || missing+=(python3-venv)
-  for package in ca-certificates librange-v3-dev nlohmann-json3-dev libicu-dev zlib1g-dev libzstd-dev libsentencepiece-dev libcli11-dev libtomlplusplus-dev catch2 libbenchmark-dev libgloo-dev libtcmalloc-minimal4; do
+  local packages=(ca-certificates librange-v3-dev nlohmann-json3-dev libicu-dev zlib1g-dev libzstd-dev libsentencepiece-dev libcli11-dev libtomlplusplus-dev catch2 libbenchmark-dev libgloo-dev libtcmalloc-minimal4)
+  [ "$clang$fuzz" = nono ] || packages+=(clang-19)
+  [ "$fuzz" = no ] || packages+=(libclang-rt-19-dev libomp-19-dev)  # clang may be there without them
+  for package in "${packages[@]}"; do
     [ "$(dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null)" = installed ] || missing+=("$package")
   done
-  [ "$clang" = no ] || command -v clang++-19 >/dev/null || missing+=(clang-19)
-  [ "$fuzz" = no ] || command -v clang++-19 >/dev/null || missing+=(clang-19 libclang-rt-19-dev)
-  [ "$fuzz" = no ] || [ -e /usr/lib/llvm-19/lib/libomp.so ] || missing+=(libomp-19-dev)
   [ "$browser" = no ] || command -v chromium >/dev/null || missing+=(chromium)
   if [ ${#missing[@]} = 0 ]; then
     say "Debian packages: all there"

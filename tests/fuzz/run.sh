@@ -13,7 +13,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 name=$1 seconds=${2:-60}
 shift $(($# < 2 ? $# : 2))
 
-command -v clang++-19 >/dev/null || bash cmake/bootstrap.sh --fuzz --no-data
+bash cmake/bootstrap.sh --fuzz --no-data
 environment=${DAPT_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/dapt}/env.sh
 [ ! -f "$environment" ] || . "$environment"
 [ -f build/fuzz/build.ninja ] || cmake --preset fuzz

@@ -10,6 +10,7 @@ dist/nccl.hpp compiles only where CUDA's headers are.
 import pathlib
 import re
 import resource
+import shutil
 import subprocess
 import sys
 import time
@@ -85,6 +86,7 @@ skipped = {"dapt/dapt.hpp"} | (set() if has_cuda else {"dapt/dist/nccl.hpp"})
 work.mkdir(parents=True, exist_ok=True)
 for header in sorted(inside.keys() - skipped, key=lambda header: len(inside[header])):  # a header has fewer inside than one that includes it
     compile_alone(header)
+shutil.rmtree(work)  # a gigabyte
 used = resource.getrusage(resource.RUSAGE_CHILDREN)
 print(f"{len(named) - len(skipped)} headers, {len(failed)} do not compile alone {failed or ''}, {len(again)} compiled twice {again or ''}; {used.ru_utime + used.ru_stime:.0f} CPU seconds, {compiler}")
 sys.exit(bool(failed))

@@ -36,6 +36,7 @@ class CallOnGradient final : public torch::autograd::PostAccumulateGradHook {
   std::function<void()> call_;
 };
 
+/// Of all trained parameters, under one rule, alone or with other ranks.
 template <class Rule>
 class GradientSteps {
   using Trained = TrainedParameter<Rule>;
