@@ -63,6 +63,7 @@ set(DAPT_HEADERS
   include/dapt/data/pull_view.hpp
   include/dapt/data/read_pages.hpp
   include/dapt/data/score_file.hpp
+  include/dapt/data/score_journal.hpp
   include/dapt/data/score_pages.hpp
   include/dapt/data/scorers/classifier_scorer.hpp
   include/dapt/data/scorers/field_scorer.hpp
@@ -131,6 +132,8 @@ set(DAPT_HEADERS
   include/dapt/models/llama_config.hpp
   include/dapt/models/llama_generation.hpp
   include/dapt/models/llama_memory.hpp
+  include/dapt/models/llama_model.hpp
+  include/dapt/models/llama_place.hpp
   include/dapt/models/recompute.hpp
   include/dapt/models/rope_frequencies.hpp
   include/dapt/models/rope_scaling.hpp

@@ -233,16 +233,19 @@ void print_samples(const CheckOptions& run, const dapt::AnyTokenizer& tokenizer,
 }
 
 struct Planned {
+  std::string name;  ///< the setting's, and the device's where several are planned
   const SettingOptions& setting;
   dapt::MemoryPlan plan;
 };
 
-void print_plans(const CheckOptions& run, const std::vector<Planned>& plans, std::int64_t process) {
+/// `process`: what it holds anyway, on the host.
+void print_plans(const CheckOptions& run, const std::vector<Planned>& plans, std::int64_t host_process) {
+  const std::int64_t process = run.planned_devices > 1 ? 0 : host_process;
   std::int64_t largest = 0;
   std::size_t width = 7;
-  for (const auto& [setting, plan] : plans) {
+  for (const auto& [name, setting, plan] : plans) {
     largest = std::max(largest, plan.bytes() + process);
-    width = std::max(width, setting.name.size());
+    width = std::max(width, name.size());
   }
   const bool gib = largest >= std::int64_t{4} << 30;
   const auto cell = [&](std::int64_t bytes) { gib ? std::printf("  %10.2f", static_cast<double>(bytes) / (1 << 30)) : std::printf("  %10.0f", static_cast<double>(bytes) / (1 << 20)); };
@@ -257,24 +260,24 @@ void print_plans(const CheckOptions& run, const std::vector<Planned>& plans, std
   std::printf("%-*s", static_cast<int>(width), "setting");
   for (const char* column : {"trained, M", "weights", "adapter", "optimizer", "gradients", "activations", "working", "process", "sum", "most at"}) std::printf("  %10s", column);
   std::printf("\n");
-  for (const auto& [setting, plan] : plans) {
-    std::printf("%-*s  %10.1f", static_cast<int>(width), setting.name.c_str(), static_cast<double>(plan.trainable_parameters) / 1e6);
+  for (const auto& [name, setting, plan] : plans) {
+    std::printf("%-*s  %10.1f", static_cast<int>(width), name.c_str(), static_cast<double>(plan.trainable_parameters) / 1e6);
     for (const std::int64_t bytes : {plan.weights, plan.adapter, plan.optimizer_state, plan.peak.gradients, plan.peak.activations, plan.peak.working, process, plan.bytes() + process}) cell(bytes);
     std::printf("  %10s\n", std::string(plan.peak.name).c_str());
   }
   std::fflush(stdout);
   if (run.planned_ranks > 1) std::cout << "of each of " << run.planned_ranks << " processes\n";
-  for (const auto& [setting, plan] : plans) {
+  for (const auto& [name, setting, plan] : plans) {
     const auto by_rank = [&](const char* what, const std::vector<std::int64_t>& bytes) {
       if (bytes.empty()) return;
-      std::cout << setting.name << ": " << what << " by rank";
+      std::cout << name << ": " << what << " by rank";
       for (std::size_t rank = 0; rank < bytes.size(); ++rank) std::cout << (rank == 0 ? " " : ", ") << in_gib(bytes[rank]);
       std::cout << '\n';
     };
     by_rank("optimizer state", plan.rank_states);
     by_rank("most of the weights at once", plan.rank_weights);
-    if (plan.usual_peak) std::cout << setting.name << ": " << in_gib(plan.resident() + plan.usual_peak->bytes() + process) << " in the windows that do not refresh the subspace\n";
-    for (const std::string& sentence : plan.not_counted) std::cout << setting.name << ": not counted: " << sentence << '\n';
+    if (plan.usual_peak) std::cout << name << ": " << in_gib(plan.resident() + plan.usual_peak->bytes() + process) << " in the windows that do not refresh the subspace\n";
+    for (const std::string& sentence : plan.not_counted) std::cout << name << ": not counted: " << sentence << '\n';
   }
   std::cout << "Not counted: the packed pages, 16 bytes a token. ";
   if (const std::int64_t total = system_memory("MemTotal"); total > 0) std::cout << "This machine has " << in_gib(total) << ", of which " << in_gib(system_memory("MemAvailable")) << " are free.";
@@ -295,7 +298,10 @@ void check(CheckOptions run, const std::vector<SettingOptions>& settings) {
   std::int64_t process = 0;
   if (config) {
     for (const SettingOptions& setting : settings) {
-      problems.attempt([&] { plans.push_back({setting, plan_setting(*config, run, setting)}); });
+      problems.attempt([&] {
+        std::vector<dapt::MemoryPlan> found = plan_setting(*config, run, setting);
+        for (std::size_t place = 0; place < found.size(); ++place) plans.push_back({setting.name + (found.size() == 1 ? "" : text(", device ", place)), setting, std::move(found[place])});
+      });
       train_tiny_model(run, setting);
     }
     dapt::reset_peak_memory();
@@ -304,6 +310,8 @@ void check(CheckOptions run, const std::vector<SettingOptions>& settings) {
   if (tokenizer) print_samples(run, *tokenizer, has_weights && of_config == 0 ? config : std::nullopt, problems);
   if (config && of_config > 0) std::cout << "The plan is that of the configuration without what is refused.\n";
   if (!plans.empty()) print_plans(run, plans, process);
+  if (!plans.empty() && run.planned_devices > 1)
+    std::cout << "Of each of " << run.planned_devices << " devices, by this processor's kernels: " << planned_model(*config, run).placement() << ". Beside that the process needs " << in_gib(process) << " of the host's memory.\n";
   std::cout.flush();
   dapt::require(problems.count() == 0, folder.string(), ": ", problems.count(), problems.count() == 1 ? " problem" : " problems", ", named above");
 }
@@ -338,6 +346,7 @@ void add_check(CLI::App& app) {
   add_checkpointing_option(*command, *run);
   add_sharding_options(*command, *run);
   command->add_option("--ranks", run->planned_ranks, "processes that share a run: the plan is that of the one that needs most")->check(CLI::PositiveNumber)->capture_default_str();
+  command->add_option("--devices", run->planned_devices, "devices of one process that share the model's layers, as with --device cuda:0,cuda:1: the plan is that of each")->check(CLI::Range(1, 128))->capture_default_str();
   add_setting_options(*command, *common);
   command->add_option("--setting", run->settings, "NAME = OPTIONS, over the options given outside; once for each setting (default: LoRA 8, LoRA 256, GaLore 128, GaLore 512, full AdamW)")
       ->allow_extra_args(false)
@@ -345,6 +354,7 @@ void add_check(CLI::App& app) {
   command->callback([command, run, common] {
     dapt::require(run->models.size() == 1, "check: found ", run->models.size(), " model folders, expected one: dapt check MODEL_DIR");
     check_sharding(*run, run->planned_ranks > 1, "give --ranks 2 or more");
+    dapt::require(run->planned_ranks == 1 || run->planned_devices == 1, "--devices ", run->planned_devices, ": each of --ranks ", run->planned_ranks, " processes has one device");
     if (run->samples.empty()) run->samples = sample_sentences;
     const std::vector<SettingOptions> settings = chosen_settings(*command, *run, *common);
     for (const SettingOptions& setting : settings) check_quantization(*run, setting);

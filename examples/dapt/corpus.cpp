@@ -15,6 +15,7 @@
 #include <dapt/data/page_labels.hpp>
 #include <dapt/data/parallel_for.hpp>
 #include <dapt/data/score_file.hpp>
+#include <dapt/data/score_journal.hpp>
 #include <dapt/data/score_pages.hpp>
 #include <dapt/data/token_store.hpp>
 #include <dapt/data/tokenize.hpp>
@@ -99,6 +100,28 @@ dapt::FilterOptions filter_options(const PageOptions& options, std::optional<dou
   return filter;
 }
 
+/// What is written to `write_scores`, the same pages of it remembered by all processes.
+std::shared_ptr<dapt::ScoreJournal> score_journal(const PageOptions& options, const ChosenScorer& scorer, CorpusReport& report) {
+  auto journal = std::make_shared<dapt::ScoreJournal>(options.write_scores, dapt::ScoreHeader{options.scorer, scorer.min_score, scorer.made_by}, scorer.pages_at_once);
+  if (processes() != nullptr)
+    for (const std::string& other : processes()->gather(std::to_string(journal->remembered())))
+      dapt::require(other == std::to_string(journal->remembered()), journal->partial().string(), ": a process finds the scores of ", other, " pages, another of ", journal->remembered(),
+                    "; all must see the same file, or none");
+  if (is_first_process()) journal->begin();
+  if (journal->remembered() > 0) report.notes.push_back("the scores of " + std::to_string(journal->remembered()) + " pages are those of a run that was stopped (" + dapt::utf8_name(journal->partial().string()) + ")");
+  return journal;
+}
+
+/// Ends the run between two batches where that was asked for.
+ChosenScorer stoppable(ChosenScorer scorer, std::shared_ptr<const dapt::ScoreJournal> journal) {
+  scorer.scores = [scores = std::move(scorer.scores), journal = std::move(journal)](std::span<const dapt::Page> pages) {
+    if (!any_stops()) return scores(pages);
+    dapt::require(journal && journal->kept() > 0, "stopped while the pages were scored; nothing was written");
+    dapt::fail("stopped while the pages were scored; the scores of ", journal->kept(), " are in ", journal->partial().string(), ", and the same command goes on from there");
+  };
+  return scorer;
+}
+
 bool is_held_out(const dapt::Page& page, double share) {
   std::uint64_t hash = dapt::fnv1a(page.work + '\0' + std::to_string(page.page));
   hash = (hash ^ (hash >> 33)) * 0xFF51AFD7ED558CCDu;  // FNV's upper bits hardly tell neighbouring pages apart
@@ -132,8 +155,7 @@ CorpusReport filter_corpus(const PageOptions& options, const std::vector<dapt::E
                            const std::function<void(const dapt::Page&)>& take) {
   check_options(options, items);
   Findings findings(is_first_process() ? options.findings : fs::path());  // files that cannot be written are told before the work
-  std::optional<dapt::AtomicFile> score_file;
-  if (!options.write_scores.empty() && is_first_process()) score_file.emplace(options.write_scores);
+  if (!options.write_scores.empty() && is_first_process()) const dapt::AtomicFile can_be_written(options.write_scores);
 
   const auto read = [&] { return dapt::read_pages(options.pages, {.policy = bad_input(options), .threads = threads}); };
   std::optional<dapt::Duplicates> duplicates;
@@ -155,6 +177,7 @@ CorpusReport filter_corpus(const PageOptions& options, const std::vector<dapt::E
   }
 
   CorpusReport report;
+  const std::shared_ptr<dapt::ScoreJournal> journal = options.write_scores.empty() ? nullptr : score_journal(options, scorer, report);
   screen.tell_duplicate = [&](const auto& copy, const auto& original, const auto& duplicate) { findings.add(copy, original, duplicate); };
   screen.tell_overlap = [&](const auto& page, const auto& item, double share) { findings.add(page, item, share); };
   const auto reader = read();
@@ -170,11 +193,10 @@ CorpusReport filter_corpus(const PageOptions& options, const std::vector<dapt::E
   };
   if (stored) {
     take_filtered(pages | dapt::stored_scores(stored));
-  } else if (score_file) {
-    const auto write = [&](std::string_view text) { score_file->write(text); };
-    take_filtered(pages | dapt::score_pages(scorer, scorer.pages_at_once) | dapt::record_scores({options.scorer, scorer.min_score}, write, [&] { score_file->commit(); }));
+  } else if (journal) {
+    take_filtered(pages | dapt::score_pages(dapt::JournaledScorer(stoppable(scorer, journal), journal), scorer.pages_at_once) | dapt::at_end([&] { journal->finish(); }));
   } else if (scorer.scores) {
-    take_filtered(pages | dapt::score_pages(scorer, scorer.pages_at_once));
+    take_filtered(pages | dapt::score_pages(stoppable(scorer, nullptr), scorer.pages_at_once));
   } else {
     for (const dapt::Page& page : pages) take(page);
   }

@@ -140,7 +140,7 @@ struct RunOptions {
   bool shard_states = false;   // each of several processes keeps a share of the optimizer's state
   bool shard_weights = false;  // and of the weights
   bool shards() const { return shard_states || shard_weights; }
-  int planned_ranks = 1;      // of `check`
+  int planned_ranks = 1, planned_devices = 1;  // of `check`
 };
 
 void add_setting_options(CLI::App& app, SettingOptions& setting);

@@ -1,21 +1,25 @@
 #include "page_scorers.hpp"
 
 #include <algorithm>
+#include <chrono>
 #include <initializer_list>
 #include <memory>
 #include <string_view>
 #include <utility>
 
 #include <dapt/core/error.hpp>
+#include <dapt/core/hash.hpp>
 #include <dapt/data/default_filter.hpp>
 #include <dapt/data/scorers/classifier_scorer.hpp>
 #include <dapt/data/scorers/field_scorer.hpp>
 #include <dapt/data/scorers/lm_cross_entropy_scorer.hpp>
 #include <dapt/data/scorers/term_density_scorer.hpp>
 #include <dapt/data/terms.hpp>
+#include <dapt/data/utf8.hpp>
 #include <dapt/dist/shared_scorer.hpp>
 #include <dapt/io/hf_classifier.hpp>
 #include <dapt/io/hf_model.hpp>
+#include <dapt/io/weight_folder.hpp>
 #include <dapt/text/tokenizer.hpp>
 
 #include "processes.hpp"
@@ -36,6 +40,26 @@ void check_scorer_options(const PageOptions& options) {
   only_with({"classifier"}, !options.classifier_label.empty(), "--classifier-label");
   only_with({"classifier"}, options.line_rule.has_value(), "--line-rule");
   only_with({"classifier"}, options.line_tokens > 0, "--line-tokens");
+}
+
+/// A model's folder with what tells, without reading it, that another model lies there by now.
+std::string stamp(const fs::path& folder) {
+  std::vector<std::string> files = dapt::WeightFolder::weight_files(folder);
+  for (const char* name : {"config.json", "tokenizer.json", "tokenizer.model", "tokenizer_config.json"})
+    if (fs::exists(folder / name)) files.push_back(name);
+  std::uintmax_t bytes = 0;
+  fs::file_time_type newest = fs::file_time_type::min();
+  for (const std::string& name : files) {
+    bytes += fs::file_size(folder / name);
+    newest = std::max(newest, fs::last_write_time(folder / name));
+  }
+  return dapt::utf8_name(folder.string()) + " (" + std::to_string(bytes) + " bytes, changed " + std::to_string(std::chrono::duration_cast<std::chrono::seconds>(newest.time_since_epoch()).count()) + ")";
+}
+
+std::string stamp(const dapt::Terms& terms) {
+  std::string all;
+  for (const std::string& term : terms.list()) all += term + '\n';
+  return std::to_string(terms.list().size()) + " terms (" + std::to_string(dapt::fnv1a(all)) + ")";
 }
 
 template <dapt::PageScorer Scorer>
@@ -65,7 +89,9 @@ ChosenScorer scorer_of_models(const PageOptions& options) {
     dapt::LmCrossEntropyScorer<dapt::Llama, dapt::Llama, dapt::AnyTokenizer> scorer;  // refers to the others
   };
   const auto models = std::make_shared<Models>(options);
-  return shared({.scores = [models](std::span<const dapt::Page> pages) { return models->scorer.score(pages); }, .min_score = 0});
+  return shared({.scores = [models](std::span<const dapt::Page> pages) { return models->scorer.score(pages); },
+                 .min_score = 0,
+                 .made_by = "domain model " + stamp(options.domain_model) + ", general model " + stamp(options.general_model)});
 }
 
 dapt::Terms terms_of(const PageOptions& options) {
@@ -79,6 +105,7 @@ ChosenScorer scorer_from_terms(const PageOptions& options, const std::function<d
   const dapt::DefaultFilter filter = dapt::default_filter(sample.pages, terms, {.ngram = {.threads = threads}});
   ChosenScorer scorer = chosen(filter.scorer);
   scorer.min_score = filter.min_score;
+  scorer.made_by = stamp(terms) + ", fitted to " + std::to_string(sample.pages.size()) + " of " + std::to_string(sample.read) + " pages";
   std::string note = "n-gram cross-entropy difference from " + std::to_string(filter.seed_pages) + " seed pages with one of " + std::to_string(terms.list().size()) +
                 " terms, settled after " + std::to_string(filter.scorer.refits()) + " refits";
   if (!sample.whole()) note += "; fitted to " + std::to_string(sample.pages.size()) + " of " + std::to_string(sample.read) + " pages (--fit-mib)";
@@ -121,7 +148,10 @@ ChosenScorer scorer_of_classifier(const PageOptions& options, int threads) {
     }
   };
   const auto classifier = std::make_shared<Classifier>(options, threads);
-  return shared({.scores = [classifier](std::span<const dapt::Page> pages) { return classifier->scorer.score(pages); }, .note = [classifier] { return classifier->note(); }});
+  return shared({.scores = [classifier](std::span<const dapt::Page> pages) { return classifier->scorer.score(pages); },
+                 .made_by = "classifier " + stamp(options.classifier) + ", label " + classifier->model.config().labels[static_cast<std::size_t>(classifier->label)] + ", " + classifier->rule +
+                            " of lines of at most " + std::to_string(classifier->scorer.max_length()) + " tokens",
+                 .note = [classifier] { return classifier->note(); }});
 }
 
 }  // namespace
@@ -130,7 +160,12 @@ ChosenScorer choose_scorer(const PageOptions& options, const std::function<dapt:
   check_scorer_options(options);
   if (options.scorer == "none") return {};
   if (options.scorer == "field") return chosen(dapt::FieldScorer());
-  if (options.scorer == "terms") return chosen(dapt::TermDensityScorer(terms_of(options), threads));
+  if (options.scorer == "terms") {
+    const dapt::Terms terms = terms_of(options);
+    ChosenScorer scorer = chosen(dapt::TermDensityScorer(terms, threads));
+    scorer.made_by = stamp(terms);
+    return scorer;
+  }
   if (options.scorer == "ngram") return scorer_from_terms(options, sample, threads);
   if (options.scorer == "lm") return scorer_of_models(options);
   if (options.scorer == "classifier") return scorer_of_classifier(options, threads);

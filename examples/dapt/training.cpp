@@ -25,6 +25,7 @@
 #include <dapt/io/hf_model.hpp>
 #include <dapt/io/peft_adapter.hpp>
 #include <dapt/metrics/perplexity.hpp>
+#include <dapt/models/llama_place.hpp>
 #include <dapt/optim/host_state.hpp>
 #include <dapt/optim/lr_schedules.hpp>
 #include <dapt/report/json_lines.hpp>
@@ -312,14 +313,27 @@ Evaluate held_out_perplexity(const RunOptions& run, const ContinuationOptions& c
   };
 }
 
-dapt::MemoryPlan plan_setting(const dapt::LlamaConfig& config, const RunOptions& run, const SettingOptions& setting) {
-  dapt::Llama shapes = dapt::Llama::without_storage(config, dapt::dtype_from_name(run.dtype), llama_options(run));
+dapt::Llama planned_model(const dapt::LlamaConfig& config, const RunOptions& run) {
+  dapt::LlamaOptions options = llama_options(run);
+  if (run.planned_devices > 1) options.devices.clear();
+  for (int place = 0; run.planned_devices > 1 && place < run.planned_devices; ++place) options.devices.push_back(at::Device(at::kCUDA, static_cast<c10::DeviceIndex>(place)));
+  return dapt::Llama::without_storage(config, dapt::dtype_from_name(run.dtype), std::move(options));
+}
+
+std::vector<dapt::MemoryPlan> plan_setting(const dapt::LlamaConfig& config, const RunOptions& run, const SettingOptions& setting) {
   PlannedRanks ranks(run.planned_ranks);
   dapt::TrainOptions options = train_options(run, setting.budget);
   options.ranks = run.planned_ranks > 1 ? &ranks : nullptr;
   check_gradient_sums(setting, run.planned_ranks, "");
   return with_adapter(setting, [&](const auto& adapter) {
-    return dapt::plan_memory(shapes, adapter, chosen_rule(run, setting), options, run.packing.max_length);
+    std::vector<dapt::MemoryPlan> plans;
+    for (int place = 0; place < run.planned_devices; ++place) {
+      dapt::Llama shapes = planned_model(config, run);
+      const auto plan = [&](auto& model) { return dapt::plan_memory(model, adapter, chosen_rule(run, setting), options, run.packing.max_length); };
+      dapt::LlamaPlace part(shapes, static_cast<std::size_t>(place));
+      plans.push_back(run.planned_devices == 1 ? plan(shapes) : plan(part));
+    }
+    return plans;
   });
 }
 

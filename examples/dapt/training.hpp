@@ -32,8 +32,11 @@ dapt::TrainOptions train_options(const RunOptions& run, const BudgetOptions& bud
 /// Refuses by name what differs between two runs, or says it where `allow_changes` is set; a setting's options ("--rank") may never differ.
 void require_same_run(const dapt::RunHeader& now, const dapt::RunHeader& then, bool allow_changes);
 
-/// What training `config` with a setting will need.
-dapt::MemoryPlan plan_setting(const dapt::LlamaConfig& config, const RunOptions& run, const SettingOptions& setting);
+/// The model that a plan is made for, without storage: on the planned devices.
+dapt::Llama planned_model(const dapt::LlamaConfig& config, const RunOptions& run);
+
+/// What training `config` with a setting will need: on each device, where several are planned.
+std::vector<dapt::MemoryPlan> plan_setting(const dapt::LlamaConfig& config, const RunOptions& run, const SettingOptions& setting);
 
 /// A step with a model of a few weights: afterwards the process holds what it needs for the setting whatever the model.
 void train_tiny_model(const RunOptions& run, const SettingOptions& setting);

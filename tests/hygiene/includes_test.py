@@ -26,6 +26,7 @@ HEAVY = re.compile(r"(torch/(torch|all|extension)\.h|ATen/ATen\.h|ATen/Functions
 
 root = pathlib.Path(sys.argv[1]) / "include/dapt"
 problems = []
+included = {}  # of each header of dapt, those that it includes
 for path in sorted(root.rglob("*.hpp")):
     name = path.relative_to(root)
     owner = name.parts[0]
@@ -42,7 +43,10 @@ for path in sorted(root.rglob("*.hpp")):
             problems.append(f"{where}: includes <{target}>; take the narrow header")
         if quote == '"':
             problems.append(f'{where}: "{target}": write <dapt/...>')
-        if not target.startswith("dapt/") or owner in ANYTHING:
+        if not target.startswith("dapt/"):
+            continue
+        included.setdefault(f"dapt/{name}", []).append(target)
+        if owner in ANYTHING:
             continue
         other = target.split("/")[1]
         if other == "version.hpp":
@@ -53,6 +57,22 @@ for path in sorted(root.rglob("*.hpp")):
             problems.append(f"{where}: {owner} may not include {other} (<{target}>)")
         elif not (root.parent / target).exists():
             problems.append(f"{where}: <{target}> does not exist")
+
+
+
+def refuse_cycles(header, path, done):
+    """Each header once: `path` leads to it."""
+    if header in path:
+        problems.append(" includes ".join([*path[path.index(header):], header]))
+    elif header not in done:
+        for target in included.get(header, []):
+            refuse_cycles(target, [*path, header], done)
+        done.add(header)
+
+
+done = set()
+for header in sorted(included):
+    refuse_cycles(header, [], done)
 
 print("\n".join(problems) or f"{len(list(root.rglob('*.hpp')))} headers: includes go one way")
 sys.exit(bool(problems))

@@ -543,6 +543,14 @@ class Program(unittest.TestCase):
         full = next(line for line in result.stdout.splitlines() if line.startswith("full AdamW")).split()
         self.assertEqual(full[2:7], ["6738.4", "12.55", "0.00", "75.31", "25.10"])  # 6,738,415,616 weights: in bf16, of 12 bytes of state, in fp32
 
+        # Each of two devices has half of the layers, and the weight of the embedding or that of the head: 3,369,207,808 and 4,096 more (the last norm).
+        result = run("check", folder, "--devices", 2, "--setting", "all = --adapter full")
+        self.assertEqual(result.returncode, 0, result.stderr)
+        rows = [line.split() for line in result.stdout.splitlines() if line.startswith("all, device ")]
+        self.assertEqual([row[2:6] for row in rows], [["0", "3369.2", "6.28", "0.00"], ["1", "3369.2", "6.28", "0.00"]])
+        self.assertIn("cuda:0: embedding, layers 0 to 15; cuda:1: layers 16 to 31, norm and head", result.stdout)
+        self.assertRefused(run("check", folder, "--devices", 2, "--ranks", 2), "each of --ranks 2 processes has one device")
+
     def test_check_names_all_that_it_refuses(self):
         folder = self.folder / "broken"
         folder.mkdir()

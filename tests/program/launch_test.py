@@ -143,7 +143,7 @@ with tempfile.TemporaryDirectory() as name:
         assert printed.count("qa_exact") >= 1
     assert (work / "results-1.json").read_bytes() == (work / "results-2.json").read_bytes()
 
-    # Held-out pages while training, and the best weights; a comparison; a filter whose scorer is two models.
+    # Held-out pages while training, and the best weights; a comparison; filters whose scorer is two models, and a classifier.
     for count in (1, 2):
         run(count, *command(f"evaluated-{count}", *CLIPPED, "--held-out", 0.3, "--eval-steps", 5, "--keep-best"))
     alone, together = ([json.loads(line) for line in (work / f"evaluated-{count}" / "evaluations.jsonl").read_text().splitlines()] for count in (1, 2))
@@ -182,13 +182,43 @@ with tempfile.TemporaryDirectory() as name:
     assert losses("stopped/full") == losses("compared-2/full")
 
     (work / "many.jsonl").write_text("".join(json.dumps({"work": "w", "page": i, "text": f"Page {i} tells how dpkg unpacks package {i * i}."}) + "\n" for i in range(600)))
+    (work / "classifier").mkdir()
+    for file, recorded in (("config.json", "encoders/bert/config.json"), ("model.safetensors", "encoders/bert/model.safetensors"), ("tokenizer.json", "text/bert.tokenizer.json")):
+        (work / "classifier" / file).symlink_to(source / "tests/parity" / recorded)
     for count in (1, 2):
         messages = run(count, "filter", "--pages", work / "many.jsonl", "--duplicates", "off", "--threads", "1", "--scorer", "lm", "--domain-model", work / "clipped-1" / "model", "--general-model", work / "model",
                        "--write-scores", work / f"scores-{count}", "--out", work / f"filtered-{count}")
         assert messages.count("read: 600 pages") == 1, messages
-    for name in ("scores", "filtered"):
+        run(count, "filter", "--pages", work / "many.jsonl", "--duplicates", "off", "--threads", "1", "--scorer", "classifier", "--classifier", work / "classifier", "--classifier-label", "good", "--min-score", -100,
+            "--write-scores", work / f"classified-{count}", "--out", work / f"filtered-by-class-{count}")
+    for name in ("scores", "filtered", "classified", "filtered-by-class"):
         assert (work / f"{name}-1").read_bytes() == (work / f"{name}-2").read_bytes(), name
     assert len((work / "filtered-1").read_text().splitlines()) > 300
+
+    # A filter whose process is killed, and one that is stopped, go on behind the pages whose scores were written.
+    (work / "more.jsonl").write_text("".join(json.dumps({"work": "w", "page": i, "text": f"Page {i} tells how dpkg unpacks package {i * i}."}) + "\n" for i in range(1600)))
+
+    def scoring(out, *options):
+        return ["filter", "--pages", work / "more.jsonl", "--duplicates", "off", "--threads", 1, "--scorer", "lm", "--domain-model", work / "clipped-1" / "model", "--general-model", work / "model", "--write-scores", work / out,
+                "--rank-timeout", 5, *options]
+
+    run(2, *scoring("scores-whole"))
+    for fault, code in ((signal.SIGKILL, 1), (signal.SIGTERM, 1)):
+        launcher, partial = start(2, *scoring("scores-stopped")), work / ".scores-stopped.partial"
+        while not (partial.exists() and len(partial.read_bytes().splitlines()) > 512):
+            assert launcher.poll() is None, launcher.communicate()[1]
+            time.sleep(0.01)
+        if fault == signal.SIGKILL:
+            os.kill(ranks(launcher)[1], fault)
+        else:
+            launcher.send_signal(fault)
+        messages = launcher.communicate(timeout=60)[1]
+        assert launcher.returncode == code and not (work / "scores-stopped").exists(), messages
+        assert ("; rank 1 " if fault == signal.SIGKILL else "the same command goes on from there") in messages, messages
+        messages = run(2, *scoring("scores-stopped"))
+        assert "pages are those of a run that was stopped" in messages, messages
+        assert (work / "scores-stopped").read_bytes() == (work / "scores-whole").read_bytes()
+        (work / "scores-stopped").unlink()
 
     messages = run(2, "merge", "--model", work / "model", "--peft", work / "lora-1" / "adapter", "--out", work / "merged", code=1)
     assert "is the work of one process" in messages, messages

@@ -15,6 +15,7 @@
 #include <dapt/core/peak_memory.hpp>
 #include <dapt/data/packed_stream.hpp>
 #include <dapt/models/llama.hpp>
+#include <dapt/models/llama_place.hpp>
 #include <dapt/optim/fp32_master.hpp>
 #include <dapt/optim/galore.hpp>
 #include <dapt/optim/stochastic_rounding.hpp>
@@ -211,6 +212,60 @@ TEST_CASE("The parts of a plan are those that can be counted by hand") {
     const std::int64_t small = 5 * C, large = P - small;
     REQUIRE(packed.optimizer_state == 4 * P + 2 * (large + 4 * large / 256 + 4 * small));  // every large size is a multiple of 256
   }
+}
+
+TEST_CASE("The plan of each of several devices is that of what lies there") {
+  // Of four layers two devices have one and three: the embedding, 4 MiB, counts as more than ten.
+  constexpr std::int64_t C = 128, I = 384, K = 64, V = 16384, layer = 2 * C * C + 2 * C * K + 3 * C * I, norms = 2 * C, N = 128;
+  const std::vector<at::Device> two = {at::Device(at::kCUDA, 0), at::Device(at::kCUDA, 1)};
+  const auto shapes = [&](bool tied) { return Llama::without_storage(config_of(4, C, tied), at::kBFloat16, {.devices = two}); };
+  const auto plan = [&](bool tied, std::size_t place, const auto& adapter, const auto& rule) {
+    Llama whole = shapes(tied);
+    dapt::LlamaPlace part(whole, place);
+    return dapt::plan_memory(part, adapter, rule, {.batch_size = 3}, N);
+  };
+  SECTION("All parameters: weights, states and sums of a device's own; the loss where the head is") {
+    for (const bool tied : {true, false}) {
+      const std::int64_t first_layers = tied ? 1 : 2, of_first = V * C + first_layers * (layer + norms) + (tied ? C : 0), of_last = (4 - first_layers) * (layer + norms) + (tied ? 0 : V * C + C);
+      const MemoryPlan first = plan(tied, 0, FullParameter{}, Fp32Master<AdamW>{}), last = plan(tied, 1, FullParameter{}, Fp32Master<AdamW>{});
+      for (const auto& [found, P] : {std::pair(&first, of_first), std::pair(&last, of_last)}) {
+        REQUIRE(found->trainable_parameters == P);
+        REQUIRE(found->weights == 2 * P);
+        REQUIRE(found->optimizer_state == 12 * P);
+        REQUIRE(found->peak.gradients == 4 * P);
+        REQUIRE(found->adapter == 0);
+        REQUIRE(found->not_counted.empty());
+      }
+      Llama whole = shapes(tied);
+      const MemoryPlan one = dapt::plan_memory(whole, FullParameter{}, Fp32Master<AdamW>{}, {.batch_size = 3}, N);
+      REQUIRE(first.bytes() + last.bytes() >= one.bytes());  // each at its own worst moment
+      REQUIRE((tied ? last : first).peak.working < 2 * V * C);  // no logits there
+    }
+  }
+  SECTION("LoRA: factors beside their modules, also of the head") {
+    constexpr std::int64_t r = 4, factors = 2 * r * (2 * (C + C) + 2 * (C + K) + 3 * (C + I)) / 2;
+    REQUIRE(plan(true, 0, Lora{.rank = r}, AdamW{}).adapter == 4 * factors);
+    REQUIRE(plan(true, 1, Lora{.rank = r}, AdamW{}).adapter == 3 * 4 * factors);
+    const Lora head{.rank = r, .targets = {"lm_head"}};
+    REQUIRE(plan(false, 0, head, AdamW{}).trainable_parameters == 0);
+    REQUIRE(plan(false, 1, head, AdamW{}).trainable_parameters == r * (C + V));
+  }
+  SECTION("Modules that train whole beside LoRA are where they lie") {
+    const Lora saved{.rank = 4, .modules_to_save = {"embed_tokens", "lm_head"}};
+    const auto trained = [&](std::size_t place) { return plan(false, place, saved, AdamW{}).trainable_parameters - plan(false, place, Lora{.rank = 4}, AdamW{}).trainable_parameters; };
+    REQUIRE(trained(0) == V * C);
+    REQUIRE(trained(1) == V * C);
+  }
+  SECTION("What the layers keep is shared out, and the sum is what one device would keep") {
+    Llama whole = shapes(false);
+    const auto saved = [&](auto& model) { return model.activation_memory(1, N, [](const dapt::Linear&, std::int64_t) -> std::int64_t { return 0; }).saved; };
+    dapt::LlamaPlace first(whole, 0), last(whole, 1);
+    REQUIRE(saved(first) + saved(last) == saved(whole));
+    // gate, up, both norms' outputs and scales, q, k, v, attention's output and its logsumexp: of two layers, and of the last norm
+    REQUIRE(saved(last) == 2 * N * (2 * (2 * I + 2 * C + 2 * C + 2 * K) + 4 * (2 + 2)) + N * (2 * C + 4));
+  }
+  Llama whole = shapes(true);
+  REQUIRE_THROWS_WITH(dapt::LlamaPlace(whole, 2), Catch::Contains("found device 2, expected 0 to 1"));
 }
 
 namespace {

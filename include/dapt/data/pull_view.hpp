@@ -1,6 +1,7 @@
 // The one shape of all stages between a file and a batch: a source with `std::optional<Value> next()`, as a range-v3 input view.
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <optional>
 #include <utility>
@@ -74,6 +75,22 @@ auto stage(MakeSource make_source) {
   return ranges::make_view_closure([make_source = std::move(make_source)](auto&& range) {
     auto view = ranges::views::all(std::forward<decltype(range)>(range));
     return PullView(make_source(Upstream(std::move(view))));
+  });
+}
+
+/// Stage that gives what it gets, and calls `done` when that has ended, before a later stage learns of it.
+inline auto at_end(std::function<void()> done) {
+  return stage([done = std::move(done)](auto values) {
+    struct Source {
+      decltype(values) values_;
+      std::function<void()> done_;
+      auto next() {
+        const auto* value = values_.next();
+        if (value == nullptr) done_();
+        return value == nullptr ? std::nullopt : std::optional(*value);
+      }
+    };
+    return Source{std::move(values), done};
   });
 }
 

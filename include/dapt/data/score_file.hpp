@@ -1,6 +1,6 @@
 // Scores that are written once and used again, since a threshold is tried more often than a model is run.
 //
-// JSON lines: first {"dapt_scores": 1, "scorer": string, "min_score": number (where the scorer has a rule of its own)}, then for each page
+// JSON lines: first {"dapt_scores": 1, "scorer": string, "made_by": string, "min_score": number (the last two where there are any)}, then for each page
 // {"work", "page", "hash", "score"}; hash is the FNV-1a of 128 bits over work, page and text, so that a score is used for the very page it was made of.
 #pragma once
 
@@ -29,6 +29,7 @@ namespace dapt {
 struct ScoreHeader {
   std::string scorer;               ///< its name
   std::optional<double> min_score;  ///< the scorer's own rule, where it has one
+  std::string made_by = {};         ///< of what models and options the scores follow, for a person to read
 };
 
 /// 32 hexadecimal digits.
@@ -41,13 +42,13 @@ inline std::string page_hash(const Page& page) {
 
 inline std::string score_file_header(const ScoreHeader& header) {
   nlohmann::ordered_json line{{"dapt_scores", 1}, {"scorer", header.scorer}};
+  if (!header.made_by.empty()) line["made_by"] = header.made_by;
   if (header.min_score) line["min_score"] = *header.min_score;
   return line.dump() + '\n';
 }
 
-/// The line of one page, which has a score.
-inline std::string score_file_line(const Page& page) {
-  return nlohmann::ordered_json{{"work", page.work}, {"page", page.page}, {"hash", page_hash(page)}, {"score", *page.score}}.dump() + '\n';
+inline std::string score_file_line(const Page& page, double score) {
+  return nlohmann::ordered_json{{"work", page.work}, {"page", page.page}, {"hash", page_hash(page)}, {"score", score}}.dump() + '\n';
 }
 
 /// Stage Page -> Page that also gives `write` the lines of a score file, its header first, and calls `finish` at the end of the pages: before a later
@@ -61,7 +62,7 @@ inline auto record_scores(ScoreHeader header, std::function<void(std::string_vie
       std::optional<Page> next() {
         const Page* page = pages_.next();
         if (page == nullptr) return finish_(), std::nullopt;
-        write_(score_file_line(*page));
+        write_(score_file_line(*page, *page->score));
         return *page;
       }
     };
@@ -80,11 +81,14 @@ class ScoreReader {
     parse([&] {
       require(line->at("dapt_scores") == 1, path_.string(), ":1: dapt_scores is ", line->at("dapt_scores").dump(), ", expected 1");
       header_.scorer = line->at("scorer").get<std::string>();
+      if (line->contains("made_by")) header_.made_by = line->at("made_by").get<std::string>();
       if (line->contains("min_score")) header_.min_score = line->at("min_score").get<double>();
     });
   }
 
   const ScoreHeader& header() const { return header_; }
+  /// Of the file: the one read last.
+  std::int64_t line() const { return number_; }
 
   /// The score of the next page. Pages come in the order in which they were written; scores of pages that are left out now are passed over. Throws where the
   /// rest of the file has none for this very page.

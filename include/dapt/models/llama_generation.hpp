@@ -1,6 +1,5 @@
 // Greedy generation for many prompts at once with a cache of keys and values. What all prompts begin with (few-shot exemplars) is computed once, and
 // its keys and values are stored once, whatever the number of prompts. Rows whose answer is complete leave the batch.
-// Part of models/llama.hpp, which includes it.
 #pragma once
 
 #include <algorithm>
@@ -16,7 +15,7 @@
 #include <ATen/ops/softmax.h>
 #include <ATen/ops/tensor.h>
 
-#include <dapt/models/llama.hpp>
+#include <dapt/models/llama_model.hpp>
 
 namespace dapt {
 

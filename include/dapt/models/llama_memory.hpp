@@ -7,16 +7,16 @@
 // is made again (core/kept_input.hpp). What is recomputed keeps only its input, N C s; one layer has the above at a time.
 // A frozen weight is never there whole: a product has a block of its values at a time (core/frozen_weight.hpp).
 // Not counted: rotary tables, ids, and what little a short-lived element-wise result takes. Upper bound where only later layers train.
-// Part of models/llama.hpp, which includes it.
 #pragma once
 
 #include <algorithm>
 #include <cstdint>
 #include <initializer_list>
+#include <optional>
 
 #include <ATen/Parallel.h>
 
-#include <dapt/models/llama.hpp>
+#include <dapt/models/llama_model.hpp>
 
 namespace dapt {
 
@@ -112,12 +112,14 @@ inline std::int64_t loss_bytes(const Linear& head, const MemoryUnits& u) {
 
 }  // namespace detail
 
-inline ActivationMemory Llama::activation_memory(std::int64_t batch_size, std::int64_t length, const AdapterBytes& adapter_bytes) const {
+inline ActivationMemory Llama::activation_memory(std::int64_t batch_size, std::int64_t length, const AdapterBytes& adapter_bytes, std::optional<std::size_t> place) const {
   const detail::MemoryUnits u(dtype(), batch_size * length);
   const std::int64_t input = u.tokens * config_.hidden_size * u.s;
+  const bool has_embedding = place.value_or(0) == 0, has_head = place.value_or(head_place()) == head_place();
   ActivationMemory memory;
   std::int64_t most = 0;  // of what is kept and a layer's working memory: a layer's is freed before the one below it runs
   for (std::size_t index = 0; index < layers_.size(); ++index) {
+    if (place && places_[index] != *place) continue;
     const auto recomputed = options_.gradient_checkpointing.in_layer(static_cast<std::int64_t>(index));
     const detail::LayerMemory layer = detail::layer_memory(layers_[index], u, adapter_bytes);
     memory.saved += layer.kept(recomputed, input);
@@ -126,18 +128,23 @@ inline ActivationMemory Llama::activation_memory(std::int64_t batch_size, std::i
   memory.layer = most - memory.saved;
   const LlamaLayer& first = layers_.front();
   const bool embedding_trains = embed_tokens_.requires_grad();
-  // Nothing before the first layer's first norm needs a gradient where the embedding is frozen.
-  const auto recomputed = options_.gradient_checkpointing.in_layer(0);
-  const bool keeps_norm = recomputed == GradientCheckpointing::Part::none || recomputed == GradientCheckpointing::Part::mlp;
-  if (!embedding_trains && !first.input_layernorm.requires_grad() && keeps_norm) {
-    const bool read = detail::reads_input(first.q_proj) || detail::reads_input(first.k_proj) || detail::reads_input(first.v_proj);
-    memory.saved -= u.tokens * ((read ? 0 : config_.hidden_size * u.e) + u.s);
+  if (has_embedding) {
+    // Nothing before the first layer's first norm needs a gradient where the embedding is frozen.
+    const auto recomputed = options_.gradient_checkpointing.in_layer(0);
+    const bool keeps_norm = recomputed == GradientCheckpointing::Part::none || recomputed == GradientCheckpointing::Part::mlp;
+    if (!embedding_trains && !first.input_layernorm.requires_grad() && keeps_norm) {
+      const bool read = detail::reads_input(first.q_proj) || detail::reads_input(first.k_proj) || detail::reads_input(first.v_proj);
+      memory.saved -= u.tokens * ((read ? 0 : config_.hidden_size * u.e) + u.s);
+    }
+    // The tied head's part of the gradient waits for the embedding's, which is made whole before they are added.
+    if (config_.tie_word_embeddings && embedding_trains) memory.layer += embed_tokens_.numel() * u.e;
   }
-  memory.saved += u.tokens * (config_.hidden_size * u.e + u.s);  // the last norm
-  // The tied head's part of the gradient waits for the embedding's, which is made whole before they are added.
-  if (config_.tie_word_embeddings && embedding_trains) memory.layer += embed_tokens_.numel() * u.e;
-  const std::int64_t kept = detail::attention_workspace(first, u) + detail::product_workspace(*head_, u);
-  memory.loss = detail::loss_bytes(*head_, u) + kept;
+  std::int64_t kept = detail::attention_workspace(first, u);
+  if (has_head) {
+    memory.saved += u.tokens * (config_.hidden_size * u.e + u.s);  // the last norm
+    kept += detail::product_workspace(*head_, u);
+    memory.loss = detail::loss_bytes(*head_, u) + kept;
+  }
   memory.layer += kept;
   return memory;
 }

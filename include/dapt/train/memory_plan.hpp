@@ -56,6 +56,13 @@ namespace detail {
 
 inline std::int64_t tensor_bytes(const Tensor& tensor) { return tensor.defined() ? static_cast<std::int64_t>(tensor.nbytes()) : 0; }
 
+/// The model of which `model` is a part, or `model`.
+template <class Model>
+auto& whole_of(Model& model) {
+  if constexpr (requires { model.whole(); }) return model.whole();
+  else return model;
+}
+
 /// What the trained parameters need together, in one kind of window.
 struct WindowMemory {
   std::int64_t first_sum = 0, sum = 0;  ///< gradients after the first micro-batch and after the last
@@ -105,10 +112,13 @@ struct WindowMemory {
 }  // namespace detail
 
 /// The plan of training `model` on sequences of `length` tokens. `model` is one without storage, as Llama::without_storage makes it, and has no adapter; the plan
-/// attaches `adapter` to it. Throws what the policies throw on options out of range.
+/// attaches `adapter` to it. Or it is a part of one, as LlamaPlace is: then the plan is that of the part's device, and `adapter` is attached to `model.whole()`.
+/// Throws what the policies throw on options out of range.
 template <class Model, class Adapter, class Rule>
 MemoryPlan plan_memory(Model& model, const Adapter& adapter, const Rule& rule, const TrainOptions& options, std::int64_t length) {
-  static_assert(check_causal_lm<Model>() && check_adapter<Adapter, Model>() && check_optimizer<Rule>());
+  auto& whole = detail::whole_of(model);
+  using Whole = std::remove_reference_t<decltype(whole)>;
+  static_assert(check_causal_lm<Whole>() && check_adapter<Adapter, Whole>() && check_optimizer<Rule>());
   options.validate();
   require(length >= 1, "plan_memory: length is ", length, ", expected at least 1");
   MemoryPlan plan;
@@ -121,7 +131,7 @@ MemoryPlan plan_memory(Model& model, const Adapter& adapter, const Rule& rule, c
   }
   for (const Linear* linear : model.linears())
     if (linear->frozen) plan.weights += linear->frozen->bytes - detail::tensor_bytes(linear->weight);
-  typename Adapter::State adapter_state = adapter.attach(model);
+  typename Adapter::State adapter_state = adapter.attach(whole);
 
   const int ranks = options.ranks == nullptr ? 1 : options.ranks->size();
   const std::int64_t micro_batches = (options.batch_size / options.micro_batch_size + ranks - 1) / ranks;  // of the rank with most
@@ -130,6 +140,8 @@ MemoryPlan plan_memory(Model& model, const Adapter& adapter, const Rule& rule, c
   detail::WindowMemory first, usual;
   bool windows_differ = false, steps_known = true;
   for (const NamedParameter& parameter : adapter.trainable_parameters(adapter_state)) {
+    if constexpr (requires { model.holds(parameter); })
+      if (!model.holds(parameter)) continue;
     plan.trainable_parameters += parameter.value.numel();
     if (std::none_of(own.begin(), own.end(), [&](const NamedParameter& other) { return other.value.is_same(parameter.value); }))
       plan.adapter += detail::tensor_bytes(parameter.value);
