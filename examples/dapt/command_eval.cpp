@@ -57,7 +57,7 @@ void evaluate(RunOptions run) {
 
   std::vector<Row> rows;
   const auto score = [&](const fs::path& folder, const fs::path& peft) {
-    if (stop_requested && processes() == nullptr) return;
+    if (any_stops()) return;
     const dapt::AnyTokenizer tokenizer = dapt::load_tokenizer(folder);
     dapt::Llama model = dapt::load_llama(folder, dtype, llama_options(run));
     if (!peft.empty()) dapt::load_peft_adapter(peft, model);
@@ -68,12 +68,14 @@ void evaluate(RunOptions run) {
   for (const fs::path& peft : run.peft) score(run.models.front(), peft);
   dapt::require(!rows.empty(), "eval: stopped before the first model was scored");
 
-  if (!is_first_process()) return;
-  print_table(rows);
-  if (run.out.empty()) return;
-  std::vector<nlohmann::ordered_json> results;
-  for (const Row& row : rows) results.push_back(dapt::results_json(row.model, row.values));
-  dapt::write_results(run.out, results.size() == 1 ? results.front() : nlohmann::ordered_json(results));
+  const std::size_t wanted = run.models.size() + run.peft.size();
+  if (is_first_process()) {
+    print_table(rows);
+    std::vector<nlohmann::ordered_json> results;
+    for (const Row& row : rows) results.push_back(dapt::results_json(row.model, row.values));
+    if (!run.out.empty()) dapt::write_results(run.out, wanted == 1 ? results.front() : nlohmann::ordered_json(results));
+  }
+  dapt::require(rows.size() == wanted, "eval: stopped when ", rows.size(), " of ", wanted, " models and adapters were scored", run.out.empty() ? "" : "; their results are in " + run.out.string());
 }
 
 }  // namespace

@@ -48,6 +48,9 @@ class Output {
   std::optional<dapt::AtomicFile> file_;
 };
 
+/// A part of the lines must not pass for all of them.
+void require_no_stop() { dapt::require(!stop_requested, "tokenize: stopped before the last page; what it wrote to a file is removed"); }
+
 std::vector<std::int32_t> numbers(const at::Tensor& row) {
   const at::Tensor values = row.to(at::kInt).contiguous();
   return {values.const_data_ptr<std::int32_t>(), values.const_data_ptr<std::int32_t>() + values.numel()};
@@ -61,7 +64,7 @@ void tokenize_pages(const RunOptions& run) {
     output.line({{"work", page.work}, {"page", page.page}, {"ids", page.input_ids}});
     ++pages;
     tokens += std::ssize(page.input_ids);
-    if (stop_requested) break;
+    require_no_stop();
   }
   output.finish();
   std::cerr << pages << " pages, " << tokens << " tokens\n";
@@ -78,7 +81,7 @@ void tokenize_packed(const RunOptions& run) {
   for (const dapt::Batch& batch : stream) {
     output.line({{"ids", numbers(batch.input_ids[0])}, {"labels", numbers(batch.labels[0])},
                                               {"document_starts", numbers(batch.document_starts[0])}});
-    if (stop_requested) break;
+    require_no_stop();
   }
   output.finish();
   std::cerr << packed.sequences << " sequences, " << packed.source_tokens << " tokens\n";

@@ -114,8 +114,8 @@ std::shared_ptr<dapt::ScoreJournal> score_journal(const PageOptions& options, co
 
 /// Ends the run between two batches where that was asked for.
 ChosenScorer stoppable(ChosenScorer scorer, std::shared_ptr<const dapt::ScoreJournal> journal) {
-  scorer.scores = [scores = std::move(scorer.scores), journal = std::move(journal)](std::span<const dapt::Page> pages) {
-    if (!any_stops()) return scores(pages);
+  scorer.scores = [scores = std::move(scorer.scores), is_shared = scorer.is_shared, journal = std::move(journal)](std::span<const dapt::Page> pages) {
+    if (!(is_shared ? any_stops() : stop_requested.load())) return scores(pages);
     dapt::require(journal && journal->kept() > 0, "stopped while the pages were scored; nothing was written");
     dapt::fail("stopped while the pages were scored; the scores of ", journal->kept(), " are in ", journal->partial().string(), ", and the same command goes on from there");
   };

@@ -13,13 +13,14 @@ inline void on_signal(int) {
   static std::atomic<bool> signalled = false;
   if (signalled.exchange(true)) _exit(130);
   stop_requested = true;
-  constexpr char message[] = "\nstopping after this micro-batch and saving; press Ctrl-C again to end at once\n";
+  constexpr char message[] = "\nstopping as soon as no work is lost; press Ctrl-C again to end at once\n";
   [[maybe_unused]] const auto written = write(STDERR_FILENO, message, sizeof message - 1);
 }
 
 inline void stop_on_signals() {
   struct sigaction action = {};
   action.sa_handler = on_signal;
+  action.sa_flags = SA_RESTART;  // or a read from a pipe that the signal meets would fail
   for (const int signal : {SIGINT, SIGTERM}) sigaction(signal, &action, nullptr);
 }
 

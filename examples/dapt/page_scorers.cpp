@@ -72,6 +72,7 @@ ChosenScorer shared(ChosenScorer scorer) {
   if (processes() == nullptr) return scorer;
   const std::int64_t pages_at_once = scorer.pages_at_once;
   scorer.pages_at_once *= processes()->size();
+  scorer.is_shared = true;
   scorer.scores = [scores = dapt::SharedScorer(scorer, *processes(), pages_at_once)](std::span<const dapt::Page> pages) { return scores.score(pages); };
   return scorer;
 }

@@ -165,6 +165,41 @@ class Stop(unittest.TestCase):
         self.assertIn("resumed from: nothing", result.stderr)
         self.assertEqual([folder.name for folder in (out / "checkpoints").iterdir()], ["step-000000002"])
 
+    def test_part_of_a_tokenized_file_or_of_an_evaluation_does_not_pass_for_the_whole(self):
+        pages, out = self.folder / "pipe", self.folder / "ids.jsonl"
+        for packed in ([], ["--packed", "--max-length", 16]):
+            os.mkfifo(pages)
+            process = subprocess.Popen(list(map(str, [program, "tokenize", "--model", self.model, "--pages", pages, "--out", out, *packed])), stderr=subprocess.PIPE, text=True)
+            self.addCleanup(process.kill)
+            with pages.open("w") as writer:  # opened when the program reads
+                writer.write(self.pages.read_text())
+                process.send_signal(signal.SIGTERM)
+                time.sleep(0.1)
+            messages = process.communicate(timeout=60)[1]
+            self.assertEqual(process.returncode, 1, messages)
+            self.assertIn("tokenize: stopped before the last page", messages)
+            pages.unlink()
+            self.assertEqual(sorted(file.name for file in self.folder.iterdir()), ["model", "pages.jsonl"])
+
+        wanted = 2000
+        screen, keyboard = pty.openpty()  # on which each model has its progress line
+        process = subprocess.Popen(list(map(str, [program, "eval", *["--model", self.model] * wanted, "--pages", self.pages, "--max-length", 64, "--dtype", "fp32", "--threads", 1, "--out", out])),
+                                   stdout=subprocess.DEVNULL, stderr=keyboard)
+        self.addCleanup(process.kill)
+        os.close(keyboard)
+        messages = os.read(screen, 2**16).decode()
+        process.send_signal(signal.SIGINT)
+        while True:
+            try:
+                messages += os.read(screen, 2**16).decode()
+            except OSError:  # nobody writes any more
+                break
+        os.close(screen)
+        self.assertEqual(process.wait(timeout=60), 1, messages)
+        results = json.loads(out.read_text())
+        self.assertTrue(0 < len(results) < wanted)
+        self.assertIn(f"eval: stopped when {len(results)} of {wanted} models and adapters were scored; their results are in {out}", messages)
+
     def test_a_terminal_that_is_closed_does_not_end_a_run(self):
         out = self.folder / "out"
         screen, keyboard = pty.openpty()
