@@ -9,7 +9,6 @@
 
 #include "commands.hpp"
 #include "corpus.hpp"
-#include "interrupt.hpp"
 #include "options.hpp"
 #include "processes.hpp"
 #include "run.hpp"
@@ -25,7 +24,6 @@ void filter(RunOptions run) {
   std::optional<PageWriter> out;
   if (!run.out.empty() && is_first_process()) out.emplace(run.out, run.threads);
   const CorpusReport report = filter_corpus(run.pages, evaluation_items(run.tasks), tokenizer ? &*tokenizer : nullptr, run.threads, [&](const dapt::Page& page) {
-    dapt::require(!stop_requested, "filter: stopped; nothing was written");
     if (out) out->add(page);
   });
   if (out) out->commit();

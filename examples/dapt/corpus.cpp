@@ -112,12 +112,18 @@ std::shared_ptr<dapt::ScoreJournal> score_journal(const PageOptions& options, co
   return journal;
 }
 
-/// Ends the run between two batches where that was asked for.
+/// Ends the run where that was asked for, and says what is left of it. `journal` may be null.
+void stop_where(bool asked, const dapt::ScoreJournal* journal) {
+  if (!asked) return;
+  dapt::require(journal != nullptr && journal->kept() > 0, "stopped before the last page; nothing was written");
+  dapt::fail("stopped before the last page; the scores of ", journal->kept(), " pages are in ", journal->partial().string(), ", and the same command goes on from there");
+}
+
+/// May be stopped between two batches.
 ChosenScorer stoppable(ChosenScorer scorer, std::shared_ptr<const dapt::ScoreJournal> journal) {
   scorer.scores = [scores = std::move(scorer.scores), is_shared = scorer.is_shared, journal = std::move(journal)](std::span<const dapt::Page> pages) {
-    if (!(is_shared ? any_stops() : stop_requested.load())) return scores(pages);
-    dapt::require(journal && journal->kept() > 0, "stopped while the pages were scored; nothing was written");
-    dapt::fail("stopped while the pages were scored; the scores of ", journal->kept(), " are in ", journal->partial().string(), ", and the same command goes on from there");
+    stop_where(is_shared ? any_stops() : stop_requested.load(), journal.get());
+    return scores(pages);
   };
   return scorer;
 }
@@ -183,13 +189,17 @@ CorpusReport filter_corpus(const PageOptions& options, const std::vector<dapt::E
   const auto reader = read();
   const auto pages = reader | dapt::screen_pages(screen, &report.screen);
 
+  const auto take_one = [&](const dapt::Page& page) {
+    stop_where(stop_requested, journal.get());
+    take(page);
+  };
   dapt::PageLabels labels;
   if (!options.labels.empty()) labels = dapt::read_page_labels(options.labels);
   const auto take_filtered = [&](auto&& scored) {
     dapt::FilterOptions filter = filter_options(options, scorer.min_score, tokenizer, threads);
     if (stored) filter.scorer = stored->header().scorer + " of " + dapt::utf8_name(options.scores.string());
     if (!labels.empty()) filter.labels = &labels;
-    for (const dapt::Page& page : scored | dapt::filter_pages(filter, &report.filter.emplace())) take(page);
+    for (const dapt::Page& page : scored | dapt::filter_pages(filter, &report.filter.emplace())) take_one(page);
   };
   if (stored) {
     take_filtered(pages | dapt::stored_scores(stored));
@@ -198,7 +208,7 @@ CorpusReport filter_corpus(const PageOptions& options, const std::vector<dapt::E
   } else if (scorer.scores) {
     take_filtered(pages | dapt::score_pages(stoppable(scorer, nullptr), scorer.pages_at_once));
   } else {
-    for (const dapt::Page& page : pages) take(page);
+    for (const dapt::Page& page : pages) take_one(page);
   }
   if (scorer.note) report.notes.push_back(scorer.note());
   report.read = reader.source().summary();
@@ -218,7 +228,6 @@ CorpusReport store_pages(const RunOptions& run, const dapt::AnyTokenizer& tokeni
     pages.clear();
   };
   CorpusReport report = filter_corpus(run.pages, evaluation_items(run.tasks), &tokenizer, run.threads, [&](const dapt::Page& page) {
-    dapt::require(!stop_requested, "stopped while the pages were read; nothing was written");
     if (is_held_out(page, run.held_out)) return store.hold_out(page);
     pages.push_back(page);
     if (pages.size() == pages_at_once) tokenize();

@@ -121,6 +121,18 @@ TEST_CASE("scores of another run, or of other pages, are not taken up") {
   REQUIRE(folder.run(pages, 3) == 5);  // none of these touched it
 }
 
+TEST_CASE("two runs that write the same scores are found out") {
+  const ScoresFolder folder;
+  const dapt::ScoreHeader header{"length", {}};
+  const Page page{"w", 1, "text", {}};
+  const double score = 1;
+  ScoreJournal one(folder.file, header, 1), other(folder.file, header, 1);
+  for (ScoreJournal* journal : {&one, &other}) journal->begin();
+  for (ScoreJournal* journal : {&one, &other}) journal->add({&page, 1}, {&score, 1});
+  REQUIRE_THROWS_WITH(one.finish(), Catch::Contains("s.jsonl: ") && Catch::Contains("another run wrote to it as well"));
+  REQUIRE_FALSE(std::filesystem::exists(folder.file));
+}
+
 TEST_CASE("of a run that scored no whole batch nothing is left, and neither infinite scores are written nor folders replaced") {
   const ScoresFolder folder;
   REQUIRE_THROWS(folder.run(pages_of_lengths(5), 3, 2));

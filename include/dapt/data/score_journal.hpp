@@ -70,7 +70,9 @@ class ScoreJournal {
         require(!error, "cannot cut ", partial_.string(), " to ", bytes_, " bytes: ", error.message());
       }
       out_.emplace(partial_, /*keep=*/bytes_ > 0);
-      if (bytes_ == 0) out_->append(header_);
+      if (bytes_ > 0) return;
+      out_->append(header_);
+      bytes_ = header_.size();
     });
   }
 
@@ -89,16 +91,17 @@ class ScoreJournal {
     return result;
   }
 
-  /// Writes the scores of the pages that follow. Every few seconds they are flushed to the disk.
+  /// Writes the scores of the pages that follow, after `begin`; else another process does, of the same pages. Every few seconds they are flushed to the disk.
   void add(std::span<const Page> pages, std::span<const double> scores) {
-    if (!out_ || pages.empty()) return;
+    if (pages.empty()) return;
     std::string lines;
     for (std::size_t i = 0; i < pages.size(); ++i) {
       require(std::isfinite(scores[i]), "the score of work \"", pages[i].work, "\", page ", pages[i].page, " is ", scores[i], ", expected a finite number");
       lines += score_file_line(pages[i], scores[i]);
     }
-    writing([&] {
+    if (out_) writing([&] {
       out_->append(lines);
+      bytes_ += lines.size();
       const auto now = std::chrono::steady_clock::now();
       if (now - flushed_ < std::chrono::seconds(5)) return;
       out_->flush();
@@ -114,6 +117,8 @@ class ScoreJournal {
     writing([&] {
       out_->flush();
       std::error_code error;
+      const std::uintmax_t found = std::filesystem::file_size(partial_, error);
+      require(!error && found == bytes_, partial_.string(), " has ", error ? 0 : found, " bytes, expected ", bytes_, ": another run wrote to it as well");
       std::filesystem::rename(partial_, file_, error);
       require(!error, "cannot rename the finished file: ", error.message());
       out_.reset();
@@ -135,7 +140,7 @@ class ScoreJournal {
   std::filesystem::path file_, partial_;
   std::string header_;
   std::int64_t pages_at_once_, remembered_ = 0, passed_ = 0, written_ = 0;
-  std::uintmax_t bytes_ = 0;  ///< of the partial file, up to the last batch
+  std::uintmax_t bytes_ = 0;  ///< of the partial file: up to the last batch that was found, then of all that was written
   std::optional<ScoreReader> reader_;
   std::optional<AppendFile> out_;
   std::chrono::steady_clock::time_point flushed_ = std::chrono::steady_clock::now();
