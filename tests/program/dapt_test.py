@@ -543,7 +543,7 @@ class Program(unittest.TestCase):
         full = next(line for line in result.stdout.splitlines() if line.startswith("full AdamW")).split()
         self.assertEqual(full[2:7], ["6738.4", "12.55", "0.00", "75.31", "25.10"])  # 6,738,415,616 weights: in bf16, of 12 bytes of state, in fp32
 
-        # Each of two devices has half of the layers, and the weight of the embedding or that of the head: 3,369,207,808 and 4,096 more (the last norm).
+        # Each of two devices has half of the layers, and the weight of the embedding or that of the head: (6,738,415,616 - 4,096) / 2 = 3,369,205,760, and the last norm's 4,096 on the second.
         result = run("check", folder, "--devices", 2, "--setting", "all = --adapter full")
         self.assertEqual(result.returncode, 0, result.stderr)
         rows = [line.split() for line in result.stdout.splitlines() if line.startswith("all, device ")]

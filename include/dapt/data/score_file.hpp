@@ -51,23 +51,22 @@ inline std::string score_file_line(const Page& page, double score) {
   return nlohmann::ordered_json{{"work", page.work}, {"page", page.page}, {"hash", page_hash(page)}, {"score", score}}.dump() + '\n';
 }
 
-/// Stage Page -> Page that also gives `write` the lines of a score file, its header first, and calls `finish` at the end of the pages: before a later
+/// Stage Page -> Page that also gives `write` the lines of a score file, its header first; at_end (data/pull_view.hpp) behind it learns of the end of the pages before a later
 /// stage can find that none of them is good enough.
-inline auto record_scores(ScoreHeader header, std::function<void(std::string_view)> write, std::function<void()> finish = [] {}) {
-  return stage([header = std::move(header), write = std::move(write), finish = std::move(finish)](auto pages) {
+inline auto record_scores(ScoreHeader header, std::function<void(std::string_view)> write) {
+  return stage([header = std::move(header), write = std::move(write)](auto pages) {
     struct Source {
       decltype(pages) pages_;
       std::function<void(std::string_view)> write_;
-      std::function<void()> finish_;
       std::optional<Page> next() {
         const Page* page = pages_.next();
-        if (page == nullptr) return finish_(), std::nullopt;
+        if (page == nullptr) return std::nullopt;
         write_(score_file_line(*page, *page->score));
         return *page;
       }
     };
     write(score_file_header(header));
-    return Source{std::move(pages), write, finish};
+    return Source{std::move(pages), write};
   });
 }
 

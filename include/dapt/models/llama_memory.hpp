@@ -12,7 +12,6 @@
 #include <algorithm>
 #include <cstdint>
 #include <initializer_list>
-#include <optional>
 
 #include <ATen/Parallel.h>
 
@@ -112,14 +111,13 @@ inline std::int64_t loss_bytes(const Linear& head, const MemoryUnits& u) {
 
 }  // namespace detail
 
-inline ActivationMemory Llama::activation_memory(std::int64_t batch_size, std::int64_t length, const AdapterBytes& adapter_bytes, std::optional<std::size_t> place) const {
+inline ActivationMemory Llama::activation_memory(std::int64_t batch_size, std::int64_t length, const AdapterBytes& adapter_bytes, Place place) const {
   const detail::MemoryUnits u(dtype(), batch_size * length);
   const std::int64_t input = u.tokens * config_.hidden_size * u.s;
-  const bool has_embedding = place.value_or(0) == 0, has_head = place.value_or(head_place()) == head_place();
   ActivationMemory memory;
   std::int64_t most = 0;  // of what is kept and a layer's working memory: a layer's is freed before the one below it runs
   for (std::size_t index = 0; index < layers_.size(); ++index) {
-    if (place && places_[index] != *place) continue;
+    if (!has_layer(place, index)) continue;
     const auto recomputed = options_.gradient_checkpointing.in_layer(static_cast<std::int64_t>(index));
     const detail::LayerMemory layer = detail::layer_memory(layers_[index], u, adapter_bytes);
     memory.saved += layer.kept(recomputed, input);
@@ -128,7 +126,7 @@ inline ActivationMemory Llama::activation_memory(std::int64_t batch_size, std::i
   memory.layer = most - memory.saved;
   const LlamaLayer& first = layers_.front();
   const bool embedding_trains = embed_tokens_.requires_grad();
-  if (has_embedding) {
+  if (has_embedding(place)) {
     // Nothing before the first layer's first norm needs a gradient where the embedding is frozen.
     const auto recomputed = options_.gradient_checkpointing.in_layer(0);
     const bool keeps_norm = recomputed == GradientCheckpointing::Part::none || recomputed == GradientCheckpointing::Part::mlp;
@@ -140,7 +138,7 @@ inline ActivationMemory Llama::activation_memory(std::int64_t batch_size, std::i
     if (config_.tie_word_embeddings && embedding_trains) memory.layer += embed_tokens_.numel() * u.e;
   }
   std::int64_t kept = detail::attention_workspace(first, u);
-  if (has_head) {
+  if (has_head(place)) {
     memory.saved += u.tokens * (config_.hidden_size * u.e + u.s);  // the last norm
     kept += detail::product_workspace(*head_, u);
     memory.loss = detail::loss_bytes(*head_, u) + kept;

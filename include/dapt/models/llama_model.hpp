@@ -135,8 +135,8 @@ class Llama {
 
   LossSum loss(const Batch& batch);
   Tensor token_log_probs(const Batch& batch);
-  NamedParameters parameters();
-  std::vector<Linear*> linears();
+  NamedParameters parameters() { return parameters(std::nullopt); }
+  std::vector<Linear*> linears() { return linears(std::nullopt); }
   std::vector<NamedParameters> weight_parts();
   void set_weight_gate(WeightGate* gate) { gate_ = gate; }
   WeightGate* weight_gate() const { return gate_; }
@@ -178,8 +178,14 @@ class Llama {
   std::int64_t layer_bytes(std::size_t index) const;
   /// In options_.devices, of norm and head.
   std::size_t head_place() const { return config_.tie_word_embeddings ? 0 : places_.back(); }
-  /// Of what lies on one of the devices, or of all.
-  ActivationMemory activation_memory(std::int64_t batch_size, std::int64_t length, const AdapterBytes& adapter_bytes, std::optional<std::size_t> place) const;
+  /// One of options_.devices, or all of them.
+  using Place = std::optional<std::size_t>;
+  bool has_embedding(Place place) const { return place.value_or(0) == 0; }
+  bool has_layer(Place place, std::size_t index) const { return place.value_or(places_[index]) == places_[index]; }
+  bool has_head(Place place) const { return place.value_or(head_place()) == head_place(); }
+  NamedParameters parameters(Place place);
+  std::vector<Linear*> linears(Place place);
+  ActivationMemory activation_memory(std::int64_t batch_size, std::int64_t length, const AdapterBytes& adapter_bytes, Place place) const;
   /// How many positions a call takes, where RoPE depends on that; else 0.
   std::int64_t rope_length(const Tensor& position_ids) const {
     return std::holds_alternative<DynamicRope>(config_.rope_scaling) ? position_ids.max().item<std::int64_t>() + 1 : 0;
@@ -408,10 +414,14 @@ inline std::string Llama::placement() const {
   return text;
 }
 
-inline NamedParameters Llama::parameters() {
-  NamedParameters result{{"model.embed_tokens.weight", embed_tokens_}};
-  for (std::size_t index = 0; index < layers_.size(); ++index)
+inline NamedParameters Llama::parameters(Place place) {
+  NamedParameters result;
+  if (has_embedding(place)) result.push_back({"model.embed_tokens.weight", embed_tokens_});
+  for (std::size_t index = 0; index < layers_.size(); ++index) {
+    if (!has_layer(place, index)) continue;
     for (NamedParameter& parameter : layer_parameters(index, true)) result.push_back(std::move(parameter));
+  }
+  if (!has_head(place)) return result;
   result.push_back({"model.norm.weight", norm_});
   if (!config_.tie_word_embeddings) result.push_back({"lm_head.weight", head_->weight});
   return result;
@@ -424,11 +434,13 @@ inline std::vector<NamedParameters> Llama::weight_parts() {
   return parts;
 }
 
-inline std::vector<Linear*> Llama::linears() {
+inline std::vector<Linear*> Llama::linears(Place place) {
   std::vector<Linear*> result;
-  for (LlamaLayer& layer : layers_)
-    for (Linear* linear : layer.linears()) result.push_back(linear);
-  result.push_back(head_.get());
+  for (std::size_t index = 0; index < layers_.size(); ++index) {
+    if (!has_layer(place, index)) continue;
+    for (Linear* linear : layers_[index].linears()) result.push_back(linear);
+  }
+  if (has_head(place)) result.push_back(head_.get());
   return result;
 }
 
