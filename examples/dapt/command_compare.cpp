@@ -120,7 +120,7 @@ void compare(RunOptions run, const std::vector<SettingOptions>& settings, const 
   std::string scored = "base";
   const BudgetOptions& budget = settings.front().budget;
   Comparison comparison([&] { return load_base(run); }, [&] { return open_stream(run, budget, prepared.sequences); },
-                        [&](dapt::Llama& model) { return any_stops() ? std::vector<dapt::MetricValue>() : evaluation.evaluate(model, prepared.tokenizer, scored); });
+                        [&](dapt::Llama& model) { return evaluation.evaluate(model, prepared.tokenizer, scored); });
   comparison.result().header = prepared.header;
   const Evaluate evaluate = held_out_perplexity(run, continuation, prepared);
   WriteErrors errors(continuation.on_write_error == "stop");

@@ -62,7 +62,8 @@ void evaluate(RunOptions run) {
     dapt::Llama model = dapt::load_llama(folder, dtype, llama_options(run));
     if (!peft.empty()) dapt::load_peft_adapter(peft, model);
     const std::string name = peft.empty() ? folder.string() : folder.string() + " + " + peft.string();
-    rows.push_back({name, evaluation.evaluate(model, tokenizer, name)});
+    std::vector<dapt::MetricValue> values = evaluation.evaluate(model, tokenizer, name);
+    if (!values.empty()) rows.push_back({name, std::move(values)});
   };
   for (const fs::path& folder : run.models) score(folder, {});
   for (const fs::path& peft : run.peft) score(run.models.front(), peft);

@@ -4,10 +4,9 @@
 #include <map>
 
 #include <dapt/core/error.hpp>
-#include <dapt/dist/shared_model.hpp>
 #include <dapt/report/progress_line.hpp>
 
-#include "processes.hpp"
+#include "measured.hpp"
 
 namespace dapt_program {
 
@@ -60,16 +59,15 @@ std::vector<dapt::MetricValue> Evaluation::evaluate(dapt::Llama& model, const da
   const auto measure = [&](const auto& metric) {
     if (!metric) return;
     progress.update(std::ssize(values), total, metric->name);
-    if (processes() == nullptr) {
-      values.push_back(metric->evaluate(model, tokenizer));
-    } else {
-      dapt::SharedModel shared(model, *processes());
-      values.push_back(metric->evaluate(shared, tokenizer));
-    }
+    values.push_back(measured(*metric, model, tokenizer));
   };
-  measure(questions_);
-  measure(sentences_);
-  measure(perplexity_);
+  try {
+    measure(questions_);
+    measure(sentences_);
+    measure(perplexity_);
+  } catch (const dapt::Stopped&) {
+    return {};
+  }
   progress.update(total, total);
   return values;
 }

@@ -23,7 +23,7 @@ class Evaluation {
 
   bool empty() const { return !questions_ && !sentences_ && !perplexity_; }
 
-  /// One value for each metric, with a progress line that begins with `what`.
+  /// One value for each metric, with a progress line that begins with `what`; none where any process was asked to stop.
   std::vector<dapt::MetricValue> evaluate(dapt::Llama& model, const dapt::AnyTokenizer& tokenizer, const std::string& what) const;
 
   /// For the report: the group of an item, empty where no item has one; and what a reader should see of it.

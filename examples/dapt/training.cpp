@@ -20,7 +20,6 @@
 #include <dapt/core/precision.hpp>
 #include <dapt/data/packed_stream.hpp>
 #include <dapt/data/utf8.hpp>
-#include <dapt/dist/shared_model.hpp>
 #include <dapt/io/checkpoint.hpp>
 #include <dapt/io/hf_model.hpp>
 #include <dapt/io/peft_adapter.hpp>
@@ -34,6 +33,7 @@
 
 #include "interrupt.hpp"
 #include "lora_options.hpp"
+#include "measured.hpp"
 #include "optimizer_rule.hpp"
 #include "processes.hpp"
 #include "run.hpp"
@@ -140,35 +140,35 @@ class Evaluations {
   /// Of a run that goes on, the file keeps what was measured up to step `done`.
   Evaluations(const fs::path& folder, const ContinuationOptions& continuation, const Evaluate& evaluate, std::int64_t done)
       : folder_(folder), steps_(continuation.eval_steps), keeps_best_(continuation.keep_best), evaluate_(evaluate) {
-    if (steps_ == 0 || !is_first_process()) return;
-    const fs::path file = folder / "evaluations.jsonl";
-    std::string kept;
-    std::ifstream in(file, std::ios::binary);
-    for (std::string line; done > 0 && std::getline(in, line) && !in.eof();) {
-      const auto json = nlohmann::json::parse(line, nullptr, false);
-      const bool is_whole = json.is_object() && json.contains("perplexity") && json.contains("step") && json["step"].is_number_integer();
-      if (!is_whole || json["step"].get<std::int64_t>() > done) break;
-      if (json["perplexity"].is_number()) take({json["step"].get<std::int64_t>(), json["perplexity"].get<double>()});
-      kept += line + '\n';
-    }
-    dapt::write_file_atomically(file, kept);
-    file_.emplace(file, true);
+    if (steps_ == 0) return;
+    const bool lacks_last = is_first_process() && begin(done) != done;
+    owed_ = done > 0 && done % steps_ == 0 && sum_over_processes({lacks_last})[0] > 0;
   }
 
-  /// Several processes measure together, and the first one writes. gather() is called by all before save(folder), which writes the weights as they are.
+  /// Whether the evaluation after step `done` was stopped, and is to be made up for before the run goes on.
+  bool owed() const { return owed_; }
+
+  /// After a step. Several processes measure together, and the first one writes. gather() is called by all before save(folder), which writes the weights as they are. False where it was stopped: the step is owed
+  /// an evaluation, and the run must end with it.
   template <class Gather, class Save>
-  void observe(const dapt::StepRecord& record, dapt::Llama& model, std::optional<dapt::TensorBoard>& events, WriteErrors& errors, Gather&& gather, Save&& save) {
-    if (steps_ == 0 || record.step % steps_ != 0) return;
-    const dapt::MetricValue value = evaluate_(model);
+  bool evaluate(std::int64_t step, dapt::Llama& model, std::optional<dapt::TensorBoard>& events, WriteErrors& errors, Gather&& gather, Save&& save) {
+    if (steps_ == 0 || step % steps_ != 0) return true;
+    dapt::MetricValue value;
+    try {
+      value = evaluate_(model);
+    } catch (const dapt::Stopped&) {
+      return false;
+    }
     if (keeps_best_) gather();
-    if (!is_first_process()) return;
-    errors.attempt("evaluations", [&] { file_->append(nlohmann::ordered_json{{"step", record.step}, {value.name, value.value}}.dump() + "\n"); });
-    errors.attempt("TensorBoard events", [&] { events->scalars({{"eval/" + value.name, value.value}}, record.step); });
-    if (!take({record.step, value.value}) || !keeps_best_) return;
+    if (!is_first_process()) return true;
+    errors.attempt("evaluations", [&] { file_->append(nlohmann::ordered_json{{"step", step}, {value.name, value.value}}.dump() + "\n"); });
+    errors.attempt("TensorBoard events", [&] { events->scalars({{"eval/" + value.name, value.value}}, step); });
+    if (!take({step, value.value}) || !keeps_best_) return true;
     errors.attempt("best weights", [&] {
       save(folder_ / "best");
-      dapt::write_file_atomically(folder_ / "best" / "evaluation.json", nlohmann::ordered_json{{"step", record.step}, {value.name, value.value}}.dump() + "\n");
+      dapt::write_file_atomically(folder_ / "best" / "evaluation.json", nlohmann::ordered_json{{"step", step}, {value.name, value.value}}.dump() + "\n");
     });
+    return true;
   }
 
   /// From the thread that writes checkpoints.
@@ -183,6 +183,25 @@ class Evaluations {
   }
 
  private:
+  /// The step of the last evaluation that the file keeps, up to step `done`; 0 without one.
+  std::int64_t begin(std::int64_t done) {
+    const fs::path file = folder_ / "evaluations.jsonl";
+    std::string kept;
+    std::int64_t last = 0;
+    std::ifstream in(file, std::ios::binary);
+    for (std::string line; done > 0 && std::getline(in, line) && !in.eof();) {
+      const auto json = nlohmann::json::parse(line, nullptr, false);
+      const bool is_whole = json.is_object() && json.contains("perplexity") && json.contains("step") && json["step"].is_number_integer();
+      if (!is_whole || json["step"].get<std::int64_t>() > done) break;
+      last = json["step"].get<std::int64_t>();
+      if (json["perplexity"].is_number()) take({last, json["perplexity"].get<double>()});
+      kept += line + '\n';
+    }
+    dapt::write_file_atomically(file, kept);
+    file_.emplace(file, true);
+    return last;
+  }
+
   /// Whether it is the best so far. NaN never is.
   bool take(std::pair<std::int64_t, double> step_and_value) {
     if (!(step_and_value.second < (best_ ? best_->second : std::numeric_limits<double>::infinity()))) return false;
@@ -192,7 +211,7 @@ class Evaluations {
 
   fs::path folder_;
   std::int64_t steps_;
-  bool keeps_best_;
+  bool keeps_best_, owed_ = false;
   const Evaluate& evaluate_;
   std::optional<dapt::AppendFile> file_;
   std::optional<std::pair<std::int64_t, double>> best_;
@@ -202,7 +221,7 @@ class Evaluations {
 template <class Call>
 struct Calling {
   Call call;
-  void observe(const dapt::StepRecord& record) { call(record); }
+  auto observe(const dapt::StepRecord& record) { return call(record); }
 };
 
 /// Where the run goes on; nothing where it begins. A folder with checkpoints is not written over.
@@ -307,9 +326,7 @@ Evaluate held_out_perplexity(const RunOptions& run, const ContinuationOptions& c
   dapt::require(!prepared.held_out.empty() || run.store.empty(), "--eval-steps: ", run.store.string(), " holds out no page; dapt tokenize --store takes --held-out");
   dapt::require(!prepared.held_out.empty(), "--eval-steps: --held-out ", run.held_out, " leaves no page to evaluate on");
   return [metric = dapt::Perplexity{.pages = prepared.held_out, .max_length = run.packing.max_length}, &prepared](dapt::Llama& model) {
-    if (processes() == nullptr) return metric.evaluate(model, prepared.tokenizer);
-    dapt::SharedModel shared(model, *processes());
-    return metric.evaluate(shared, prepared.tokenizer);
+    return measured(metric, model, prepared.tokenizer);
   };
 }
 
@@ -414,10 +431,21 @@ const dapt::SettingResult& run_setting(Comparison& comparison, const RunOptions&
     using Trained = dapt::Trainer<dapt::Llama, decltype(adapter), dapt::AnyOptimizer, ChosenSchedule>;
     std::optional<dapt::CheckpointWriter<Trained>> checkpoints;  // made with the trainer
     Trained* training = nullptr;  // while it trains
+    const auto write_weights = [&](Trained& trainer, const fs::path& to) {
+      if constexpr (std::is_same_v<decltype(adapter), ChosenLora>) dapt::save_peft_adapter(trainer.adapter().options(), trainer.adapter_state(), to / "adapter", dapt::utf8_name(run.models.front().string()));
+      else dapt::save_llama(trainer.model(), run.models.front(), to / "model");
+    };
+    const auto gather = [&](Trained& trainer) {  // of sharded weights those that are written
+      if (!uses_lora(setting) || saves_modules(setting.adapter)) trainer.gather_weights();
+    };
+    const auto evaluate_after = [&](std::int64_t step) {
+      return evaluations.evaluate(step, training->model(), events, errors, [&] { gather(*training); }, [&](const fs::path& to) { write_weights(*training, to); });
+    };
     const auto start = [&](Trained& trainer) {
       training = &trainer;
       if (checkpoint) trainer.restore(*checkpoint);
       checkpoint.reset();
+      if (evaluations.owed()) evaluate_after(done);
       const auto flush_steps = [&] {  // a checkpoint is never newer than what is said of its steps
         log->flush_written();
         events->flush_written();
@@ -427,13 +455,6 @@ const dapt::SettingResult& run_setting(Comparison& comparison, const RunOptions&
       checkpoints.emplace(trainer, folder / "checkpoints",
                           dapt::CheckpointOptions{.every_steps = continuation.checkpoint_steps, .every_minutes = continuation.checkpoint_minutes, .keep = continuation.keep_checkpoints, .run = identity,
                                                   .before_naming = flush_steps, .writes = is_first_process()});
-    };
-    const auto write_weights = [&](Trained& trainer, const fs::path& to) {
-      if constexpr (std::is_same_v<decltype(adapter), ChosenLora>) dapt::save_peft_adapter(trainer.adapter().options(), trainer.adapter_state(), to / "adapter", dapt::utf8_name(run.models.front().string()));
-      else dapt::save_llama(trainer.model(), run.models.front(), to / "model");
-    };
-    const auto gather = [&](Trained& trainer) {  // of sharded weights those that are written
-      if (!uses_lora(setting) || saves_modules(setting.adapter)) trainer.gather_weights();
     };
     const auto save = [&](Trained& trainer) {
       progress.finish();
@@ -450,9 +471,7 @@ const dapt::SettingResult& run_setting(Comparison& comparison, const RunOptions&
       errors.attempt("TensorBoard events", [&] { events->finish(); });
       errors.finish();
     };
-    Calling evaluating{[&](const dapt::StepRecord& record) {
-      evaluations.observe(record, training->model(), events, errors, [&] { gather(*training); }, [&](const fs::path& to) { write_weights(*training, to); });
-    }};
+    Calling evaluating{[&](const dapt::StepRecord& record) { return evaluate_after(record.step); }};
     ForwardTo forward{checkpoints};
     ForwardTo forward_log{log};
     ForwardTo forward_events{events};

@@ -117,6 +117,7 @@
 #include <dapt/metrics/question_set.hpp>
 #include <dapt/metrics/results_json.hpp>
 #include <dapt/metrics/scored_rows.hpp>
+#include <dapt/metrics/stoppable_model.hpp>
 #include <dapt/models/config_reader.hpp>
 #include <dapt/models/encoder_classifier.hpp>
 #include <dapt/models/encoder_config.hpp>

@@ -1,6 +1,7 @@
 // Two and four processes train as one does.
 #include <dapt/dist/process_group.hpp>
 
+#include <atomic>
 #include <cmath>
 #include <iomanip>
 #include <limits>
@@ -90,6 +91,26 @@ Outcome run(const std::string& scenario, dapt::ProcessGroup* group) {
   else train(dapt::FullParameter{});
   outcome.bytes = gradient_bytes() - before;
   return outcome;
+}
+
+/// One rank's observer ends the run of all after the same step; of a rank that is asked to stop before the first, no rank takes one.
+void end_together(dapt::ProcessGroup& group) {
+  struct EndAfter {
+    std::int64_t last;
+    bool observe(const dapt::StepRecord& record) { return record.step < last; }
+  };
+  const bool is_last = group.rank() == group.size() - 1;
+  std::atomic<bool> stop = false;
+  dapt::testing::ToyLM model;
+  dapt::Trainer trainer(model, dapt::FullParameter{}, dapt::AdamW{}, dapt::TrainOptions{.lr = 1e-2, .batch_size = 8, .max_steps = 9, .stop = &stop, .ranks = &group});
+  auto stream = dapt::testing::toy_batches();
+  const dapt::TrainReport ended = trainer.train(stream, EndAfter{is_last ? 3 : 7});
+  REQUIRE(ended.steps == 3);
+  REQUIRE(ended.stopped_because == "an observer");
+  stop = is_last;
+  const dapt::TrainReport stopped = trainer.train(stream);
+  REQUIRE(stopped.steps == 0);
+  REQUIRE(stopped.stopped_because == "stop requested");
 }
 
 const char* const scenarios[] = {"lora adamw", "lora dropout", "full adamw", "full clipping", "full end", "full bad", "galore", "galore layer-wise", "galore layer-wise bad", "galore end",
@@ -186,6 +207,7 @@ TEST_CASE("rank: trains all scenarios", "[.rank]") {
   dapt::ProcessGroup group(*rendezvous, {.timeout = std::chrono::seconds(60)});
   std::ofstream results(fs::path(std::getenv("DAPT_TEST_FOLDER")) / ("results." + std::to_string(group.rank())));
   for (const char* scenario : scenarios) results << text(run(scenario, &group)) << '\n';
+  end_together(group);
 }
 
 TEST_CASE("two and four processes train as one does, and stay equal to each other") {

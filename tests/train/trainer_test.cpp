@@ -338,6 +338,25 @@ TEST_CASE("a stop request ends training and drops the window that it falls into"
   REQUIRE(same(weights(model), weights(reference)));
 }
 
+TEST_CASE("an observer ends training after a step that all observers have seen") {
+  struct EndAfter {
+    std::int64_t last;
+    bool observe(const StepRecord& record) { return record.step < last; }
+  };
+  static_assert(dapt::EndingObserver<EndAfter> && !dapt::EndingObserver<Records>);
+  ToyLM model, reference;
+  Records records;
+  Trainer trainer(model, FullParameter{}, AdamW{}, TrainOptions{.lr = 1e-2, .batch_size = 2, .max_steps = 9});
+  auto stream = toy_batches();
+  const TrainReport report = trainer.train(stream, EndAfter{2}, records, EndAfter{4});
+  REQUIRE(report.stopped_because == "an observer");
+  REQUIRE(report.steps == 2);
+  REQUIRE(records.steps.size() == 2);
+  Trainer two_steps(reference, FullParameter{}, AdamW{}, TrainOptions{.lr = 1e-2, .batch_size = 2, .max_steps = 2});
+  two_steps.train(toy_batches());
+  REQUIRE(same(weights(model), weights(reference)));
+}
+
 TEST_CASE("limits: tokens, the end of a stream, and training on from there") {
   ToyLM model;
   Trainer trainer(model, FullParameter{}, AdamW{}, TrainOptions{.batch_size = 2, .max_tokens = 100});

@@ -7,16 +7,22 @@
 
 namespace dapt {
 
-/// Observer. `observer.observe(record)` -> void, after each step, in order, from the training thread. It changes nothing of the run.
+/// EndingObserver: an observer whose `observe` returns bool. False ends the run after this step, once all observers have seen it; of several ranks one is enough.
+template <class T>
+concept EndingObserver = requires(T& observer, const StepRecord& record) {
+  { observer.observe(record) } -> std::same_as<bool>;
+};
+
+/// Observer. `observer.observe(record)` -> void or bool (EndingObserver), after each step, in order, from the training thread. It changes nothing of the run.
 /// Optional: `observer.begin(header)` -> void, before the first step, with the RunHeader that `trainer.header()` has: adapter, optimizer, effective lr of each group, ...
 template <class T>
-concept Observer = requires(T& observer, const StepRecord& record) {
+concept Observer = EndingObserver<T> || requires(T& observer, const StepRecord& record) {
   { observer.observe(record) } -> std::same_as<void>;
 };
 
 template <class T>
 consteval bool check_observer() {
-  static_assert(requires(T& o, const StepRecord& r) { { o.observe(r) } -> std::same_as<void>; },
+  static_assert(EndingObserver<T> || requires(T& o, const StepRecord& r) { { o.observe(r) } -> std::same_as<void>; },
                 "dapt::Observer [observe]: add  void observe(const dapt::StepRecord& record);");
   return Observer<T>;
 }

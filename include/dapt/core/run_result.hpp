@@ -57,7 +57,7 @@ struct TrainReport {
   std::int64_t state_bytes = 0;            ///< of the optimizer's state after training; where ranks share it, on this one
   std::vector<std::int64_t> rank_state_bytes = {};   ///< of sharded states: on each rank
   std::vector<std::int64_t> rank_weight_bytes = {};  ///< of sharded weights: the most of them that each rank had at once
-  std::string stopped_because;             ///< "max_steps", "max_tokens", "max_minutes", "end of stream", "stop requested"
+  std::string stopped_because;             ///< "max_steps", "max_tokens", "max_minutes", "end of stream", "stop requested", "an observer"
 };
 
 /// One model of a comparison: the base, or what one setting made of it.

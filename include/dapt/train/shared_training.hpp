@@ -2,6 +2,7 @@
 // the same of the window's end.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <functional>
 #include <limits>
@@ -111,6 +112,11 @@ class SharedTraining {
     std::vector<std::int64_t> result;
     for (const std::string& text : ranks_.gather(std::to_string(number))) result.push_back(std::stoll(text));
     return result;
+  }
+  /// Whether it is so on any rank.
+  bool any(bool here) {
+    const std::vector<std::int64_t> all = gather(here ? 1 : 0);
+    return std::any_of(all.begin(), all.end(), [](std::int64_t there) { return there != 0; });
   }
 
   bool shards_states() const { return states_.has_value(); }

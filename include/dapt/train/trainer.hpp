@@ -71,7 +71,7 @@ class Trainer {
 
   /// Trains on `stream` until a limit of the options, a stop request, or the stream's end; the limits count from here, the optimizer's steps
   /// from construction. After `restore` it goes on where the checkpoint was taken, to the bit. Observers see each window's StepRecord, and may take a
-  /// checkpoint then. Throws dapt::Error on a bad loss under OnBadLoss::stop. Of several ranks all call it alike; they end after the same window with the same weights, whose bits are
+  /// checkpoint or end the run then. Throws dapt::Error on a bad loss under OnBadLoss::stop. Of several ranks all call it alike; they end after the same window with the same weights, whose bits are
   /// compared before and after.
   template <class Stream, class... Observers>
   TrainReport train(Stream&& stream, Observers&&... observers);
@@ -228,7 +228,12 @@ TrainReport Trainer<Model, Adapter, Rule, Schedule>::train(Stream&& stream, Obse
   TrainReport report;
   report.trainable_parameters = trainable_parameters();
   if (shared_) shared_->require_equal(model_.parameters(), progress_, "before training");
-  a_rank_stops_ = false;
+  a_rank_stops_ = shared_ && shared_->any(stop_requested());
+  bool goes_on = true;
+  [[maybe_unused]] const auto show = [](auto& observer, const StepRecord& record) {
+    if constexpr (EndingObserver<std::remove_reference_t<decltype(observer)>>) return observer.observe(record);
+    else return observer.observe(record), true;
+  };
   start_ = Clock::now();
   seconds_before_ = progress_.seconds;
   const auto seconds = [&] { return shared_ ? progress_.seconds : seconds_of_run(); };  // the learning rate and the end may depend on it
@@ -249,6 +254,10 @@ TrainReport Trainer<Model, Adapter, Rule, Schedule>::train(Stream&& stream, Obse
   const typename detail::GradientSteps<Rule>::Hooks hooks(gradient_steps_);
   detail::WindowReader<std::remove_reference_t<Stream>> reader(stream, options_);
   for (;;) {
+    if (a_rank_stops_ || !goes_on) {
+      report.stopped_because = a_rank_stops_ || stop_requested() ? "stop requested" : "an observer";
+      break;
+    }
     if (const char* reached = progress_.windows > 0 ? limit() : nullptr) {
       report.stopped_because = reached;
       break;
@@ -287,11 +296,9 @@ TrainReport Trainer<Model, Adapter, Rule, Schedule>::train(Stream&& stream, Obse
     record.peak_memory_bytes = sum_of(peak_memory_by_device(devices));
     record.seconds = progress_.seconds;
     record.fraction = fraction(progress_.windows);
-    (observers.observe(std::as_const(record)), ...);
-    if (a_rank_stops_) {
-      report.stopped_because = "stop requested";
-      break;
-    }
+    ((goes_on &= show(observers, record)), ...);
+    if constexpr ((EndingObserver<std::remove_reference_t<Observers>> || ...))
+      if (shared_) goes_on = !shared_->any(!goes_on);
   }
   if (shared_) shared_->require_equal(model_.parameters(), progress_, "after training");
 
