@@ -106,6 +106,7 @@ std::optional<dapt::SettingResult> stored_result(const fs::path& folder, const C
 
 void compare(RunOptions run, const std::vector<SettingOptions>& settings, const ContinuationOptions& continuation) {
   check_folders(run, settings, continuation.resume);
+  run.pages.takes_written = continuation.resume;
   meet_processes(run);  // after all have looked: from here on the first one writes
   check_host_options(run);
   check_sharding(run, processes() != nullptr, "start several, as dapt launch does");

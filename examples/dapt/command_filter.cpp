@@ -43,7 +43,6 @@ void add_filter(CLI::App& app) {
   command->add_option("--threads", run->threads, "CPU threads (0: all cores)")->check(CLI::NonNegativeNumber);
   add_page_options(*command, run->pages);
   add_item_options(*command, run->tasks);
-  command->add_option("--write-scores", run->pages.write_scores, "file for the scores of all pages, for --scores");
   command->add_option("--show", run->pages.shown, "pages just above and just below the threshold that are printed, each")->check(CLI::NonNegativeNumber)->capture_default_str();
   add_process_options(*command, *run);
   command->add_option("--out", run->out, "the kept pages with their scores, as JSON lines; without it nothing is written, and no threshold is needed");

@@ -15,6 +15,7 @@ namespace {
 void train(RunOptions run, SettingOptions setting, const ContinuationOptions& continuation) {
   setting.name = "train";
   if (continuation.eval_steps == 0) run.held_out = 0;
+  run.pages.takes_written = continuation.resume;
   meet_processes(run);
   check_host_options(run);
   check_sharding(run, processes() != nullptr, "start several, as dapt launch does");

@@ -100,9 +100,18 @@ dapt::FilterOptions filter_options(const PageOptions& options, std::optional<dou
   return filter;
 }
 
+/// Whether an earlier run wrote all scores that this one would make; the same for all processes.
+bool holds_scores(const fs::path& file, const dapt::ScoreHeader& header) {
+  const bool here = fs::exists(file) && dapt::ScoreReader(file).header() == header;
+  if (processes() == nullptr) return here;
+  const std::int64_t count = sum_over_processes({here})[0];
+  dapt::require(count == 0 || count == processes()->size(), file.string(), ": ", count, " of ", processes()->size(), " processes find this run's scores there; all must see the same file, or none");
+  return here;
+}
+
 /// What is written to `write_scores`, the same pages of it remembered by all processes.
-std::shared_ptr<dapt::ScoreJournal> score_journal(const PageOptions& options, const ChosenScorer& scorer, CorpusReport& report) {
-  auto journal = std::make_shared<dapt::ScoreJournal>(options.write_scores, dapt::ScoreHeader{options.scorer, scorer.min_score, scorer.made_by}, scorer.pages_at_once);
+std::shared_ptr<dapt::ScoreJournal> score_journal(const PageOptions& options, const dapt::ScoreHeader& header, std::int64_t pages_at_once, CorpusReport& report) {
+  auto journal = std::make_shared<dapt::ScoreJournal>(options.write_scores, header, pages_at_once);
   if (processes() != nullptr)
     for (const std::string& other : processes()->gather(std::to_string(journal->remembered())))
       dapt::require(other == std::to_string(journal->remembered()), journal->partial().string(), ": a process finds the scores of ", other, " pages, another of ", journal->remembered(),
@@ -183,7 +192,17 @@ CorpusReport filter_corpus(const PageOptions& options, const std::vector<dapt::E
   }
 
   CorpusReport report;
-  const std::shared_ptr<dapt::ScoreJournal> journal = options.write_scores.empty() ? nullptr : score_journal(options, scorer, report);
+  std::shared_ptr<dapt::ScoreJournal> journal;
+  if (!options.write_scores.empty()) {
+    const dapt::ScoreHeader header{options.scorer, scorer.min_score, scorer.made_by};
+    if (options.takes_written && holds_scores(options.write_scores, header)) {
+      stored = std::make_shared<dapt::ScoreReader>(options.write_scores);
+      scorer = {.min_score = scorer.min_score};  // its models are not needed
+      report.notes.push_back("the scores are those of the earlier run (" + dapt::utf8_name(options.write_scores.string()) + ")");
+    } else {
+      journal = score_journal(options, header, scorer.pages_at_once, report);
+    }
+  }
   screen.tell_duplicate = [&](const auto& copy, const auto& original, const auto& duplicate) { findings.add(copy, original, duplicate); };
   screen.tell_overlap = [&](const auto& page, const auto& item, double share) { findings.add(page, item, share); };
   const auto reader = read();
@@ -197,7 +216,7 @@ CorpusReport filter_corpus(const PageOptions& options, const std::vector<dapt::E
   if (!options.labels.empty()) labels = dapt::read_page_labels(options.labels);
   const auto take_filtered = [&](auto&& scored) {
     dapt::FilterOptions filter = filter_options(options, scorer.min_score, tokenizer, threads);
-    if (stored) filter.scorer = stored->header().scorer + " of " + dapt::utf8_name(options.scores.string());
+    if (!options.scores.empty()) filter.scorer = stored->header().scorer + " of " + dapt::utf8_name(options.scores.string());
     if (!labels.empty()) filter.labels = &labels;
     for (const dapt::Page& page : scored | dapt::filter_pages(filter, &report.filter.emplace())) take_one(page);
   };

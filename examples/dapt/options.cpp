@@ -102,7 +102,8 @@ void add_page_options(CLI::App& app, PageOptions& pages) {
   app.add_option("--line-tokens", pages.line_tokens, "tokens of a line that the classifier sees at the most (default: as many as it takes)")->check(CLI::PositiveNumber);
   app.add_option("--labels", pages.labels, "JSON lines with work, page, domain: prints the filter's precision and recall, changes nothing");
   app.add_option("--fit-mib", pages.fit_mib, "MiB of text, at the most, that scorer ngram is fitted to: of a larger corpus a sample (default: 64)")->check(CLI::PositiveNumber);
-  app.add_option("--scores", pages.scores, "scores that filter --write-scores wrote of these pages, in place of --scorer")->check(CLI::ExistingFile);
+  app.add_option("--scores", pages.scores, "scores that --write-scores wrote of these pages, in place of --scorer")->check(CLI::ExistingFile);
+  app.add_option("--write-scores", pages.write_scores, "file for the scores of all pages, for --scores (train and compare with scorers lm and classifier: scores.jsonl in --out)");
   app.add_option("--duplicates", pages.duplicates, "pages that are copies of earlier ones, exact or near: report, drop, off")
       ->check(CLI::IsMember({"report", "drop", "off"}))
       ->capture_default_str();

@@ -29,6 +29,7 @@ struct PageOptions {
   fs::path labels;                       // for scoring the filter only
   std::optional<std::int64_t> fit_mib;   // text that scorer ngram is fitted to, at the most; absent: 64
   fs::path scores, write_scores;         // files of scores: used in place of a scorer, and written by one
+  bool takes_written = false;            // write_scores of an earlier run, where this one's would be the same
   std::string duplicates = "report";     // report | drop | off
   std::string contamination = "report";  // report | drop | off: pages that hold evaluation items, where these are named
   fs::path findings;                     // the file that copies and overlaps are written to

@@ -21,7 +21,7 @@ namespace dapt_program {
 struct ChosenScorer {
   static constexpr std::string_view name = "of --scorer";
 
-  std::function<std::vector<double>(std::span<const dapt::Page>)> scores;
+  std::function<std::vector<double>(std::span<const dapt::Page>)> scores = {};
   std::optional<double> min_score = {};    // the scorer's own rule, where it has one
   std::int64_t pages_at_once = 256;        // that `scores` is given
   std::string made_by = {};                // of what models, files and options the scores follow, beside the pages

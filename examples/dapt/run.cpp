@@ -80,7 +80,10 @@ dapt::TokenStore open_store(const RunOptions& run, const dapt::AnyTokenizer& tok
   const dapt::Hash128 hash = dapt::tokenizer_hash(run.models.front());
   if (!run.store.empty()) return dapt::TokenStore(run.store, hash);
   const fs::path file = run.out / (".tokens." + std::to_string(processes() == nullptr ? 0 : processes()->rank()) + ".store");
-  CorpusReport report = store_pages(run, tokenizer, file);
+  RunOptions keeping = run;
+  const bool scores_cost = run.pages.scorer == "lm" || run.pages.scorer == "classifier";
+  if (scores_cost && run.pages.write_scores.empty()) keeping.pages.write_scores = run.out / "scores.jsonl";
+  CorpusReport report = store_pages(keeping, tokenizer, file);
   print_summary(std::cerr, report);
   filter = std::move(report.filter);
   dapt::TokenStore store(file, hash);

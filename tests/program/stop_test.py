@@ -368,6 +368,32 @@ class Stop(unittest.TestCase):
         self.assertEqual(refused.returncode, 1)
         self.assertIn("--held-out has no effect without --eval-steps", refused.stderr)
 
+    def test_scores_of_a_language_model_are_kept_by_a_run_that_is_stopped_while_it_scores(self):
+        general = self.folder / "general"
+        general.mkdir()
+        write_model(general, source, seed=2)
+        self.write_pages([f"Page {i} tells how dpkg unpacks package {i * i}. " * 4 for i in range(1200)])
+        options = ("--scorer", "lm", "--domain-model", self.model, "--general-model", general, "--min-score", -1000, "--duplicates", "off", "--rank", 4, "--max-steps")
+        whole, out = self.folder / "whole", self.folder / "out"
+        self.assertGood(self.run_to_its_end("train", whole, *options, 2))
+        partial = out / ".scores.jsonl.partial"
+        process = self.start("train", out, *options, 2, stderr=subprocess.PIPE, text=True)
+        self.wait_for(process, lambda: partial.exists() and partial.read_bytes().count(b"\n") > 256)
+        process.send_signal(signal.SIGTERM)
+        messages = process.communicate(timeout=60)[1]
+        self.assertEqual(process.returncode, 1, messages)
+        self.assertIn("the same command goes on from there", messages)
+        resumed = self.run_to_its_end("train", out, *options, 2)
+        self.assertGood(resumed)
+        self.assertIn("pages are those of a run that was stopped", resumed.stderr)
+        for file in ("scores.jsonl", "adapter/adapter_model.safetensors"):
+            self.assertEqual((out / file).read_bytes(), (whole / file).read_bytes(), file)
+        scored_at = (out / "scores.jsonl").stat().st_mtime_ns
+        longer = self.run_to_its_end("train", out, *options, 3, "--resume")
+        self.assertGood(longer)
+        self.assertIn(f"the scores are those of the earlier run ({out / 'scores.jsonl'})", longer.stderr)
+        self.assertEqual((out / "scores.jsonl").stat().st_mtime_ns, scored_at)
+
     def test_an_evaluation_while_training_that_is_stopped_is_made_up_for(self):
         options = ("--max-steps", 2, "--rank", 4, "--eval-steps", 1, "--held-out", 0.9, "--keep-best", "--checkpoint-steps", 1)
         whole, out = self.folder / "whole", self.folder / "out"

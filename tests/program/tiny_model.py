@@ -5,7 +5,7 @@ import random
 import struct
 
 
-def write_model(folder, source, spoiled=()):
+def write_model(folder, source, spoiled=(), seed=1):
     """A Llama of two layers with random fp32 weights and GPT-NeoX's small tokenizer, in a folder that is there. A page with one of the tokens `spoiled` has the loss NaN."""
     hidden, inner, layers, vocabulary = 64, 128, 2, 1024
     config = {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "vocab_size": vocabulary, "hidden_size": hidden, "intermediate_size": inner, "num_hidden_layers": layers,
@@ -18,7 +18,7 @@ def write_model(folder, source, spoiled=()):
                    at + "mlp.down_proj.weight": [hidden, inner], at + "input_layernorm.weight": [hidden], at + "post_attention_layernorm.weight": [hidden]}
     if spoiled:
         shapes["lm_head.weight"] = [vocabulary, hidden]
-    draw, header, data = random.Random(1), {}, b""
+    draw, header, data = random.Random(seed), {}, b""
     for name, shape in shapes.items():
         count = shape[0] * (shape[1] if len(shape) > 1 else 1)
         values = [1.0] * count if "norm" in name else [draw.gauss(0, 0.1) for _ in range(count)]

@@ -30,6 +30,7 @@ struct ScoreHeader {
   std::string scorer;               ///< its name
   std::optional<double> min_score;  ///< the scorer's own rule, where it has one
   std::string made_by = {};         ///< of what models and options the scores follow, for a person to read
+  bool operator==(const ScoreHeader&) const = default;
 };
 
 /// 32 hexadecimal digits.
