@@ -24,9 +24,11 @@ with tempfile.TemporaryDirectory() as name:
     write_model(work / "model", source)
     write_pages(work / "pages.jsonl")
 
+    def training(out, *options):
+        return list(map(str, ["train", "--model", work / "model", "--max-length", 64, "--batch-size", 4, "--dtype", "fp32", "--threads", 1, "--lr", "1e-3", "--rank-timeout", 5, "--out", work / out, *options]))
+
     def command(out, *options):
-        return list(map(str, ["train", "--model", work / "model", "--pages", work / "pages.jsonl", "--max-length", 64, "--batch-size", 4, "--dtype", "fp32", "--threads", 1, "--lr", "1e-3",
-                              "--max-steps", STEPS, "--rank-timeout", 5, "--out", work / out, *options]))
+        return training(out, "--pages", work / "pages.jsonl", "--max-steps", STEPS, *options)
 
     GALORE = ("--adapter", "full", "--optimizer", "galore-adamw", "--galore-rank", 8, "--update-proj-gap", 7, "--checkpoint-steps", 1)
     # A refresh turns the last bits of a sum into another basis where singular values are close, in one process too: docs/explanation/numerics.md. So across numbers of processes without one.
@@ -150,6 +152,20 @@ with tempfile.TemporaryDirectory() as name:
     assert [line["step"] for line in alone] == [line["step"] for line in together] == [5, 10, 15, 20]
     assert all(abs(a["perplexity"] / b["perplexity"] - 1) < 1e-5 for a, b in zip(alone, together)), (alone, together)
     assert (work / "evaluated-2" / "best" / "model" / "model.safetensors").exists()
+
+    # Stopped while it is evaluated, such a run makes the evaluation again before it goes on.
+    (work / "long.jsonl").write_text("".join(json.dumps({"work": "w", "page": i, "text": f"Page {i} tells how dpkg unpacks package {i * i}. " * 200}) + "\n" for i in range(60)))
+    evaluating = ("--adapter", "full", "--pages", work / "long.jsonl", "--max-steps", 2, "--held-out", 0.9, "--eval-steps", 1, "--keep-best", "--shard-weights", "--resume")
+    run(2, *training("whole-evaluation", *evaluating))
+    stopped = start(2, *training("stopped-evaluation", *evaluating))
+    wait_for_step("stopped-evaluation", 1)
+    stopped.send_signal(signal.SIGTERM)
+    messages = stopped.communicate(timeout=60)[1]
+    assert stopped.returncode == 0 and "ended by: stop requested" in messages, messages
+    assert len(log("stopped-evaluation")) == 1 and not (work / "stopped-evaluation" / "evaluations.jsonl").read_text()
+    run(2, *training("stopped-evaluation", *evaluating))
+    for file in ("evaluations.jsonl", "best/evaluation.json", "best/model/model.safetensors", "model/model.safetensors"):
+        assert (work / "stopped-evaluation" / file).read_bytes() == (work / "whole-evaluation" / file).read_bytes(), file
 
     def comparison(out, *options):
         return ["compare", "--model", work / "model", "--pages", work / "pages.jsonl", "--max-length", 64, "--batch-size", 4, "--dtype", "fp32", "--threads", 1, "--lr", "1e-3", "--max-steps", 5, "--held-out", 0.3, "--checkpoint-steps", 1,

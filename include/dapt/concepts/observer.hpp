@@ -20,6 +20,14 @@ concept Observer = EndingObserver<T> || requires(T& observer, const StepRecord& 
   { observer.observe(record) } -> std::same_as<void>;
 };
 
+/// Shows the step to the observer; false where it ends the run.
+template <Observer T>
+bool goes_on_after(T& observer, const StepRecord& record) {
+  if constexpr (EndingObserver<T>) return observer.observe(record);
+  else observer.observe(record);
+  return true;
+}
+
 template <class T>
 consteval bool check_observer() {
   static_assert(EndingObserver<T> || requires(T& o, const StepRecord& r) { { o.observe(r) } -> std::same_as<void>; },

@@ -230,10 +230,6 @@ TrainReport Trainer<Model, Adapter, Rule, Schedule>::train(Stream&& stream, Obse
   if (shared_) shared_->require_equal(model_.parameters(), progress_, "before training");
   a_rank_stops_ = shared_ && shared_->any(stop_requested());
   bool goes_on = true;
-  [[maybe_unused]] const auto show = [](auto& observer, const StepRecord& record) {
-    if constexpr (EndingObserver<std::remove_reference_t<decltype(observer)>>) return observer.observe(record);
-    else return observer.observe(record), true;
-  };
   start_ = Clock::now();
   seconds_before_ = progress_.seconds;
   const auto seconds = [&] { return shared_ ? progress_.seconds : seconds_of_run(); };  // the learning rate and the end may depend on it
@@ -296,7 +292,7 @@ TrainReport Trainer<Model, Adapter, Rule, Schedule>::train(Stream&& stream, Obse
     record.peak_memory_bytes = sum_of(peak_memory_by_device(devices));
     record.seconds = progress_.seconds;
     record.fraction = fraction(progress_.windows);
-    ((goes_on &= show(observers, record)), ...);
+    ((goes_on &= goes_on_after(observers, record)), ...);
     if constexpr ((EndingObserver<std::remove_reference_t<Observers>> || ...))
       if (shared_) goes_on = !shared_->any(!goes_on);
   }
