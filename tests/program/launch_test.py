@@ -154,7 +154,7 @@ with tempfile.TemporaryDirectory() as name:
     assert (work / "evaluated-2" / "best" / "model" / "model.safetensors").exists()
 
     # Stopped while it is evaluated, such a run makes the evaluation again before it goes on.
-    (work / "long.jsonl").write_text("".join(json.dumps({"work": "w", "page": i, "text": f"Page {i} tells how dpkg unpacks package {i * i}. " * 200}) + "\n" for i in range(60)))
+    (work / "long.jsonl").write_text("".join(json.dumps({"work": "w", "page": i, "text": f"Page {i} tells how dpkg unpacks package {i * i}. " * 50}) + "\n" for i in range(60)))
     evaluating = ("--adapter", "full", "--pages", work / "long.jsonl", "--max-steps", 2, "--held-out", 0.9, "--eval-steps", 1, "--keep-best", "--shard-weights", "--resume")
     run(2, *training("whole-evaluation", *evaluating))
     stopped = start(2, *training("stopped-evaluation", *evaluating))
