@@ -14,7 +14,6 @@
 #include "commands.hpp"
 #include "corpus.hpp"
 #include "evaluation.hpp"
-#include "interrupt.hpp"
 #include "options.hpp"
 #include "processes.hpp"
 #include "run.hpp"

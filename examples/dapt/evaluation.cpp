@@ -7,6 +7,7 @@
 #include <dapt/report/progress_line.hpp>
 
 #include "measured.hpp"
+#include "processes.hpp"
 
 namespace dapt_program {
 

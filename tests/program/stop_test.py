@@ -71,7 +71,7 @@ def scalars(folder):
 
 
 def is_held_out(work, page, share):
-    """split_held_out of examples/dapt/corpus.cpp: FNV-1a of 64 bits, mixed."""
+    """is_held_out of examples/dapt/corpus.cpp: FNV-1a of 64 bits, mixed."""
     value = 0xcbf29ce484222325
     for byte in f"{work}\0{page}".encode():
         value = (value ^ byte) * 0x100000001b3 % 2**64
