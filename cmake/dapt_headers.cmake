@@ -21,6 +21,7 @@ set(DAPT_HEADERS
   include/dapt/core/batch.hpp
   include/dapt/core/checkpoint.hpp
   include/dapt/core/cuda_kernels.hpp
+  include/dapt/core/deterministic.hpp
   include/dapt/core/device.hpp
   include/dapt/core/error.hpp
   include/dapt/core/file_mapping.hpp

@@ -18,6 +18,7 @@
 #include <nlohmann/json.hpp>
 #include <torch/headeronly/version.h>
 
+#include <dapt/core/deterministic.hpp>
 #include <dapt/core/device.hpp>
 #include <dapt/core/error.hpp>
 #include <dapt/core/precision.hpp>
@@ -142,7 +143,10 @@ void set_threads(const RunOptions& run) {
 void prepare_process(RunOptions& run) {
   set_threads(run);
   const std::vector<at::Device> devices = dapt::devices_from_names(run.device);
-  if (devices.front().is_cuda()) c10::impl::VirtualGuardImpl(c10::kCUDA).setDevice(devices.front());  // or each process would hold a few hundred MiB of the first GPU
+  if (devices.front().is_cuda()) {
+    c10::impl::VirtualGuardImpl(c10::kCUDA).setDevice(devices.front());  // or each process would hold a few hundred MiB of the first GPU
+    dapt::use_deterministic_algorithms();
+  }
   if (run.dtype == "auto" && std::any_of(devices.begin(), devices.end(), [](at::Device device) { return !device.is_cpu(); })) {
     run.dtype = "bf16";
     run.dtype_choice = ", chosen by --dtype auto for a GPU";

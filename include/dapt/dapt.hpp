@@ -22,6 +22,7 @@
 #include <dapt/core/batch.hpp>
 #include <dapt/core/checkpoint.hpp>
 #include <dapt/core/cuda_kernels.hpp>
+#include <dapt/core/deterministic.hpp>
 #include <dapt/core/device.hpp>
 #include <dapt/core/error.hpp>
 #include <dapt/core/file_mapping.hpp>

@@ -7,11 +7,18 @@
 
 #include <c10/core/Device.h>
 
+#include <dapt/core/deterministic.hpp>
+
 namespace dapt::testing_support {
 
 inline at::Device tested_device() {
-  const char* name = std::getenv("DAPT_TEST_DEVICE");
-  return name == nullptr || *name == '\0' ? at::Device(at::kPrivateUse1, 0) : at::Device(std::string(name));
+  static const at::Device device = [] {
+    const char* name = std::getenv("DAPT_TEST_DEVICE");
+    if (name == nullptr || *name == '\0') return at::Device(at::kPrivateUse1, 0);
+    use_deterministic_algorithms();  // as the program does
+    return at::Device(std::string(name));
+  }();
+  return device;
 }
 
 /// What a device's own products and sums may differ by, relative to the largest value; the one that pretends has the CPU's.

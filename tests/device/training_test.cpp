@@ -8,10 +8,12 @@
 #include <ATen/ops/full.h>
 #include <ATen/ops/mm.h>
 #include <ATen/ops/ones.h>
+#include <ATen/ops/randn.h>
 #include <catch2/catch.hpp>
 
 #include <dapt/adapters/full_parameter.hpp>
 #include <dapt/adapters/lora.hpp>
+#include <dapt/core/seed.hpp>
 #include <dapt/optim/adafactor.hpp>
 #include <dapt/optim/adamw.hpp>
 #include <dapt/optim/apollo.hpp>
@@ -111,6 +113,44 @@ TEST_CASE("With frozen weights and states in the host's memory a device trains a
                       {.name = "recomputed in bf16, some weights train", .rule = HostState<Fp32Master<AdamW>>{}, .dtype = at::kBFloat16, .model = {.gradient_checkpointing = true}, .train = {.host_weights = true}});
   check_as_on_the_cpu(FullParameter{.targets = {"layers.1.", "norm"}}, {.name = "one layer trains, layer-wise", .rule = HostState<AdamW>{}, .train = {.layer_wise = true, .host_weights = true}, .variant = "qwen2_window"});
   check_as_on_the_cpu(FullParameter{}, {.name = "GaLore, states on the host", .rule = HostState<GaLore<StoredState<AdamW>>>{.inner = {.rank = 4, .update_proj_gap = 2, .inner = {.smallest = 64}}}});
+}
+
+TEST_CASE("A run on a device gives the same bits each time", "[device]") {
+  // long enough that a GPU's threads meet in sums: flash attention's gradients, the embedding's
+  const LlamaConfig config{.vocab_size = 64, .hidden_size = 128, .intermediate_size = 256, .num_hidden_layers = 2, .num_attention_heads = 2, .num_key_value_heads = 1, .head_dim = 64};
+  constexpr std::int32_t length = 768;
+  std::vector<PackedSequence> rows(2);
+  for (auto& row : rows)
+    for (std::int32_t t = 0; t < length; ++t) {
+      row.input_ids.push_back((7 * t + t * t / 3) % 61);
+      row.labels.push_back((5 * t + 1) % 61);
+      row.position_ids.push_back(t);
+      row.document_starts.push_back(0);
+    }
+  const auto trained = [&](const auto& adapter, const auto& rule) {
+    seed_everything(5);
+    std::map<std::string, std::vector<std::int64_t>> shapes;
+    for (const auto& parameter : Llama::without_storage(config, at::kBFloat16).parameters()) shapes[parameter.name] = parameter.value.sizes().vec();
+    Llama model(config, [&](const std::string& name) {
+      return (name.find("norm") != std::string::npos ? at::ones(shapes.at(name)) : at::randn(shapes.at(name)).mul_(0.1)).to(at::kBFloat16).to(tested_device());
+    }, {.devices = {tested_device()}});
+    Trainer trainer(model, adapter, rule, {.lr = 1e-2, .batch_size = 2, .micro_batch_size = 2, .max_steps = 3});
+    PackedStream stream(rows, {.micro_batch_size = 2, .shuffle = false});
+    trainer.train(stream);
+    std::vector<Tensor> weights;
+    for (const auto& parameter : adapter.trainable_parameters(trainer.adapter_state())) weights.push_back(parameter.value.detach().cpu().clone());
+    return weights;
+  };
+  const auto check = [&](const auto& adapter, const auto& rule) {
+    const auto expected = trained(adapter, rule);
+    for (int again = 0; again < (tested_device().is_cuda() ? 5 : 1); ++again) {
+      const auto found = trained(adapter, rule);
+      REQUIRE(found.size() == expected.size());
+      for (std::size_t i = 0; i < found.size(); ++i) REQUIRE(found[i].equal(expected[i]));
+    }
+  };
+  check(Lora{.rank = 8}, AdamW{});
+  check(FullParameter{}, StochasticRounding<GaLore<AdamW>>{.inner = {.rank = 8, .update_proj_gap = 2}});
 }
 
 TEST_CASE("GaLore trains on a device as on the CPU", "[device]") {

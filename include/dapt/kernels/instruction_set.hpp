@@ -8,6 +8,7 @@
 #include <string_view>
 #include <vector>
 
+#include <ATen/Context.h>
 #include <ATen/Parallel.h>
 
 #include <dapt/core/cuda_kernels.hpp>
@@ -80,6 +81,7 @@ inline std::vector<std::string> kernel_report(c10::Device device = c10::kCPU) {
     return {
         "own CUDA kernels: " + std::string(cuda_kernels().are_linked() ? "linked" : "not linked (kernels/cuda/kernels.cu is no part of this program)"),
         "attention: " + (device.is_cuda() ? "bf16 and fp16 with head sizes up to 256 that are multiples of 8 in LibTorch's flash attention, else " + torch : torch) + " in blocks",
+        std::string("gradients: ") + (at::globalContext().deterministicAlgorithms() ? "the same bits each time" : "may differ in their last bits from run to run (dapt::use_deterministic_algorithms)"),
         "linear + cross entropy: products " + torch + ", softmax " + own,
         "rms_norm, rope, swiglu, reading of quantised weights: " + own,
         "AdamW: " + own,
