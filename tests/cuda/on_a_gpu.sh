@@ -42,11 +42,14 @@ unpack() {
   packed=$(mktemp -d)
   tar -C "$packed" -xJf "$1/packed.tar.xz" || exit 1
   bin=$packed/bin
-  local torch
+  local torch library
+  for library in "$packed"/lib/*; do  # what the machine has is its own
+    ldconfig -p | grep -qF "$(basename "$library") " && rm "$library"
+  done
   torch=$(python3 -c 'import importlib.util as u; print(u.find_spec("torch").submodule_search_locations[0])') || exit 1
   # NVIDIA's libraries lie beside torch, as its own search path has them; those that programs name themselves must be told.
   export LD_LIBRARY_PATH=$torch/lib:$(printf '%s:' "$torch"/../nvidia/*/lib)$packed/lib:${LD_LIBRARY_PATH:-}
-  export DAPT_TEST_FILES=$packed/tests PYTHONPATH=$1/site:${PYTHONPATH:-}
+  export DAPT_TEST_FILES=$packed/tests PYTHONPATH=$(realpath "$1")/site:${PYTHONPATH:-}
 }
 
 case ${1:-} in
