@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
 """Evaluates as lm-evaluation-harness does: cloze sentences as loglikelihood requests, few-shot questions as generate_until, fp32 on the CPU. One process, one line of JSON.
 
-usage: evaluate_lm_eval.py MODEL_DIR DATA_DIR [--batch 16] [--threads 2]
+usage: evaluate_lm_eval.py MODEL_DIR DATA_DIR [--batch 16] [--threads 2] [--start-token "<|endoftext|>"]
 
-DATA_DIR holds cloze.jsonl, qa.jsonl and fewshot.jsonl. Needs lm-eval 0.4.13 beside the packages of requirements.txt. Sentences start with the end-of-document token, as dapt's do by default where the tokenizer adds no BOS;
-lm-eval would take the tokenizer's BOS. Prints logp_mrr, qa_exact, and the seconds of both parts and of the whole process.
+DATA_DIR holds cloze.jsonl, qa.jsonl and fewshot.jsonl. Needs lm-eval 0.4.13 beside the packages of requirements.txt. Sentences start with the token that is named, SmolLM2's end of document unless told otherwise: dapt
+takes that by default where the tokenizer adds no BOS, lm-eval would take the tokenizer's BOS. Prints logp_mrr, qa_exact, and the seconds of both parts and of the whole process.
 """
 import time
 
@@ -19,6 +19,7 @@ parser.add_argument("model")
 parser.add_argument("data", type=pathlib.Path)
 parser.add_argument("--batch", type=int, default=16)
 parser.add_argument("--threads", type=int, default=2)
+parser.add_argument("--start-token", default="<|endoftext|>")
 a = parser.parse_args()
 
 import torch  # noqa: E402
@@ -27,9 +28,8 @@ from lm_eval.models.huggingface import HFLM  # noqa: E402
 from transformers import AutoTokenizer  # noqa: E402
 
 torch.set_num_threads(a.threads)
-tokenizer = AutoTokenizer.from_pretrained(a.model)
-end_of_document = tokenizer.convert_tokens_to_ids("<|endoftext|>")
-model = HFLM(pretrained=a.model, dtype="float32", device="cpu", batch_size=a.batch, prefix_token_id=end_of_document)
+start_token = AutoTokenizer.from_pretrained(a.model).get_vocab()[a.start_token]
+model = HFLM(pretrained=a.model, dtype="float32", device="cpu", batch_size=a.batch, prefix_token_id=start_token)
 
 
 def lines(name):

@@ -143,11 +143,10 @@ void set_threads(const RunOptions& run) {
 void prepare_process(RunOptions& run) {
   set_threads(run);
   const std::vector<at::Device> devices = dapt::devices_from_names(run.device);
-  if (devices.front().is_cuda()) {
-    c10::impl::VirtualGuardImpl(c10::kCUDA).setDevice(devices.front());  // or each process would hold a few hundred MiB of the first GPU
-    dapt::use_deterministic_algorithms();
-  }
-  if (run.dtype == "auto" && std::any_of(devices.begin(), devices.end(), [](at::Device device) { return !device.is_cpu(); })) {
+  const bool on_a_gpu = std::any_of(devices.begin(), devices.end(), [](at::Device device) { return !device.is_cpu(); });
+  if (devices.front().is_cuda()) c10::impl::VirtualGuardImpl(c10::kCUDA).setDevice(devices.front());  // or each process would hold a few hundred MiB of the first GPU
+  if (on_a_gpu) dapt::use_deterministic_algorithms();
+  if (run.dtype == "auto" && on_a_gpu) {
     run.dtype = "bf16";
     run.dtype_choice = ", chosen by --dtype auto for a GPU";
   }

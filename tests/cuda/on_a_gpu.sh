@@ -80,7 +80,7 @@ export DAPT_TEST_DEVICE=cuda:0
 check "kernels on the GPU against the CPU, own and LibTorch's; one run of each setting against the CPU's" "$bin/dapt_tests_device" --durations yes
 check "the arithmetic of the kernels on this machine's CPU" "$bin/dapt_tests_kernels" "The CUDA kernels'*"
 
-check "the program: runs that go on, losses and scores beside the CPU's" python3 "$root/tests/cuda/program_on_a_gpu.py" "$bin/dapt" "$root/tests/parity/text/gpt_neox.tokenizer.json"
+check "the program: runs that go on, losses and scores beside the CPU's" python3 "$root/tests/cuda/program_on_a_gpu.py" "$bin/dapt"
 
 left() { echo $((${MINUTES:-8} * 60 - (SECONDS - start))); }
 measure() {  # measure NAME COMMAND...

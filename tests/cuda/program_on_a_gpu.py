@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""The program on a GPU: runs go on from a checkpoint to the same bits, and train and eval find what they find on the CPU. Needs numpy.
+"""The program on a GPU: runs go on from a checkpoint to the same bits, and train and eval find what they find on the CPU.
 
-usage: program_on_a_gpu.py DAPT TOKENIZER_JSON      prints a line for each check; exit status 1 where one failed
+usage: program_on_a_gpu.py DAPT      prints a line for each check; exit status 1 where one failed
 """
 import json
 import pathlib
@@ -10,37 +10,13 @@ import subprocess
 import sys
 import tempfile
 
-import numpy
+source = pathlib.Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(source / "tests/program"))
+from tiny_model import write_model  # noqa: E402
 
-program, tokenizer = (pathlib.Path(argument).resolve() for argument in sys.argv[1:3])
+program = pathlib.Path(sys.argv[1]).resolve()
 folder = pathlib.Path(tempfile.mkdtemp())
 failed = False
-
-
-def write_model(to, hidden=256, inner=688, layers=4, heads=4, vocabulary=1024):
-    """A Llama of random bf16 weights; heads of 64, so that flash attention takes them."""
-    to.mkdir()
-    draw, header, parts, size = numpy.random.default_rng(1), {}, [], 0
-    shapes = {"model.embed_tokens.weight": (vocabulary, hidden), "lm_head.weight": (vocabulary, hidden), "model.norm.weight": (hidden,)}
-    for i in range(layers):
-        at = f"model.layers.{i}."
-        shapes |= {f"{at}self_attn.{name}_proj.weight": (hidden if name in "qo" else hidden // 2, hidden) for name in "qkvo"}
-        shapes |= {at + "mlp.gate_proj.weight": (inner, hidden), at + "mlp.up_proj.weight": (inner, hidden), at + "mlp.down_proj.weight": (hidden, inner),
-                   at + "input_layernorm.weight": (hidden,), at + "post_attention_layernorm.weight": (hidden,)}
-    for name, shape in shapes.items():
-        values = numpy.ones(shape) if "norm" in name else draw.normal(0, 0.05, shape)
-        data = (values.astype(numpy.float32).view(numpy.uint32) >> 16).astype(numpy.uint16).tobytes()
-        header[name] = {"dtype": "BF16", "shape": shape, "data_offsets": [size, size + len(data)]}
-        parts.append(data)
-        size += len(data)
-    text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)
-    (to / "model.safetensors").write_bytes(len(text).to_bytes(8, "little") + text + b"".join(parts))
-    (to / "config.json").write_text(json.dumps({
-        "architectures": ["LlamaForCausalLM"], "model_type": "llama", "vocab_size": vocabulary, "hidden_size": hidden, "intermediate_size": inner, "num_hidden_layers": layers,
-        "num_attention_heads": heads, "num_key_value_heads": heads // 2, "tie_word_embeddings": False, "torch_dtype": "bfloat16"}))
-    shutil.copy(tokenizer, to / "tokenizer.json")
-    (to / "tokenizer_config.json").write_text('{"eos_token": "<|endoftext|>"}')
 
 
 def dapt(*arguments):
@@ -65,8 +41,9 @@ def log(out, key):
     return [json.loads(line)[key] for line in (out / "log.jsonl").read_text().splitlines() if key in json.loads(line)]
 
 
-model, pages, cards = folder / "model", folder / "pages.jsonl", folder / "cards"
-write_model(model)
+model, pages = folder / "model", folder / "pages.jsonl"
+model.mkdir()
+write_model(model, source, hidden=256, inner=688, layers=4)  # heads of 64, which flash attention takes
 pages.write_text("".join(json.dumps({"work": "w", "page": i, "text": " ".join(f"Page {i} tells how dpkg unpacks package {i * i + k}." for k in range(60))}) + "\n" for i in range(120)))
 common = ("--model", model, "--pages", pages, "--duplicates", "off", "--max-length", 768, "--batch-size", 4)
 settings = {
@@ -84,9 +61,10 @@ for number, (name, options) in enumerate(settings.items()):
         dapt(*train, "--out", whole)
         # only the checkpoint after step 7 is left, as where the machine went down
         shutil.copytree(whole, resumed)
-        for found in sorted((resumed / "checkpoints").iterdir()):
-            if not found.name.endswith("7"):
-                shutil.rmtree(found)
+        for found in list((resumed / "checkpoints").iterdir()):
+            if found.name != "step-000000007":
+                shutil.rmtree(found) if found.is_dir() else found.unlink()
+        check(f"a checkpoint after step 7: {name}", [found.name for found in (resumed / "checkpoints").iterdir()] == ["step-000000007"])
         for found in list(resumed.iterdir()):
             if found.name not in ("checkpoints", "log.jsonl"):
                 shutil.rmtree(found) if found.is_dir() else found.unlink()
