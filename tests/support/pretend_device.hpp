@@ -143,7 +143,7 @@ inline void run_on_views(const c10::OperatorHandle& op, c10::DispatchKeySet, tor
   }
   require(!of_cpu || seen.empty(), op.operator_name().name, ": tensors of the CPU and of a device");
   {
-    const c10::impl::ExcludeDispatchKeyGuard none(c10::DispatchKeySet(c10::DispatchKey::AutogradPrivateUse1));
+    const c10::impl::ExcludeDispatchKeyGuard none{c10::DispatchKeySet(c10::DispatchKey::AutogradPrivateUse1)};
     op.redispatchBoxed(c10::DispatchKeySet(c10::DispatchKey::CPU), stack);
   }
   for (auto& [tensor, view] : seen) {  // what an operation made larger

@@ -417,14 +417,14 @@ template <class Model, class Adapter, class Rule, class Schedule>
 Checkpoint Trainer<Model, Adapter, Rule, Schedule>::checkpoint() {
   require_attached();
   Checkpoint result{.progress = progress_, .header = header_};
-  detail::collect_state(result, weights(), updates_, [this](auto f) { visit_own_state(f); });
+  detail::collect_state(result, weights(), updates_, [this](auto f) { this->visit_own_state(f); });
   if (shared_) shared_->gather(result);
   return result;
 }
 
 template <class Model, class Adapter, class Rule, class Schedule>
 void Trainer<Model, Adapter, Rule, Schedule>::restore(const Checkpoint& checkpoint) {
-  const auto visit = [this](auto f) { visit_optimizer_state(f); };
+  const auto visit = [this](auto f) { this->visit_optimizer_state(f); };
   require_attached();
   detail::require_same_setting(header_, checkpoint.header);
   std::set<std::string> elsewhere;
