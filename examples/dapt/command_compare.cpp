@@ -1,4 +1,5 @@
 // dapt compare: the base, then several settings from it, on the same data in the same order under the same budget; then the report.
+#include <algorithm>
 #include <cctype>
 #include <fstream>
 #include <iostream>
@@ -119,8 +120,8 @@ void compare(RunOptions run, const std::vector<SettingOptions>& settings, const 
   identity.add("checksum of tasks and held-out pages", checksum(run, prepared.held_out));
 
   std::string scored = "base";
-  const BudgetOptions& budget = settings.front().budget;
-  Comparison comparison([&] { return load_base(run); }, [&] { return open_stream(run, budget, prepared.sequences); },
+  const BudgetOptions* budget = nullptr;  // of the setting that trains
+  Comparison comparison([&] { return load_base(run); }, [&] { return open_stream(run, *budget, prepared.sequences); },
                         [&](dapt::Llama& model) { return evaluation.evaluate(model, prepared.tokenizer, scored); });
   comparison.result().header = prepared.header;
   const Evaluate evaluate = held_out_perplexity(run, continuation, prepared);
@@ -138,6 +139,7 @@ void compare(RunOptions run, const std::vector<SettingOptions>& settings, const 
   for (const SettingOptions& setting : settings) {
     if (any_stops()) break;
     scored = setting.name;
+    budget = &setting.budget;
     const fs::path folder = run.out / folder_name(setting.name);
     dapt::RunHeader own = identity;
     for (const auto& [option, value] : setting.given) own.add(option, value);
@@ -150,7 +152,8 @@ void compare(RunOptions run, const std::vector<SettingOptions>& settings, const 
     if (fs::exists(folder / "result.json")) fs::remove_all(folder / "checkpoints", ignored);  // the result needs them no more
   }
   errors.finish();
-  std::cerr << "report: " << fs::absolute(run.out / "report.html").string() << '\n';
+  if (comparison.result().settings.empty()) std::cerr << "stopped before the first setting: there is no report yet\n";
+  else std::cerr << "report: " << fs::absolute(run.out / "report.html").string() << '\n';
 }
 
 }  // namespace
@@ -183,6 +186,10 @@ void add_compare(CLI::App& app) {
       settings.push_back(parse_setting(text, *common, run->dtype));
       check_quantization(*run, settings.back());
     }
+    for (const SettingOptions& setting : settings) dapt::require_comparable(setting.name, train_options(*run, setting.budget), train_options(*run, settings.front().budget));
+    for (const auto& [option, value] : common->given)
+      dapt::require(std::ranges::any_of(settings, [&](const SettingOptions& setting) { return takes_from_outside(setting, option, run->dtype); }), option,
+                    " has no effect outside the settings: each has its own, or no use for it");
     compare(*run, settings, *continuation);
   });
 }

@@ -47,6 +47,7 @@ void add_filter(CLI::App& app) {
   add_process_options(*command, *run);
   command->add_option("--out", run->out, "the kept pages with their scores, as JSON lines; without it nothing is written, and no threshold is needed");
   command->callback([run] {
+    require_distinct({{"--out", run->out}, {"--write-scores", run->pages.write_scores}, {"--findings", run->pages.findings}});
     run->pages.look_only = run->out.empty();
     filter(*run);
   });

@@ -62,9 +62,9 @@ pid_t start_process(const LaunchOptions& options, int rank) {
   _exit(127);
 }
 
-std::atomic<int> interrupts = 0, terminations = 0;  // to be passed on
+std::atomic<int> interrupts = 0, terminations = 0, hangups = 0;  // to be passed on
 
-void pass_on(int signal) { ++(signal == SIGTERM ? terminations : interrupts); }
+void pass_on(int signal) { ++(signal == SIGTERM ? terminations : signal == SIGINT ? interrupts : hangups); }
 
 /// Runs until all have ended. After the first that failed the others have `patience` seconds to find out and say so, and as long after SIGTERM.
 void launch(LaunchOptions options) {
@@ -73,6 +73,7 @@ void launch(LaunchOptions options) {
   struct sigaction action = {};
   action.sa_handler = pass_on;
   for (const int signal : {SIGINT, SIGTERM}) sigaction(signal, &action, nullptr);
+  if (std::signal(SIGHUP, SIG_IGN) != SIG_IGN) sigaction(SIGHUP, &action, nullptr);  // a closed terminal: the command decides, unless it was started by nohup
 
   std::vector<pid_t> processes;
   for (int rank = 0; rank < options.processes; ++rank) processes.push_back(start_process(options, rank));
@@ -80,12 +81,14 @@ void launch(LaunchOptions options) {
     for (const pid_t process : processes)
       if (process > 0) kill(process, signal);
   };
+  std::signal(SIGPIPE, SIG_IGN);  // of what this process says: its reader may end before the command does
   std::string failure;
   double waited = 0;
   int sent = 0;
   for (std::size_t left = processes.size(); left > 0;) {
     for (; interrupts > 0; --interrupts) send(SIGINT);
     for (; terminations > 0; --terminations) send(SIGTERM);
+    for (; hangups > 0; --hangups) send(SIGHUP);
     for (std::size_t rank = 0; rank < processes.size(); ++rank) {
       int status = 0;
       if (processes[rank] == 0 || waitpid(processes[rank], &status, WNOHANG) != processes[rank]) continue;

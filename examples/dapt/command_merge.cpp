@@ -9,7 +9,6 @@
 #include "commands.hpp"
 #include "options.hpp"
 #include "processes.hpp"
-#include "run.hpp"
 
 namespace dapt_program {
 namespace {
@@ -20,7 +19,6 @@ struct MergeOptions {
 };
 
 void merge(const MergeOptions& options) {
-  make_folder(options.out);
   const auto dtype = options.dtype == "base" ? std::nullopt : std::optional(dapt::dtype_from_name(options.dtype));
   const auto quantization = options.quantize == "adapter" ? std::nullopt : std::optional(dapt::quantization_from_name(options.quantize));
   const dapt::MergedFolder merged = dapt::merge_peft_adapter(options.model, options.peft, options.out, dtype, quantization);

@@ -101,12 +101,13 @@ void tokenize_to_store(const RunOptions& run) {
 void add_tokenize(CLI::App& app) {
   auto run = std::make_shared<TokenizeOptions>();
   CLI::App* command = app.add_subcommand("tokenize", "Show the token ids of each page, or the sequences that training reads, one JSON object a line; or store the tokens for training.");
-  add_model_options(*command, *run, false);
+  command->add_option("--model", run->models, "Hugging Face folder whose tokenizer it is")->required()->expected(1);
+  command->add_option("--threads", run->threads, "CPU threads (0: all cores)")->check(CLI::NonNegativeNumber);
   add_page_options(*command, run->pages);
   add_item_options(*command, run->tasks);
   command->add_option("--held-out", run->held_out, "share of the kept pages that is stored with its text, not trained on, and gives the perplexity")->check(CLI::Range(0.0, 0.9))->capture_default_str();
   auto* store = command->add_option("--store", run->store, "token store to write, for train and compare --store");
-  const std::set<std::string> always{"--help", "--model", "--dtype", "--quantize", "--threads", "--pages", "--on-bad-input", "--store"};
+  const std::set<std::string> always{"--help", "--model", "--threads", "--pages", "--on-bad-input", "--store"};
   for (CLI::Option* option : command->get_options())
     if (!always.contains(option->get_name())) option->needs(store);
   auto* out = command->add_option("--out", run->out, "file to write (default: standard output)");
@@ -117,6 +118,7 @@ void add_tokenize(CLI::App& app) {
   store->excludes(out, packed);
   command->callback([run] {
     require_one_process("tokenize");
+    require_distinct({{"--store", run->store}, {"--write-scores", run->pages.write_scores}, {"--findings", run->pages.findings}});
     if (!run->store.empty()) tokenize_to_store(*run);
     else if (run->packed) tokenize_packed(*run);
     else tokenize_pages(*run);

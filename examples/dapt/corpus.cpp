@@ -87,6 +87,7 @@ void check_options(const PageOptions& options, const std::vector<dapt::Evaluatio
   dapt::require(options.scores.empty() || options.scorer == "none", "--scores and --scorer are two sources of a page's score; give one");
   dapt::require(options.scores.empty() || options.write_scores.empty(), "--write-scores has no effect with --scores");
   const std::pair<bool, const char*> need_scores[] = {{options.min_score.has_value(), "--min-score"}, {!options.labels.empty(), "--labels"}, {!options.write_scores.empty(), "--write-scores"}};
+  require_distinct({{"--write-scores", options.write_scores}, {"--findings", options.findings}});
   for (const auto& [given, name] : need_scores) dapt::require(!given || options.scorer != "none" || !options.scores.empty(), name, " has no effect with --scorer none");
 }
 
@@ -145,6 +146,13 @@ bool is_held_out(const dapt::Page& page, double share) {
 }
 
 }  // namespace
+
+void require_distinct(std::initializer_list<std::pair<const char*, fs::path>> files) {
+  for (auto one = files.begin(); one != files.end(); ++one)
+    for (auto other = one + 1; other != files.end(); ++other)
+      dapt::require(one->second.empty() || fs::weakly_canonical(one->second) != fs::weakly_canonical(other->second), one->first, " and ", other->first, " are one file, ", one->second.string(),
+                    "; give two");
+}
 
 dapt::BadInput bad_input(const PageOptions& options) {
   if (options.on_bad_input == "skip") return dapt::BadInput::skip;

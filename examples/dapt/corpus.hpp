@@ -2,9 +2,11 @@
 #pragma once
 
 #include <functional>
+#include <initializer_list>
 #include <iosfwd>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include <dapt/core/run_result.hpp>
@@ -36,6 +38,9 @@ struct CorpusReport {
   std::vector<std::string> notes;             // how the scorer came to its scores, for a person to read
   std::vector<std::string> findings;          // the first copies and overlaps, for a person to read
 };
+
+/// Refuses two options that name one file to write.
+void require_distinct(std::initializer_list<std::pair<const char*, fs::path>> files);
 
 /// Reads the pages, as often as copies and scorer need, and hands each that is kept to `take`. Does not hold the pages. `tokenizer` may be null; with it the
 /// report counts tokens exactly.

@@ -18,7 +18,7 @@ int main(int argc, char** argv) {
   CLI::App app("Continues the pretraining of a language model on the text of one field, and tells whether it learned the field.", "dapt");
   app.require_subcommand(1);
   app.fallthrough();
-  app.config_formatter(std::make_shared<dapt_program::TomlConfig>());
+  app.config_formatter(std::make_shared<dapt_program::TomlConfig>(&app));
   app.set_config("--config", "", "TOML file with the options of a command under [COMMAND]; the command line wins");
   dapt_program::add_check(app);
   dapt_program::add_compare(app);

@@ -60,7 +60,10 @@ void add_setting_options(CLI::App& app, SettingOptions& setting) {
   BudgetOptions& budget = setting.budget;
   app.add_option("--lr", budget.lr, "learning rate")->capture_default_str();
   app.add_option("--schedule", budget.schedule, "constant, linear, cosine")->check(CLI::IsMember({"constant", "linear", "cosine"}))->capture_default_str();
-  app.add_option("--warmup", budget.warmup, "share of the budget over which the lr rises from 0")->check(CLI::Range(0.0, 1.0))->capture_default_str();
+  app.add_option("--warmup", budget.warmup, "share of the budget over which the lr rises from 0")->check([](const std::string& text) {
+    double share = -1;
+    return CLI::detail::lexical_cast(text, share) && share >= 0 && share < 1 ? std::string() : "found " + text + ", expected 0 or more and less than 1";
+  })->capture_default_str();
   app.add_option("--batch-size", budget.batch_size, "sequences of one optimizer step")->check(CLI::PositiveNumber)->capture_default_str();
   app.add_option("--micro-batch-size", budget.micro_batch_size, "sequences of one forward pass; divides the batch size")->check(CLI::PositiveNumber)->capture_default_str();
   app.add_option("--max-steps", budget.max_steps, "stop after so many optimizer steps")->check(CLI::NonNegativeNumber);
@@ -77,6 +80,7 @@ void note_given(const CLI::App& app, SettingOptions& setting) {
   add_setting_options(known, unused);
   for (const CLI::Option* option : app.get_options())
     if (option->count() > 0 && known.get_option_no_throw(option->get_name()) != nullptr) setting.given[option->get_name()] = CLI::detail::join(option->results(), " ");
+  if (const auto folder = setting.given.find("--init-adapter"); folder != setting.given.end()) folder->second = fs::weakly_canonical(folder->second).string();  // wherever the command is called from
 }
 
 void add_reading_options(CLI::App& app, PageOptions& pages) {
@@ -138,7 +142,7 @@ void add_task_options(CLI::App& app, TaskOptions& tasks) {
   app.add_option("--question-layout", tasks.question_layout, "of the question (default: Question: {question}\\nAnswer:)");
   app.add_option("--normalisation", tasks.normalisation, "of answers before they are compared: none, or a list of strip, collapse_spaces, casefold, nfkc, remove_japanese_punctuation (default: strip,casefold)");
   app.add_flag("--one-by-one", tasks.one_by_one, "score each prompt and sentence alone instead of in batches: for numbers that no other item touches");
-  app.add_option("--start-token", tasks.start_token, "token before each cloze sentence (default: BOS where the tokenizer adds it, else end of document)");
+  app.add_option("--start-token", tasks.start_token, "token before each cloze sentence, and before a held-out page (default: BOS where the tokenizer adds it, else end of document)");
 }
 
 std::vector<CLI::Option*> add_packing_options(CLI::App& app, PackingOptions& packing) {

@@ -5,6 +5,7 @@
 #include <filesystem>
 #include <map>
 #include <optional>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -102,6 +103,7 @@ struct PackingOptions {
 struct SettingOptions {
   std::string name;
   std::map<std::string, std::string> given = {};  // the options that the user named, with their values
+  std::set<std::string> own = {};                 // those of them that stand in the setting, not outside it
   AdapterOptions adapter;
   OptimizerOptions optimizer;
   BudgetOptions budget;

@@ -1,14 +1,18 @@
 #include "run.hpp"
 
 #include <algorithm>
+#include <cerrno>
 #include <chrono>
 #include <cmath>
+#include <cstring>
 #include <fstream>
 #include <iostream>
 #include <sstream>
 #include <thread>
 
 #include <dlfcn.h>
+#include <fcntl.h>
+#include <sys/file.h>
 #include <unistd.h>
 
 #include <ATen/Parallel.h>
@@ -25,6 +29,7 @@
 #include <dapt/data/token_store.hpp>
 #include <dapt/data/utf8.hpp>
 #include <dapt/io/hf_model.hpp>
+#include <dapt/io/weight_folder.hpp>
 #include <dapt/kernels/instruction_set.hpp>
 #include <dapt/version.hpp>
 
@@ -90,6 +95,16 @@ dapt::TokenStore open_store(const RunOptions& run, const dapt::AnyTokenizer& tok
   dapt::TokenStore store(file, hash);
   fs::remove(file);  // what is mapped stays until the process ends
   return store;
+}
+
+/// No other run writes to the folder until this process ends, however it ends.
+void hold_folder(const fs::path& folder) {
+  const fs::path file = folder / ".lock";
+  const int held = open(file.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0666);
+  dapt::require(held >= 0, file.string(), ": cannot be opened: ", std::strerror(errno));
+  if (flock(held, LOCK_EX | LOCK_NB) == 0) return;
+  dapt::require(errno != EWOULDBLOCK, folder.string(), ": another run writes to it just now; wait for its end, or give another --out");
+  std::cerr << file.string() << ": cannot be locked (" << std::strerror(errno) << "); that no other run writes to the folder is not checked\n";
 }
 
 /// Which devices there are, what of the model lies where, and what computes there.
@@ -162,6 +177,7 @@ void prepare_process(RunOptions& run) {
 Run prepare_run(const RunOptions& run) {
   outlive_the_terminal();
   make_folder(run.out);
+  if (is_first_process()) hold_folder(run.out);
   const dapt::AnyTokenizer tokenizer = dapt::load_tokenizer(run.models.front());
   std::optional<dapt::FilterSummary> filter;
   const dapt::TokenStore store = open_store(run, tokenizer, filter);
@@ -187,7 +203,8 @@ Run prepare_run(const RunOptions& run) {
   add_devices(header, run);
   header.add("versions", "dapt " + version_of_dapt() + ", LibTorch " + TORCH_VERSION);
   for (const auto& [key, value] : header.entries)
-    if (key == "model" || key == "training data" || key == "seed" || key == "machine" || key == "threads" || key == "device" || key == "kernels" || key == "versions") prepared.identity.add(key, value);
+    if (key == "training data" || key == "seed" || key == "machine" || key == "threads" || key == "device" || key == "kernels" || key == "versions") prepared.identity.add(key, value);
+  prepared.identity.add("fingerprint of the base model", std::to_string(dapt::WeightFolder(run.models.front()).fingerprint()));  // not its path: it may have been moved
   prepared.identity.add("dtype", run.dtype);
   prepared.identity.add("quantize", run.quantize);
   prepared.identity.add("processes", std::to_string(processes() == nullptr ? 1 : processes()->size()));

@@ -1,8 +1,9 @@
 #include "toml_config.hpp"
 
 #include <algorithm>
+#include <array>
 #include <cctype>
-#include <iomanip>
+#include <charconv>
 #include <iterator>
 #include <sstream>
 #include <string_view>
@@ -62,23 +63,39 @@ std::string argument(const toml::node& node, const std::string& name) {
     message << name << " at line " << node.source().begin.line << ": found " << node.type() << ", expected a string, a number, a boolean, or an array of these";
     throw CLI::ConfigError(message.str(), CLI::ExitCodes::ConfigError);
   }
-  std::ostringstream number;
+  std::array<char, 32> number;  // the shortest text of the same number: a run that is resumed compares texts
+  char* end = number.data();
   node.visit([&](const auto& value) {
-    if constexpr (toml::is_number<decltype(value)>) number << std::setprecision(17) << value;
+    if constexpr (toml::is_number<decltype(value)>) end = std::to_chars(number.data(), number.data() + number.size(), value.get()).ptr;
   });
-  return number.str();
+  return {number.data(), end};
 }
 
-void append(const toml::table& table, std::vector<std::string> parents, std::vector<CLI::ConfigItem>& items) {
+/// Throws where the program has no such command or option, which CLI11 would pass over.
+void require_known(const CLI::App& app, const CLI::ConfigItem& item, const toml::node& node) {
+  const CLI::App* command = &app;
+  std::string found = "[" + CLI::detail::join(item.parents, ".") + "]";
+  try {
+    for (const std::string& parent : item.parents) command = command->get_subcommand(parent);
+    if (command->get_option_no_throw("--" + item.name) != nullptr) return;
+    found = (item.parents.empty() ? "above all sections \"" : found + " \"") + item.name + "\", which is no option there";
+  } catch (const CLI::OptionNotFound&) {
+    found += ", which is no command";
+  }
+  throw CLI::ConfigError("line " + std::to_string(node.source().begin.line) + " of the TOML file: found " + found, CLI::ExitCodes::ConfigError);
+}
+
+void append(const CLI::App* app, const toml::table& table, const std::vector<std::string>& parents, std::vector<CLI::ConfigItem>& items) {
   for (const auto& [key, node] : table) {
     const std::string name(key.str());
     if (const toml::table* section = node.as_table()) {
       std::vector<std::string> inner = parents;
       inner.push_back(name);
-      append(*section, inner, items);
+      append(app, *section, inner, items);
       continue;
     }
     CLI::ConfigItem item{parents, name, {}};
+    if (app != nullptr) require_known(*app, item, node);
     if (const toml::array* array = node.as_array()) {
       for (const toml::node& element : *array) item.inputs.push_back(argument(element, name));
     } else {
@@ -96,7 +113,7 @@ std::vector<CLI::ConfigItem> TomlConfig::from_config(std::istream& input) const 
   if (longest_key(text) > most_parts) throw CLI::ConfigError("a key of the TOML file has more than " + std::to_string(most_parts) + " parts", CLI::ExitCodes::ConfigError);
   std::vector<CLI::ConfigItem> items;
   try {
-    append(toml::parse(text), {}, items);
+    append(app_, toml::parse(text), {}, items);
   } catch (const toml::parse_error& error) {
     std::ostringstream message;
     message << "line " << error.source().begin.line << " of the TOML file: " << error.description();

@@ -142,6 +142,7 @@ class Evaluations {
       : folder_(folder), steps_(continuation.eval_steps), keeps_best_(continuation.keep_best), evaluate_(evaluate) {
     if (steps_ == 0) return;
     const bool lacks_last = is_first_process() && begin(done) != done;
+    if (keeps_best_) best_ = done > 0 ? best_on_disk() : std::nullopt;
     owed_ = done > 0 && done % steps_ == 0 && sum_over_processes({lacks_last})[0] > 0;
   }
 
@@ -163,10 +164,15 @@ class Evaluations {
     if (!is_first_process()) return true;
     errors.attempt("evaluations", [&] { file_->append(nlohmann::ordered_json{{"step", step}, {value.name, value.value}}.dump() + "\n"); });
     errors.attempt("TensorBoard events", [&] { events->scalars({{"eval/" + value.name, value.value}}, step); });
-    if (!take({step, value.value}) || !keeps_best_) return true;
+    if (!is_better(value.value)) return true;
+    if (!keeps_best_) {
+      best_ = {step, value.value};
+      return true;
+    }
     errors.attempt("best weights", [&] {
       save(folder_ / "best");
       dapt::write_file_atomically(folder_ / "best" / "evaluation.json", nlohmann::ordered_json{{"step", step}, {value.name, value.value}}.dump() + "\n");
+      best_ = {step, value.value};
     });
     return true;
   }
@@ -194,7 +200,7 @@ class Evaluations {
       const bool is_whole = json.is_object() && json.contains("perplexity") && json.contains("step") && json["step"].is_number_integer();
       if (!is_whole || json["step"].get<std::int64_t>() > done) break;
       last = json["step"].get<std::int64_t>();
-      if (json["perplexity"].is_number()) take({last, json["perplexity"].get<double>()});
+      if (json["perplexity"].is_number() && is_better(json["perplexity"].get<double>())) best_ = {last, json["perplexity"].get<double>()};
       kept += line + '\n';
     }
     dapt::write_file_atomically(file, kept);
@@ -202,19 +208,23 @@ class Evaluations {
     return last;
   }
 
-  /// Whether it is the best so far. NaN never is.
-  bool take(std::pair<std::int64_t, double> step_and_value) {
-    if (!(step_and_value.second < (best_ ? best_->second : std::numeric_limits<double>::infinity()))) return false;
-    best_ = step_and_value;
-    return true;
+  /// What best/ holds: the run may have been stopped after it, or have begun without --keep-best.
+  std::optional<std::pair<std::int64_t, double>> best_on_disk() const {
+    std::ifstream in(folder_ / "best" / "evaluation.json", std::ios::binary);
+    const auto json = nlohmann::json::parse(std::string(std::istreambuf_iterator<char>(in), {}), nullptr, false);
+    if (!json.is_object() || !json.contains("step") || !json["step"].is_number_integer() || !json.contains("perplexity") || !json["perplexity"].is_number()) return std::nullopt;
+    return std::pair(json["step"].get<std::int64_t>(), json["perplexity"].get<double>());
   }
+
+  /// NaN never is.
+  bool is_better(double value) const { return value < (best_ ? best_->second : std::numeric_limits<double>::infinity()); }
 
   fs::path folder_;
   std::int64_t steps_;
   bool keeps_best_, owed_ = false;
   const Evaluate& evaluate_;
   std::optional<dapt::AppendFile> file_;
-  std::optional<std::pair<std::int64_t, double>> best_;
+  std::optional<std::pair<std::int64_t, double>> best_;  ///< with --keep-best what best/ holds
 };
 
 /// Observer from a function.
@@ -322,6 +332,7 @@ void require_same_run(const dapt::RunHeader& now, const dapt::RunHeader& then, b
 }
 
 Evaluate held_out_perplexity(const RunOptions& run, const ContinuationOptions& continuation, const Run& prepared) {
+  dapt::require(continuation.eval_steps > 0 || !continuation.keep_best, "--keep-best has no effect with --eval-steps 0");
   if (continuation.eval_steps == 0) return {};
   dapt::require(!prepared.held_out.empty() || run.store.empty(), "--eval-steps: ", run.store.string(), " holds out no page; dapt tokenize --store takes --held-out");
   dapt::require(!prepared.held_out.empty(), "--eval-steps: --held-out ", run.held_out, " leaves no page to evaluate on");
@@ -407,7 +418,19 @@ SettingOptions parse_setting(const std::string& text, const SettingOptions& comm
   }
   check_setting(setting, dtype, [&app](const std::string& option) { return app.count(option) > 0; });
   note_given(app, setting);
+  for (const CLI::Option* option : app.get_options())
+    if (option->count() > 0) setting.own.insert(option->get_name());
   return setting;
+}
+
+bool takes_from_outside(const SettingOptions& setting, const std::string& option, const std::string& dtype) {
+  if (setting.own.contains(option)) return false;
+  try {
+    check_setting(setting, dtype, [&](const std::string& asked) { return asked == option; });
+  } catch (const dapt::Error&) {
+    return false;
+  }
+  return true;
 }
 
 const dapt::SettingResult& run_setting(Comparison& comparison, const RunOptions& run, const SettingOptions& setting, const fs::path& folder, const ContinuationOptions& continuation,

@@ -27,6 +27,9 @@ void check_quantization(const RunOptions& run, const SettingOptions& setting);
 /// "LoRA 8 = --adapter lora --rank 8" parsed over a copy of `common`, and checked.
 SettingOptions parse_setting(const std::string& text, const SettingOptions& common, const std::string& dtype);
 
+/// Whether an option that was given outside of the settings acts in this one.
+bool takes_from_outside(const SettingOptions& setting, const std::string& option, const std::string& dtype);
+
 dapt::TrainOptions train_options(const RunOptions& run, const BudgetOptions& budget);
 
 /// Refuses by name what differs between two runs, or says it where `allow_changes` is set; a setting's options ("--rank") may never differ.

@@ -123,3 +123,23 @@ TEST_CASE("A tensor takes memory from when it is touched until it is forgotten")
   REQUIRE(resident() - before < slack);
   REQUIRE(x.count_nonzero().item<std::int64_t>() == 0);
 }
+
+TEST_CASE("The fingerprint of weights is that of their bytes, wherever they lie") {
+  const TemporaryFolder here, there;
+  const auto fingerprint = [](const TemporaryFolder& folder) { return WeightFolder(folder.path()).fingerprint(); };
+  for (const std::int64_t count : {1, 700, 100'000}) {  // less than one of the pieces that are read, pieces that overlap, pieces apart
+    CAPTURE(count);
+    const Tensor values = at::arange(count, at::kFloat);
+    for (const TemporaryFolder* folder : {&here, &there}) write_safetensors(folder->path() / "model.safetensors", {{"a", values}});
+    const std::uint64_t expected = fingerprint(here);
+    REQUIRE(fingerprint(there) == expected);
+    for (const std::int64_t changed : {std::int64_t{0}, count - 1}) {
+      const Tensor other = values.clone();
+      other[changed] = -7;
+      write_safetensors(there.path() / "model.safetensors", {{"a", other}});
+      REQUIRE(fingerprint(there) != expected);
+    }
+    write_safetensors(there.path() / "model.safetensors", {{"a", at::arange(count + 1, at::kFloat)}});
+    REQUIRE(fingerprint(there) != expected);
+  }
+}

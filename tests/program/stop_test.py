@@ -93,15 +93,21 @@ class Stop(unittest.TestCase):
     def write_pages(self, texts):
         self.pages.write_text("".join(json.dumps({"work": "w", "page": i, "text": text}) + "\n" for i, text in enumerate(texts)))
 
+    def write_pages_of_two_fields(self):
+        """The held-out fifth is of another field than what is trained on, so that the lowest perplexity comes before the last."""
+        self.write_pages([(f"The cook peels onion {i} and lets it fry in a pan of butter. " if is_held_out("w", i, 0.2) else f"Page {i} tells how dpkg unpacks package {i * i}. ") * 20
+                          for i in range(20)])
+
     def command(self, name, out, *options, lr="1e-3"):
         return list(map(str, [program, name, "--model", self.model, "--pages", self.pages, "--max-length", 64, "--batch-size", 2, "--dtype", "fp32", "--threads", 1, "--lr", lr, "--out", out, *options]))
 
     def run_to_its_end(self, name, out, *options, **lr):
         return subprocess.run(self.command(name, out, *options, **lr), capture_output=True, text=True)
 
-    def start(self, name, out, *options, fault=None, lr="1e-3", **streams):
+    def start(self, name, out, *options, fault=None, lr="1e-3", launcher=(), **streams):
         environment = dict(os.environ) | ({"LD_PRELOAD": str(library), "FAULTY_DISK": fault} if fault else {})
-        process = subprocess.Popen(self.command(name, out, *options, lr=lr), env=environment, **({"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL} | streams))
+        command = self.command(name, out, *options, lr=lr)
+        process = subprocess.Popen([command[0], *launcher, *command[1:]], env=environment, **({"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL} | streams))
         self.addCleanup(process.wait)
         self.addCleanup(process.kill)
         return process
@@ -203,30 +209,76 @@ class Stop(unittest.TestCase):
         self.assertIn(f"eval: stopped when {len(results)} of {wanted} models and adapters were scored; their results are in {out}", messages)
 
     def test_a_terminal_that_is_closed_does_not_end_a_run(self):
+        for launcher in ((), ("launch", "-n", "2", "--")):
+            with self.subTest(launcher):
+                out = self.folder / f"out-{len(launcher)}"
+                screen, keyboard = pty.openpty()
+
+                def own_the_terminal():
+                    os.setsid()
+                    fcntl.ioctl(keyboard, termios.TIOCSCTTY, 0)
+
+                process = self.start("train", out, "--max-steps", 150, launcher=launcher, stdin=keyboard, stdout=keyboard, stderr=keyboard, preexec_fn=own_the_terminal)
+                os.close(keyboard)
+                os.set_blocking(screen, False)
+
+                def has_begun():
+                    try:
+                        os.read(screen, 2**16)  # or the terminal is full, and writing to it waits
+                    except BlockingIOError:
+                        pass
+                    return self.steps(out) > 0
+
+                self.wait_for(process, has_begun)
+                os.close(screen)
+                self.assertLess(self.steps(out), 150, "the run ended before the terminal was closed")
+                self.assertEqual(process.wait(timeout=120), 0)
+                self.assertEqual(self.steps(out), 150)
+                self.assertTrue((out / "adapter/adapter_config.json").exists())
+
+    def test_one_run_at_a_time_writes_to_a_folder(self):
         out = self.folder / "out"
-        screen, keyboard = pty.openpty()
-
-        def own_the_terminal():
-            os.setsid()
-            fcntl.ioctl(keyboard, termios.TIOCSCTTY, 0)
-
-        process = self.start("train", out, "--max-steps", 150, stdin=keyboard, stdout=keyboard, stderr=keyboard, preexec_fn=own_the_terminal)
-        os.close(keyboard)
-        os.set_blocking(screen, False)
-
-        def has_begun():
-            try:
-                os.read(screen, 2**16)  # or the terminal is full, and writing to it waits
-            except BlockingIOError:
-                pass
-            return self.steps(out) > 0
-
-        self.wait_for(process, has_begun)
-        os.close(screen)
-        self.assertLess(self.steps(out), 150, "the run ended before the terminal was closed")
+        process = self.start("train", out, "--max-steps", 200)
+        self.wait_for(process, lambda: self.steps(out) > 0)
+        second = self.run_to_its_end("train", out, "--max-steps", 300, "--resume")
+        self.assertIsNone(process.poll(), "the run ended before the second one was tried")
+        self.assertEqual(second.returncode, 1)
+        self.assertIn("out: another run writes to it just now", second.stderr)
         self.assertEqual(process.wait(timeout=120), 0)
-        self.assertEqual(self.steps(out), 150)
-        self.assertTrue((out / "adapter/adapter_config.json").exists())
+        self.assertEqual(self.steps(out), 200)
+        self.assertGood(self.run_to_its_end("train", out, "--max-steps", 201, "--resume"))  # whoever ended holds nothing
+
+    def test_a_run_goes_on_from_a_base_that_was_moved_and_not_from_another_one(self):
+        whole, out, small = self.folder / "whole", self.folder / "out", ("--rank", 2)
+        self.assertGood(self.run_to_its_end("train", whole, *small, "--max-steps", 6))
+        self.assertGood(self.run_to_its_end("train", out, *small, "--max-steps", 3))
+        self.model = self.model.rename(self.folder / "moved")
+        self.assertGood(self.run_to_its_end("train", out, *small, "--max-steps", 6, "--resume"))
+        weights = "adapter/adapter_model.safetensors"
+        self.assertEqual((out / weights).read_bytes(), (whole / weights).read_bytes())
+        write_model(self.model, source, seed=2)
+        refused = self.run_to_its_end("train", out, *small, "--max-steps", 8, "--resume")
+        self.assertEqual(refused.returncode, 1)
+        self.assertIn("fingerprint of the base model is", refused.stderr)
+
+    def test_a_checkpoint_folder_that_cannot_be_read_does_not_count_as_empty(self):
+        out = self.folder / "out"
+        out.mkdir()
+        (out / "checkpoints").write_text("no folder")
+        refused = self.run_to_its_end("train", out, "--max-steps", 1, "--resume")
+        self.assertEqual(refused.returncode, 1)
+        self.assertIn("checkpoints: cannot look for checkpoints: Not a directory", refused.stderr)
+
+    def test_what_is_said_of_the_best_weights_is_what_is_there(self):
+        out, evaluated = self.folder / "out", ("--rank", 4, "--eval-steps", 3, "--held-out", 0.2)
+        self.write_pages_of_two_fields()
+        self.assertGood(self.run_to_its_end("train", out, *evaluated, "--max-steps", 40, lr="1e-2"))
+        result = self.run_to_its_end("train", out, *evaluated, "--max-steps", 43, "--resume", "--keep-best", lr="1e-2")
+        self.assertGood(result)
+        *before, last = [json.loads(line) for line in (out / "evaluations.jsonl").read_text().splitlines()]
+        self.assertLess(min(line["perplexity"] for line in before), last["perplexity"])  # its weights were not kept
+        self.assertEqual(json.loads((out / "best/evaluation.json").read_text()), last)
+        self.assertIn(f"after step 42, in {out}/best", result.stderr)
 
     def test_messages_that_nobody_reads_do_not_end_a_run(self):
         out = self.folder / "out"
@@ -313,6 +365,16 @@ class Stop(unittest.TestCase):
         self.assertEqual(result.stderr.count("complete already: "), 3)
         assertWhole(out)
 
+        early = self.folder / "early"
+        messages = self.folder / "early.txt"
+        with messages.open("w") as stream:
+            process = self.start("compare", early, *options, fault="fsync nap base/.result.json 0 1", stderr=stream)
+        self.wait_for(process, lambda: list(early.glob("base/.result.json.*")))
+        process.send_signal(signal.SIGINT)
+        self.assertEqual(process.wait(timeout=120), 0)
+        self.assertIn("stopped before the first setting: there is no report yet", messages.read_text())
+        self.assertNotIn("report.html", messages.read_text())
+
         stopped = self.folder / "stopped"
         process = self.start("compare", stopped, *options, fault="fsync nap small/checkpoints/.step-000000003 0 1")
         self.wait_for(process, lambda: list(stopped.glob("small/checkpoints/.step-000000003.tmp")))
@@ -332,8 +394,7 @@ class Stop(unittest.TestCase):
         options = ("--max-steps", 40, "--checkpoint-steps", 5, "--rank", 4, "--eval-steps", 3, "--held-out", 0.2, "--keep-best")
         whole, out, plain = self.folder / "whole", self.folder / "out", self.folder / "plain"
         lr = "1e-2"
-        self.write_pages([(f"The cook peels onion {i} and lets it fry in a pan of butter. " if is_held_out("w", i, 0.2) else f"Page {i} tells how dpkg unpacks package {i * i}. ") * 20
-                          for i in range(20)])  # of another field than what is trained on, so the best comes before the last
+        self.write_pages_of_two_fields()
         result = self.run_to_its_end("train", whole, *options, lr=lr)
         self.assertGood(result)
         lines = [json.loads(line) for line in (whole / "evaluations.jsonl").read_text().splitlines()]

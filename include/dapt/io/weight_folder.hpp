@@ -2,7 +2,9 @@
 #pragma once
 
 #include <algorithm>
+#include <cstdint>
 #include <filesystem>
+#include <fstream>
 #include <map>
 #include <string>
 #include <utility>
@@ -12,6 +14,7 @@
 #include <nlohmann/json.hpp>
 
 #include <dapt/core/error.hpp>
+#include <dapt/core/hash.hpp>
 #include <dapt/core/json.hpp>
 #include <dapt/io/pytorch_bin.hpp>
 #include <dapt/io/safetensors.hpp>
@@ -58,6 +61,9 @@ class WeightFolder {
     return std::visit([](const auto& file) -> const std::filesystem::path& { return file.path(); }, at(name));
   }
 
+  /// Tells these weights from others without reading them whole: a hash of each file's size and of 64 pieces of 4 KiB, the first bytes and the last among them.
+  std::uint64_t fingerprint() const;
+
   /// The files read, in the order of their names in the index.
   std::vector<std::filesystem::path> files() const {
     std::vector<std::filesystem::path> result;
@@ -91,6 +97,23 @@ class WeightFolder {
   std::vector<File> files_;
   std::map<std::string, std::size_t> file_of_;
 };
+
+inline std::uint64_t WeightFolder::fingerprint() const {
+  constexpr std::uint64_t pieces = 64, piece_bytes = 4096;
+  std::uint64_t hash = 0;
+  for (const std::filesystem::path& file : files()) {
+    const std::uint64_t size = std::filesystem::file_size(file), last = size > piece_bytes ? size - piece_bytes : 0;
+    hash = splitmix64(hash ^ size);
+    std::ifstream in(file, std::ios::binary);
+    for (std::uint64_t piece = 0; piece < pieces; ++piece) {
+      std::string bytes(std::min(piece_bytes, size), '\0');
+      in.seekg(static_cast<std::streamoff>(last / (pieces - 1) * piece + (piece == pieces - 1 ? last % (pieces - 1) : 0)));
+      require(!!in.read(bytes.data(), static_cast<std::streamsize>(bytes.size())), file.string(), ": cannot be read");
+      hash = splitmix64(hash ^ fnv1a(bytes));
+    }
+  }
+  return hash;
+}
 
 template <class Format>
 void WeightFolder::read_index(const std::filesystem::path& index) {

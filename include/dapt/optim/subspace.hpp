@@ -5,8 +5,8 @@
 #include <algorithm>
 #include <cstdint>
 
-#include <ATen/CPUGeneratorImpl.h>
 #include <ATen/ops/cat.h>
+#include <ATen/ops/empty.h>
 #include <ATen/ops/linalg_cholesky_ex.h>
 #include <ATen/ops/linalg_eigh.h>
 #include <ATen/ops/linalg_qr.h>
@@ -15,8 +15,8 @@
 #include <ATen/ops/linalg_vector_norm.h>
 #include <ATen/ops/min.h>
 #include <ATen/ops/mm.h>
-#include <ATen/ops/randn.h>
 
+#include <dapt/core/hash.hpp>
 #include <dapt/core/tensor.hpp>
 
 namespace dapt {
@@ -36,6 +36,22 @@ inline Tensor orthonormal_columns(const Tensor& y) {
   }
   return q.to(at::kFloat);
 }
+
+namespace detail {
+
+/// int8 [rows, columns] of +1 and -1, each as likely. They sketch as well as normal numbers (Martinsson & Tropp 2020, arXiv:2002.01387, section 9), and are drawn 64 at a time.
+inline Tensor random_signs(std::int64_t rows, std::int64_t columns, std::uint64_t key) {
+  Tensor signs = at::empty({rows, columns}, at::TensorOptions(at::kChar));
+  auto* sign = signs.mutable_data_ptr<std::int8_t>();
+  std::uint64_t bits = 0;
+  for (std::int64_t i = 0; i < rows * columns; ++i, bits >>= 1) {
+    if (i % 64 == 0) bits = splitmix64(key, static_cast<std::uint64_t>(i / 64));
+    sign[i] = static_cast<std::int8_t>((bits & 1) * 2 - 1);
+  }
+  return signs;
+}
+
+}  // namespace detail
 
 struct RangeFinder {
   at::ScalarType product_dtype = at::kFloat;  ///< of the products with the matrix: fp32, or bf16 where the processor multiplies it fast
@@ -66,7 +82,7 @@ inline Tensor right_vectors_by_gram_matrix(const Tensor& matrix, std::int64_t co
 }
 
 /// The first `count` right singular vectors of a matrix [m, n] as rows [count, n], fp32, to within the range finder's accuracy. `warm` [count, n] (or
-/// undefined) is a basis to start from. Deterministic: the random columns come from a generator of its own. From the Gram
+/// undefined) is a basis to start from. Deterministic: the random columns depend on the sizes alone. From the Gram
 /// matrix where half of all directions are wanted, which is no more work then.
 inline Tensor approximate_right_vectors(const Tensor& matrix, std::int64_t count, const Tensor& warm, const RangeFinder& options) {
   const std::int64_t n = matrix.size(1), smaller = std::min(matrix.size(0), n), width = count + options.oversampling;
@@ -77,8 +93,7 @@ inline Tensor approximate_right_vectors(const Tensor& matrix, std::int64_t count
 
   const bool is_warm = warm.defined() && warm.size(0) == count;
   const std::int64_t fresh = is_warm ? options.oversampling : width;
-  at::Generator generator = at::detail::createCPUGenerator(static_cast<std::uint64_t>(n * 1000003 + count));
-  Tensor q = at::randn({n, fresh}, generator, at::TensorOptions(at::kFloat)).to(matrix.device());
+  Tensor q = detail::random_signs(n, fresh, static_cast<std::uint64_t>(count)).to(matrix.device()).to(at::kFloat);
   if (is_warm) q = at::cat({warm.to(at::kFloat).t(), q}, 1);
   for (std::int64_t i = 1; i < options.power_iterations; ++i) q = orthonormal_columns(product(g.t(), product(g, q)).to(at::kFloat));
 

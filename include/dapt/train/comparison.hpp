@@ -23,6 +23,18 @@ struct Setting {
   Schedule schedule = {};
 };
 
+/// Throws where a setting's budget, batch size or seed differ from the first setting's: what a comparison must hold equal.
+inline void require_comparable(const std::string& name, const TrainOptions& options, const TrainOptions& first) {
+  const auto same = [&](const char* option, auto found, auto expected) {
+    require(found == expected, "Comparison: setting \"", name, "\" has ", option, " ", found, ", the first setting has ", expected);
+  };
+  same("batch_size", options.batch_size, first.batch_size);
+  same("max_steps", options.max_steps, first.max_steps);
+  same("max_tokens", options.max_tokens, first.max_tokens);
+  same("max_minutes", options.max_minutes, first.max_minutes);
+  same("seed", options.seed, first.seed);
+}
+
 /// Trains and evaluates settings, and gathers what a report needs.
 ///
 /// `load()` returns a fresh copy of the base model; `open()` the stream of batches at its beginning; `score(model)` a std::vector<MetricValue>.
@@ -99,15 +111,7 @@ template <class Load, class Open, class Score>
 void Comparison<Load, Open, Score>::require_comparable(const std::string& name, const TrainOptions& options) {
   const auto same_name = [&](const SettingResult& other) { return other.name == name; };
   require(name != result_.base.name && std::none_of(result_.settings.begin(), result_.settings.end(), same_name), "Comparison: two settings are called \"", name, "\"");
-  if (result_.settings.empty()) return;
-  const auto same = [&](const char* option, auto found, auto expected) {
-    require(found == expected, "Comparison: setting \"", name, "\" has ", option, " ", found, ", the first setting has ", expected);
-  };
-  same("batch_size", options.batch_size, first_options_.batch_size);
-  same("max_steps", options.max_steps, first_options_.max_steps);
-  same("max_tokens", options.max_tokens, first_options_.max_tokens);
-  same("max_minutes", options.max_minutes, first_options_.max_minutes);
-  same("seed", options.seed, first_options_.seed);
+  if (!result_.settings.empty()) dapt::require_comparable(name, options, first_options_);
 }
 
 }  // namespace dapt
