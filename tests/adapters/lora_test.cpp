@@ -125,7 +125,10 @@ TEST_CASE("options without effect are refused, by name") {
   const auto refused = [&](const Lora& lora, const std::string& message) { REQUIRE_THROWS_WITH(lora.attach(model), Catch::Contains(message)); };
   refused({.exclude_modules = {"k_proj"}}, "exclude_modules \"k_proj\" matches none");
   refused({.targets = {"up_proj"}, .exclude_modules = {"up_proj"}}, "no linear layer is left");
+  refused({.targets = {"up_proj", "lm_head"}, .exclude_modules = {"head", "lm_head"}}, "exclude_modules \"head\" matches none");
+  refused({.targets = {"up_proj", "lm_head"}, .exclude_modules = {"lm_head"}}, "target \"lm_head\" has no effect");
   refused({.layers_to_transform = {1}}, "the model has no layer 1");
+  refused({.targets = {"lm_head"}, .layers_to_transform = {0}}, "layers_to_transform has no effect where each target is a whole module path");
   refused({.targets = ModuleNames::regex(".*up_proj"), .layers_to_transform = {0}}, "layers_to_transform has no effect where targets is a regular expression");
   refused({.targets = ModuleNames::regex("up_proj")}, "target \"up_proj\" matches the name of none");  // the whole path must match
   refused({.targets = ModuleNames::regex("(")}, "the regular expression \"(\" cannot be used");
@@ -138,6 +141,26 @@ TEST_CASE("options without effect are refused, by name") {
   refused({.rank = 25, .init = LoraInit::pissa}, "has rank 25, expected at most 24");
   refused({.lr_ratio = 0.5}, "lr_ratio is 0.5, expected at least 1");
   REQUIRE_FALSE(static_cast<bool>(model.linears()[0]->adapted));
+}
+
+TEST_CASE("a target that is a whole module path is adapted whatever layers_to_transform says, as in PEFT") {
+  ToyLM model;
+  const auto state = Lora{.targets = {"up_proj", "lm_head"}, .layers_to_transform = {0}}.attach(model);
+  REQUIRE(state.modules.size() == 2);
+  REQUIRE(state.modules[1].name == "lm_head");
+}
+
+TEST_CASE("a target in modules_to_save trains as a whole, and is no target without effect") {
+  ToyLM model;
+  const auto state = Lora{.targets = {"up_proj", "lm_head"}, .modules_to_save = {"lm_head"}}.attach(model);
+  REQUIRE(state.modules.size() == 1);
+  REQUIRE(state.saved.size() == 1);
+}
+
+TEST_CASE("what a run says of PiSSA has the number of its iterations, so that none goes on with another") {
+  const auto text = [](std::int64_t iterations) { return Lora{.init = LoraInit::pissa, .pissa_iterations = iterations}.describe().entries.front().second; };
+  REQUIRE_THAT(text(4), Catch::Contains("PiSSA start (randomized SVD of 4 iterations)"));
+  REQUIRE_THAT(text(0), Catch::Contains("PiSSA start (exact SVD)"));
 }
 
 TEST_CASE("ranks, alphas and learning rates of single modules") {

@@ -2,11 +2,13 @@
 #include <functional>
 #include <iterator>
 #include <string>
+#include <vector>
 
 #include <catch2/catch.hpp>
 
 #include <ATen/ops/zeros.h>
 
+#include <dapt/core/error.hpp>
 #include <dapt/core/seed.hpp>
 #include <dapt/io/peft_adapter.hpp>
 
@@ -136,10 +138,67 @@ TEST_CASE("Keys that do not fit the model are errors that name the first of them
     copy.refused(model, "has shape [3, 24], expected [2, 24]");
   }
   SECTION("a layer that the model does not have") {
-    copy.config("target_modules", {"q_proj", "c_attn"});
+    copy.config("target_modules", {"c_attn"});
     INFO("the adapter itself refuses the target");
-    REQUIRE_THROWS_WITH(load_peft_adapter(copy.folder.path(), model), Catch::Contains("c_attn"));
+    REQUIRE_THROWS_WITH(load_peft_adapter(copy.folder.path(), model), Catch::Contains("target \"c_attn\" ends the name of none"));
+    copy.config("target_modules", {"q_proj", "c_attn"});
+    copy.refused(model, "0 keys are missing; 8 keys are unexpected");
   }
+}
+
+TEST_CASE("What matches nothing in the options of a folder is ignored, as in PEFT") {
+  const TinyReference expected("llama_grouped");
+  const AdapterCopy copy("llama_grouped");
+  const auto adapts = [&] {
+    auto model = tiny_model("llama_grouped");
+    const auto adapter = load_peft_adapter(copy.folder.path(), model);
+    REQUIRE(adapter.state.modules.size() == 6);
+    REQUIRE(largest_difference(model.logits(expected.batch()), expected["adapted_logits"]) < 3e-5);
+    REQUIRE_THROWS_WITH(adapter.lora.attach(model), Catch::Contains("already has an adapter"));
+    auto fresh = tiny_model("llama_grouped");
+    REQUIRE_THROWS_AS(adapter.lora.attach(fresh), Error);  // an error in a Lora of one's own
+  };
+  SECTION("targets that the model has not, or that are left out") {
+    copy.config("target_modules", {"q_proj", "v_proj", "down_proj", "query_key_value", "k_proj"});
+    copy.config("exclude_modules", {"k_proj"});
+    adapts();
+  }
+  SECTION("excluded modules") {
+    copy.config("exclude_modules", {"k_proj", "query_key_value"});
+    adapts();
+  }
+  SECTION("patterns of layers that are not adapted, ranks above all tensors' sizes among them") {
+    copy.config("rank_pattern", {{"o_proj", 100000}, {"c_attn", 2}});
+    copy.config("alpha_pattern", {{"up_proj", 2}});
+    adapts();
+  }
+  SECTION("layers") {
+    copy.config("layers_to_transform", {0, 1, 7});
+    adapts();
+  }
+  SECTION("modules_to_save") {
+    copy.config("modules_to_save", {"classifier", "score"});
+    adapts();
+  }
+  SECTION("but what the options adapt and the file has not is missing") {
+    copy.config("target_modules", {"q_proj", "v_proj", "down_proj", "query_key_value", "k_proj"});
+    auto model = tiny_model("llama_grouped");
+    copy.refused(model, "4 keys are missing: \"base_model.model.model.layers.0.self_attn.k_proj.lora_A.weight\"");
+  }
+}
+
+TEST_CASE("Targets by whole paths and by ends, in chosen layers, are the layers that PEFT adapts") {
+  const auto adapted = [](const Lora& lora) {
+    auto model = tiny_model("mistral_window");
+    std::vector<std::string> names;
+    for (const auto& module : lora.attach(model).modules) names.push_back(module.name);
+    return names;
+  };
+  // As peft 0.21 does for {"v_proj", "lm_head", "model.layers.1.mlp.up_proj"} and layers_to_transform [0].
+  REQUIRE(adapted({.targets = {"v_proj", "lm_head", "model.layers.1.mlp.up_proj"}, .layers_to_transform = {0}}) ==
+          std::vector<std::string>{"model.layers.0.self_attn.v_proj", "model.layers.1.mlp.up_proj", "lm_head"});
+  auto model = tiny_model("mistral_window");
+  REQUIRE_THROWS_WITH((Lora{.targets = {"v_proj", "layers.1.mlp.up_proj"}, .layers_to_transform = {0}}.attach(model)), Catch::Contains("target \"layers.1.mlp.up_proj\" has no effect"));
 }
 
 TEST_CASE("Options of PEFT that would change the numbers are refused by name") {

@@ -36,6 +36,12 @@ enum class LoraInit {
   pissa,     ///< scaling * B A is the principal part of W, and W gives it up; a PEFT folder then holds the difference, for the unchanged W
 };
 
+/// What is done where an option of Lora names modules or layers, and none that it adapts is among them.
+enum class Unmatched {
+  refused,
+  ignored,  ///< as in PEFT, for folders of others: they name modules of several architectures
+};
+
 struct Lora {
   static constexpr std::string_view name = "lora";
 
@@ -43,7 +49,7 @@ struct Lora {
   double alpha = 16;                            ///< > 0; the update is scaled by alpha / rank
   ModuleNames targets = {};                     ///< {"q_proj", "v_proj"}, ModuleNames::regex(...); empty or {"all-linear"}: every linear layer but the head
   ModuleNames exclude_modules = {};             ///< not these
-  std::vector<std::int64_t> layers_to_transform = {};  ///< only in these layers; empty: all
+  std::vector<std::int64_t> layers_to_transform = {};  ///< only in these layers; empty: all. A target that is a whole module path ("lm_head") is not asked, as in PEFT
   ModulePattern<std::int64_t> rank_pattern = {};       ///< {{"down_proj", 32}}: another rank for some modules
   ModulePattern<double> alpha_pattern = {};            ///< another alpha for some modules
   bool use_rslora = false;                      ///< scale by alpha / sqrt(rank): a high rank keeps learning as fast as a low one
@@ -81,9 +87,17 @@ struct Lora {
 
   /// The two halves of `attach`, for readers of files: names and shapes without touching the model, the values still missing; then initial values and forward pass.
   template <CausalLM M>
-  State prepare(M& model) const;
+  State prepare(M& model, Unmatched unmatched = Unmatched::refused) const;
   template <CausalLM M>
   void start(State& state, M& model) const;
+
+  /// The layers that `prepare` would make a, b and magnitude for.
+  template <CausalLM M>
+  std::vector<Linear*> adapted_linears(M& model, Unmatched unmatched = Unmatched::refused) const {
+    State state;
+    choose_saved(model, state, unmatched);
+    return targeted(model, state, unmatched);
+  }
 
   /// "<module path>.lora_A.weight", ".lora_B.weight" and, under DoRA, ".lora_magnitude_vector" of each module; then modules_to_save by their own names.
   NamedParameters trainable_parameters(State& state) const;
@@ -112,9 +126,9 @@ struct Lora {
  private:
   void check_ranges() const;
   template <CausalLM M>
-  void choose_saved(M& model, State& state) const;
+  void choose_saved(M& model, State& state, Unmatched unmatched) const;
   template <CausalLM M>
-  std::vector<Linear*> targeted(M& model, const State& state) const;
+  std::vector<Linear*> targeted(M& model, const State& state, Unmatched unmatched) const;
   void initialise(Module& module, Linear& linear) const;
   void enter(Linear& linear, const Module& module) const;
   template <CausalLM M>
@@ -137,7 +151,7 @@ inline void Lora::check_ranges() const {
 
 /// The parameters of modules_to_save, by PEFT's rule: a module, or one that it is part of, has a path that ends with the name.
 template <CausalLM M>
-void Lora::choose_saved(M& model, State& state) const {
+void Lora::choose_saved(M& model, State& state, Unmatched unmatched) const {
   if (modules_to_save.empty()) return;
   const auto chosen = [&](const std::string& parameter) {
     for (std::size_t dot = parameter.find('.'); dot != std::string::npos; dot = parameter.find('.', dot + 1))
@@ -163,35 +177,48 @@ void Lora::choose_saved(M& model, State& state) const {
     if (saves) state.saved.push_back({parameter.name, parameter.value, modules_to_save_lr_factor});
   }
   for (const std::string& name : modules_to_save)
-    require(all.find(name + ".") != std::string::npos, "Lora: modules_to_save \"", name, "\" ends the name of none of the model's modules");
+    require(unmatched == Unmatched::ignored || all.find(name + ".") != std::string::npos, "Lora: modules_to_save \"", name, "\" ends the name of none of the model's modules");
 }
 
 template <CausalLM M>
-std::vector<Linear*> Lora::targeted(M& model, const State& state) const {
+std::vector<Linear*> Lora::targeted(M& model, const State& state, Unmatched unmatched) const {
+  const bool refuses = unmatched == Unmatched::refused;
   const std::vector<Linear*> linears = model.linears();
   std::vector<std::string> names;
   for (const Linear* linear : linears) names.push_back(linear->name);
+  const auto any_name = [&](const auto& matches) { return std::any_of(names.begin(), names.end(), matches); };
   const bool all = targets.empty() || targets == ModuleNames{"all-linear"};
   require(!all || linears.size() > 1, "Lora: the model has no linear layer but its head");
-  if (const auto target = all ? std::nullopt : targets.without_match(names))
+  if (const auto target = all ? std::nullopt : targets.without_match(names); target && (refuses || !any_name([&](const auto& path) { return targets.match(path); })))
     fail("Lora: target \"", *target, targets.is_regex() ? "\" matches" : "\" ends", " the name of none of the model's ", linears.size(), " linear layers, e.g. ", names.front());
-  if (const auto name = exclude_modules.without_match(names)) fail("Lora: exclude_modules \"", *name, "\" matches none of the model's ", linears.size(), " linear layers");
   require(layers_to_transform.empty() || !targets.is_regex(), "Lora: layers_to_transform has no effect where targets is a regular expression; say it there");
-  for (const std::int64_t layer : layers_to_transform)
-    require(std::any_of(names.begin(), names.end(), [&](const auto& path) { return layer_of(path) == layer; }), "Lora: layers_to_transform: the model has no layer ", layer);
+  // PEFT asks for the layer only where a target is the end of a path, not where it is the whole.
+  const auto asks_layer = [&](const std::string& path) { return !layers_to_transform.empty() && std::find(targets.names().begin(), targets.names().end(), path) == targets.names().end(); };
+  const auto left_out = [&](const std::string& path) {
+    const auto is_layer = [&](std::int64_t layer) { return layer_of(path) == layer; };
+    return exclude_modules.match(path) || (asks_layer(path) && std::none_of(layers_to_transform.begin(), layers_to_transform.end(), is_layer));
+  };
+  if (refuses) {
+    if (const auto name = exclude_modules.without_match(names)) fail("Lora: exclude_modules \"", *name, "\" matches none of the model's ", linears.size(), " linear layers");
+    for (const std::int64_t layer : layers_to_transform)
+      require(any_name([&](const auto& path) { return layer_of(path) == layer; }), "Lora: layers_to_transform: the model has no layer ", layer);
+    require(layers_to_transform.empty() || all || any_name([&](const auto& path) { return targets.match(path) && asks_layer(path); }),
+            "Lora: layers_to_transform has no effect where each target is a whole module path");
+  }
 
   std::vector<Linear*> chosen;
   std::vector<std::string> paths;
   for (Linear* linear : linears) {
-    const std::string& path = linear->name;
-    const auto is_layer = [&](std::int64_t layer) { return layer_of(path) == layer; };
     const bool saves = std::any_of(state.saved.begin(), state.saved.end(), [&](const auto& parameter) { return parameter.value.is_same(linear->weight); });
-    if (saves || !(all ? linear != linears.back() : targets.match(path)) || exclude_modules.match(path)) continue;
-    if (!layers_to_transform.empty() && std::none_of(layers_to_transform.begin(), layers_to_transform.end(), is_layer)) continue;
+    if (saves || !(all ? linear != linears.back() : targets.match(linear->name)) || left_out(linear->name)) continue;
     chosen.push_back(linear);
-    paths.push_back(path);
+    paths.push_back(linear->name);
   }
   require(!chosen.empty(), "Lora: no linear layer is left of the targets after exclude_modules, layers_to_transform and modules_to_save");
+  if (!refuses) return chosen;
+  for (const std::string& target : all ? std::vector<std::string>{} : targets.names())  // what modules_to_save takes from a target trains all the same, as a whole
+    require(any_name([&](const auto& path) { return is_named(path, target) && !left_out(path); }), "Lora: target \"", target,
+            "\" has no effect: exclude_modules and layers_to_transform leave out each layer that it names");
   const auto require_used = [&](const auto& pattern, const char* option) {
     for (const auto& entry : pattern)
       require(std::any_of(paths.begin(), paths.end(), [&](const auto& path) { return matches_key(entry.first, path); }), "Lora: ", option, " \"", entry.first,
@@ -203,7 +230,7 @@ std::vector<Linear*> Lora::targeted(M& model, const State& state) const {
 }
 
 template <CausalLM M>
-Lora::State Lora::prepare(M& model) const {
+Lora::State Lora::prepare(M& model, Unmatched unmatched) const {
   check_ranges();
   for (const Linear* linear : model.linears()) require(!linear->adapted, "Lora: ", linear->name, " already has an adapter; merge or detach it first");
   State state;
@@ -211,9 +238,9 @@ Lora::State Lora::prepare(M& model) const {
     if (linear->frozen) state.base_format = linear->frozen_format();
     state.base_dtype = linear->weight.scalar_type();
   }
-  choose_saved(model, state);
+  choose_saved(model, state, unmatched);
   const NamedParameters parameters = model.parameters();
-  for (const Linear* linear : targeted(model, state)) {
+  for (const Linear* linear : targeted(model, state, unmatched)) {
     const std::int64_t out = linear->weight.size(0), in = linear->weight.size(1), r = value_for(rank_pattern, linear->name, rank);
     const bool own = std::any_of(parameters.begin(), parameters.end(), [&](const auto& parameter) { return parameter.name == linear->name + ".weight"; });
     require(own, "Lora: ", linear->name, " shares its weight with another layer, so merging would change that one too; leave it out of the targets");
@@ -366,7 +393,7 @@ inline RunHeader Lora::describe() const {
   std::ostringstream text;
   text << (use_rslora ? "rsLoRA" : "LoRA") << (use_dora ? " with DoRA" : "") << " rank " << rank << ", alpha " << alpha << ", dropout " << dropout;
   if (init == LoraInit::gaussian) text << ", gaussian start";
-  if (init == LoraInit::pissa) text << ", PiSSA start (" << (pissa_iterations == 0 ? "exact SVD" : "randomized SVD") << ")";
+  if (init == LoraInit::pissa) text << ", PiSSA start (" << (pissa_iterations == 0 ? "exact SVD" : "randomized SVD of " + std::to_string(pissa_iterations) + " iterations") << ")";
   const auto list = [&](const char* what, const auto& values) {
     if (values.empty()) return;
     text << ", " << what;

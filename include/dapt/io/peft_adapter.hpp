@@ -1,6 +1,7 @@
 // PEFT's LoRA folder (adapter_config.json and adapter_model.safetensors, as peft 0.21 writes and reads them) for dapt::Lora.
 // Keys are "base_model.model.<module path>.lora_A.weight", ".lora_B.weight", ".lora_magnitude_vector", and of modules_to_save the parameter's own name. PEFT loads
 // what matches and leaves the rest; here every missing or unexpected key is an error, and so is every option that would change the numbers and is not built.
+// Names, patterns and layers of the options that match nothing are ignored, as there: what the file adapts is said by its tensors, and these must fit.
 #pragma once
 
 #include <algorithm>
@@ -48,7 +49,7 @@ class PeftAdapter {
     header.add("begins with adapter", weights_.path().parent_path().string());
     return header;
   }
-  /// How the base was stored that the adapter was trained over, and its type; `none` where the file does not say so, as those of other programs.
+  /// How the base was stored that the adapter was trained over, and its type; `none` where the file does not say so, as those of other programs, whose type is then unknown.
   Quantization base_quantization() const { return quantization_from_name(metadata("base_quantization", "none")); }
   at::ScalarType base_dtype() const { return dtype_from_name(metadata("base_dtype", "float32")); }
 
@@ -217,32 +218,19 @@ inline PeftAdapter::PeftAdapter(const std::filesystem::path& folder)
 
 template <CausalLM M>
 Lora::State PeftAdapter::attach(M& model) const {
-  Lora options = lora;
-  std::vector<std::string> paths;
-  for (const Linear* linear : model.linears()) paths.push_back(linear->name);
-  // PEFT says nothing where these match no module, and neither is an adapter of somebody else's wrong for it.
-  if (options.exclude_modules.without_match(paths)) {
-    std::vector<std::string> used = options.exclude_modules.names();
-    std::erase_if(used, [&](const std::string& one) { return ModuleNames{one}.without_match(paths).has_value(); });
-    options.exclude_modules = used;
-  }
-  const auto unused = [&](const auto& entry) { return std::none_of(paths.begin(), paths.end(), [&](const auto& path) { return matches_key(entry.first, path); }); };
-  std::erase_if(options.rank_pattern, unused);
-  std::erase_if(options.alpha_pattern, unused);
-
   // The adapter is allocated before it is compared with the tensors, so its ranks are first compared with what the file can hold.
   std::int64_t largest = 1;
   for (const auto& tensor : weights_.names())
     for (const std::int64_t size : weights_.info(tensor).shape) largest = std::max(largest, size);
-  for (const auto& path : paths) {
-    const auto rank = value_for(options.rank_pattern, path, options.rank);
-    require(rank <= largest, weights_.path().string(), ": the rank of ", path, " is ", rank, " in adapter_config.json, but no tensor has a size above ", largest);
+  for (const Linear* linear : lora.adapted_linears(model, Unmatched::ignored)) {
+    const auto rank = value_for(lora.rank_pattern, linear->name, lora.rank);
+    require(rank <= largest, weights_.path().string(), ": the rank of ", linear->name, " is ", rank, " in adapter_config.json, but no tensor has a size above ", largest);
   }
 
-  State state = options.prepare(model);
-  const NamedParameters parameters = options.trainable_parameters(state);
+  State state = lora.prepare(model, Unmatched::ignored);
+  const NamedParameters parameters = lora.trainable_parameters(state);
   detail::check_lora_tensors(weights_, parameters, state, model.parameters());
-  options.start(state, model);
+  lora.start(state, model);
   const c10::NoGradGuard no_grad;
   for (const auto& parameter : parameters) Tensor(parameter.value).copy_(weights_.tensor(detail::peft_prefix + parameter.name));
   return state;
