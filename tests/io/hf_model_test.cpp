@@ -195,6 +195,21 @@ TEST_CASE("A saved model is the loaded one, with its configuration and tokenizer
   REQUIRE(SafetensorsFile(out.path() / "saved" / "model.safetensors").metadata().at("format") == "pt");
 }
 
+TEST_CASE("What is saved from a read-only folder is no read-only copy, and is replaced by the next save") {
+  Copy source("mistral_window");
+  std::ofstream(source.path() / "tokenizer.json") << "{\"a\": 1}";
+  std::filesystem::permissions(source.path() / "tokenizer.json", std::filesystem::perms::owner_read);
+  const TemporaryFolder out;
+  auto model = load_llama(source.path(), at::kFloat);
+  for (int save = 0; save < 2; ++save) {
+    save_llama(model, source.path(), out.path());
+    REQUIRE(read_bytes(out.path() / "tokenizer.json") == "{\"a\": 1}");
+    REQUIRE((std::filesystem::status(out.path() / "tokenizer.json").permissions() & std::filesystem::perms::owner_write) != std::filesystem::perms::none);
+  }
+  std::filesystem::create_directory(source.path() / "merges.txt");
+  REQUIRE_THROWS_WITH(save_llama(model, source.path(), out.path()), Catch::Contains((source.path() / "merges.txt").string() + ": cannot be read"));
+}
+
 TEST_CASE("The dtype written is the model's") {
   const TemporaryFolder out;
   auto model = load_llama(tiny_folder("llama_grouped"), at::kBFloat16);

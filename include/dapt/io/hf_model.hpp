@@ -3,8 +3,10 @@
 
 #include <algorithm>
 #include <filesystem>
+#include <fstream>
 #include <sstream>
 #include <string>
+#include <system_error>
 #include <vector>
 
 #include <nlohmann/json.hpp>
@@ -98,6 +100,18 @@ inline std::vector<std::string> weight_problems(const WeightFolder& weights, con
 
 namespace detail {
 
+/// A whole file; errors name it.
+inline std::string bytes_of(const std::filesystem::path& file) {
+  std::error_code reason;
+  const auto size = std::filesystem::file_size(file, reason);
+  require(!reason, file.string(), ": cannot be read: ", reason.message());
+  std::string bytes(size, '\0');
+  std::ifstream in(file, std::ios::binary);
+  in.read(bytes.data(), static_cast<std::streamsize>(bytes.size()));
+  require(in.good(), file.string(), ": cannot be read");
+  return bytes;
+}
+
 /// A model folder: weights as `write_weights(file)` writes them, the configuration of `source_folder` with their type, and its tokenizer's files. Nothing is left of a folder that was made for
 /// weights that could not be written.
 template <class WriteWeights>
@@ -117,8 +131,7 @@ void write_model_folder(const std::filesystem::path& source_folder, const std::f
   config["dtype"] = dtype_name(dtype);
   for (const char* name : tokenizer_files) {
     if (!std::filesystem::exists(source_folder / name)) continue;
-    std::filesystem::copy_file(source_folder / name, out_folder / name, std::filesystem::copy_options::overwrite_existing, reason);
-    require(!reason, (out_folder / name).string(), ": cannot write: ", reason.message());
+    write_file_atomically(out_folder / name, bytes_of(source_folder / name));  // not copy_file: it takes the mode along, and a copy of a read-only base could not be replaced
   }
   write_file_atomically(out_folder / "config.json", config.dump(2) + "\n");
 }
