@@ -194,6 +194,38 @@ TEST_CASE("An adapter trained over a quantised base is merged into that base's v
   REQUIRE(PeftAdapter(peft_adapters / "patterns").base_quantization() == Quantization::none);
 }
 
+TEST_CASE("An adapter that says nothing of its base is merged into the quantised values of an fp16 base, which are those of fp32") {
+  for (const auto quantization : {Quantization::int8, Quantization::nf4}) {
+    const TemporaryFolder folder;
+    const auto base = folder.path() / "base";
+    {
+      Llama model = load_llama(tiny_folder("llama_grouped"), at::kHalf);
+      save_llama(model, tiny_folder("llama_grouped"), base);
+    }
+    Llama model = load_llama(base, at::kFloat, {.quantization = quantization});
+    const Lora lora{.rank = 2, .targets = {"q_proj", "up_proj"}};
+    auto state = lora.attach(model);
+    for (auto& module : state.modules) module.b.detach().fill_(0.05);
+    {
+      auto without_format = state;
+      without_format.base_format.clear();
+      save_peft_adapter(lora, without_format, folder.path() / "adapter");
+    }
+    REQUIRE(PeftAdapter(folder.path() / "adapter").base_quantization() == Quantization::none);
+    const MergedFolder merged = merge_peft_adapter(base, folder.path() / "adapter", folder.path() / "out", {}, quantization);
+    REQUIRE(merged.dtype == at::kHalf);
+    lora.merge(state, model);
+    for (Linear* linear : model.linears()) linear->thaw();
+    Llama read = load_llama(folder.path() / "out", at::kHalf);
+    const NamedParameters found = read.parameters(), expected = model.parameters();
+    REQUIRE(found.size() == expected.size());
+    for (std::size_t i = 0; i < found.size(); ++i) {
+      INFO(found[i].name);
+      REQUIRE(found[i].value.equal(expected[i].value.to(at::kHalf)));
+    }
+  }
+}
+
 TEST_CASE("A quantised model is not written as a folder of full weights") {
   const TemporaryFolder folder;
   Llama model = load_llama(tiny_folder("llama_grouped"), at::kFloat, {.quantization = Quantization::int8});

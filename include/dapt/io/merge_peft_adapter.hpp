@@ -46,6 +46,7 @@ inline at::ScalarType dtype_of_folder(const std::filesystem::path& folder) {
 /// One tensor at a time: read through the file's map, summed in fp32, rounded, written, forgotten. So a model may be larger than the memory, except for an
 /// adapter with PiSSA's start that PEFT did not convert, which needs it twice in fp32 and in `dtype`.
 /// `quantization`: the layers' weights are quantised and dequantised first, as in training over such a base; absent: as the adapter's file says it was trained.
+/// They are quantised in the type that the file says; where it says none, in that of the written weights, and in fp32 for fp16.
 /// Throws dapt::Error where the adapter does not fit the model, or where a sum is not finite in `dtype`; nothing of the model is then written.
 inline MergedFolder merge_peft_adapter(const std::filesystem::path& model_folder, const std::filesystem::path& adapter_folder, const std::filesystem::path& out_folder,
                                        std::optional<at::ScalarType> dtype = {}, std::optional<Quantization> quantization = {}) {
@@ -77,7 +78,10 @@ inline MergedFolder merge_peft_adapter(const std::filesystem::path& model_folder
     for (const Linear* linear : model.linears())
       if (linear != model.linears().back()) quantized.insert(linear->name + ".weight");
   }
-  const at::ScalarType trained_dtype = adapter.base_quantization() != Quantization::none ? adapter.base_dtype() : merged.dtype;
+  // An adapter that does not say the type of its base (PEFT's QLoRA): that of the result. fp16 in fp32, which holds its values: codes and scales are made of
+  // quotients in fp32 (quantized_weight.hpp), so they are the same, and those that bitsandbytes makes of the fp16 weight.
+  const at::ScalarType default_dtype = merged.dtype == at::kHalf ? at::kFloat : merged.dtype;
+  const at::ScalarType trained_dtype = adapter.base_quantization() != Quantization::none ? adapter.base_dtype() : default_dtype;
   const auto state = adapter.attach(model);
   const SafetensorsFile adapter_tensors(adapter_folder / "adapter_model.safetensors");
 
