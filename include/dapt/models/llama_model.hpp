@@ -307,6 +307,7 @@ inline Tensor Llama::embed(const Tensor& input_ids) const {
   const auto largest = input_ids.max().item<std::int64_t>(), smallest = input_ids.min().item<std::int64_t>();
   require(smallest >= 0 && largest < config_.vocab_size, "Llama: input_ids hold ", smallest < 0 ? smallest : largest, ", expected 0 to ", config_.vocab_size - 1);
   enter(0);
+  // No padding_idx: in transformers the row of config.pad_token_id gets no gradient; where that token separates documents, too, it would never learn as an input.
   return at::embedding(embed_tokens_, input_ids.to(device())).to(detail::statistic_dtype(dtype()));
 }
 
