@@ -3,15 +3,25 @@
 
 #include <atomic>
 #include <csignal>
+#include <cstdint>
+#include <ctime>
 #include <unistd.h>
 
 namespace dapt_program {
 
 inline std::atomic<bool> stop_requested = false;  // by a signal, or by a disk that cannot be written
 
+/// Signals within half a second of the first are the same one: a scheduler sends it to `dapt launch` and to its processes, and these get it from both.
 inline void on_signal(int) {
-  static std::atomic<bool> signalled = false;
-  if (signalled.exchange(true)) _exit(130);
+  timespec clock = {};
+  clock_gettime(CLOCK_MONOTONIC, &clock);
+  static std::atomic<std::int64_t> first = 0;
+  const std::int64_t now = 1000 * std::int64_t{clock.tv_sec} + clock.tv_nsec / 1'000'000;
+  std::int64_t before = 0;
+  if (!first.compare_exchange_strong(before, now)) {
+    if (now - before > 500) _exit(130);
+    return;
+  }
   stop_requested = true;
   constexpr char message[] = "\nstopping as soon as no work is lost; press Ctrl-C again to end at once\n";
   [[maybe_unused]] const auto written = write(STDERR_FILENO, message, sizeof message - 1);

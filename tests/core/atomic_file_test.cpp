@@ -1,8 +1,13 @@
 #include <filesystem>
+#include <fstream>
 #include <iterator>
 #include <string>
 
 #include <catch2/catch.hpp>
+
+#include <fcntl.h>
+#include <sys/file.h>
+#include <unistd.h>
 
 #include <dapt/core/atomic_file.hpp>
 
@@ -43,6 +48,22 @@ TEST_CASE("Until commit the target is untouched, and without it nothing is left"
   }
   REQUIRE(read_bytes(file) == "old");
   REQUIRE(files_in(folder.path()) == 1);
+}
+
+TEST_CASE("What a killed process left of a file is removed, what another one writes is not") {
+  const TemporaryFolder folder;
+  const auto file = folder.path() / "a.json", left = folder.path() / ".a.json.999999999.tmp", written = folder.path() / ".a.json.888888888.tmp", other = folder.path() / ".a.json.old.tmp";
+  for (const auto& path : {left, written, other}) std::ofstream(path) << "half";
+  const int writer = ::open(written.c_str(), O_WRONLY);
+  REQUIRE(::flock(writer, LOCK_EX) == 0);  // as an AtomicFile of another process holds it
+  write_file_atomically(file, "new");
+  REQUIRE(!std::filesystem::exists(left));
+  REQUIRE(read_bytes(written) == "half");
+  REQUIRE(read_bytes(other) == "half");
+  ::close(writer);
+  write_file_atomically(file, "newer");
+  REQUIRE(!std::filesystem::exists(written));
+  REQUIRE(files_in(folder.path()) == 2);
 }
 
 TEST_CASE("A write that fails half way keeps the old file and names it") {

@@ -162,7 +162,10 @@ class Stop(unittest.TestCase):
         process = self.start("train", out, "--max-steps", 100000, fault="fsync sleep /checkpoints/.step 0 0")  # saving takes a minute
         self.wait_for(process, lambda: self.steps(out) > 0)
         process.send_signal(signal.SIGTERM)
+        process.send_signal(signal.SIGTERM)  # at once: the same one on another way
         self.wait_for(process, lambda: list(out.glob("checkpoints/.step-*.tmp")))
+        time.sleep(0.6)
+        self.assertIsNone(process.poll())
         process.send_signal(signal.SIGINT)
         self.assertEqual(process.wait(timeout=30), 130)
         self.assertEqual(list(out.glob("checkpoints/step-*")), [])

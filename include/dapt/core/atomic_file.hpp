@@ -10,6 +10,8 @@
 #include <string_view>
 
 #include <fcntl.h>
+#include <sys/file.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <dapt/core/error.hpp>
@@ -30,6 +32,7 @@ inline void flush_folder(const std::filesystem::path& folder) {
 }  // namespace detail
 
 /// Write, then commit. Without commit (an exception on the way) the target stays as it was and nothing is left beside it.
+/// What a process that was killed left half-written for the same target is removed; it is told from what another process writes just now by a lock.
 /// Every failure is a dapt::Error that names the target and the system's reason. A target that is there and no regular file (a folder, a device) is refused: it would be replaced.
 class AtomicFile {
  public:
@@ -38,8 +41,13 @@ class AtomicFile {
     std::error_code error;
     const auto status = std::filesystem::status(target_, error);
     require(!std::filesystem::exists(status) || std::filesystem::is_regular_file(status), target_.string(), ": is no regular file, and would be replaced by one");
-    descriptor_ = ::open(temporary_.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
-    if (descriptor_ < 0) fail_with_reason("cannot create a file in its folder");
+    remove_leftovers();
+    struct stat seen = {};
+    do {  // again where another process took it for a leftover before it was locked
+      if (descriptor_ >= 0) ::close(descriptor_);
+      descriptor_ = ::open(temporary_.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
+      if (descriptor_ < 0) fail_with_reason("cannot create a file in its folder");
+    } while (::flock(descriptor_, LOCK_EX | LOCK_NB) == 0 && ::fstat(descriptor_, &seen) == 0 && seen.st_nlink == 0);
   }
   AtomicFile(const AtomicFile&) = delete;
   AtomicFile& operator=(const AtomicFile&) = delete;
@@ -81,6 +89,20 @@ class AtomicFile {
   }
 
  private:
+  /// On a file system without locks none can be told from a file that is being written, and all stay.
+  void remove_leftovers() const {
+    const std::string begin = "." + target_.filename().string() + ".", end = ".tmp";
+    std::error_code error;
+    for (std::filesystem::directory_iterator entry(target_.has_parent_path() ? target_.parent_path() : ".", error), none; !error && entry != none; entry.increment(error)) {
+      const std::string name = entry->path().filename().string();
+      if (name == temporary_.filename() || name.size() <= begin.size() + end.size() || !name.starts_with(begin) || !name.ends_with(end)) continue;
+      if (name.find_first_not_of("0123456789", begin.size()) != name.size() - end.size()) continue;
+      const int other = ::open(entry->path().c_str(), O_WRONLY | O_CLOEXEC);
+      if (other < 0) continue;
+      if (::flock(other, LOCK_EX | LOCK_NB) == 0) ::unlink(entry->path().c_str());
+      ::close(other);
+    }
+  }
   [[noreturn]] void fail_with_reason(const char* what) const { fail(target_.string(), ": ", what, ": ", std::strerror(errno)); }
 
   std::filesystem::path target_, temporary_;
