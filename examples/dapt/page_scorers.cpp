@@ -10,6 +10,7 @@
 #include <dapt/core/error.hpp>
 #include <dapt/core/hash.hpp>
 #include <dapt/data/default_filter.hpp>
+#include <dapt/data/read_pages.hpp>
 #include <dapt/data/scorers/classifier_scorer.hpp>
 #include <dapt/data/scorers/field_scorer.hpp>
 #include <dapt/data/scorers/lm_cross_entropy_scorer.hpp>
@@ -100,13 +101,21 @@ dapt::Terms terms_of(const PageOptions& options) {
   return dapt::read_terms(options.terms);
 }
 
+/// Of the texts in their order: what a fit to them depends on.
+std::uint64_t hash_of_texts(const std::vector<dapt::Page>& pages) {
+  std::uint64_t hash = 0;
+  for (const dapt::Page& page : pages) hash = dapt::splitmix64(hash ^ dapt::fnv1a(page.text));
+  return hash;
+}
+
 ChosenScorer scorer_from_terms(const PageOptions& options, const std::function<dapt::PageSample(std::size_t)>& sample_pages, int threads) {
   const dapt::Terms terms = terms_of(options);
+  dapt::require_repeatable(options.pages, "--scorer ngram");
   const dapt::PageSample sample = sample_pages(static_cast<std::size_t>(options.fit_mib.value_or(64)) << 20);
   const dapt::DefaultFilter filter = dapt::default_filter(sample.pages, terms, {.ngram = {.threads = threads}});
   ChosenScorer scorer = chosen(filter.scorer);
   scorer.min_score = filter.min_score;
-  scorer.made_by = stamp(terms) + ", fitted to " + std::to_string(sample.pages.size()) + " of " + std::to_string(sample.read) + " pages";
+  scorer.made_by = stamp(terms) + ", fitted to " + std::to_string(sample.pages.size()) + " of " + std::to_string(sample.read) + " pages (" + std::to_string(hash_of_texts(sample.pages)) + ")";
   std::string note = "n-gram cross-entropy difference from " + std::to_string(filter.seed_pages) + " seed pages with one of " + std::to_string(terms.list().size()) +
                 " terms, settled after " + std::to_string(filter.scorer.refits()) + " refits";
   if (!sample.whole()) note += "; fitted to " + std::to_string(sample.pages.size()) + " of " + std::to_string(sample.read) + " pages (--fit-mib)";

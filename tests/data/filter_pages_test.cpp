@@ -2,6 +2,7 @@
 
 #include <cmath>
 #include <fstream>
+#include <limits>
 #include <random>
 #include <sstream>
 #include <vector>
@@ -138,13 +139,14 @@ TEST_CASE("read_page_labels reads labels and names the line that is none") {
     std::ofstream(folder.path() / "l.jsonl") << content;
     return dapt::read_page_labels(folder.path() / "l.jsonl");
   };
-  const auto labels = read("{\"work\":\"a\",\"page\":1,\"domain\":true}\n{\"work\":\"a\",\"page\":2,\"domain\":false}\n");
+  const auto labels = read("{\"work\":\"a\",\"page\":1,\"domain\":true}\n\n \r\n{\"work\":\"a\",\"page\":2,\"domain\":false}\n");
   REQUIRE(labels.size() == 2);
   REQUIRE(labels.at({"a", 1}));
   REQUIRE(!labels.at({"a", 2}));
   REQUIRE_THROWS_WITH(read("{\"work\":\"a\",\"page\":1,\"domain\":1}\n"), Catch::Contains("l.jsonl:1: expected {\"work\""));
+  REQUIRE_THROWS_WITH(read("\n\n{\"work\":\"a\",\"page\":1,\"domain\":1}\n"), Catch::Contains("l.jsonl:3: expected {\"work\""));
   REQUIRE_THROWS_WITH(read("{\"work\":\"a\",\"page\":1,\"domain\":true}\n{\"work\":\"a\",\"page\":1,\"domain\":true}\n"), Catch::Contains("l.jsonl:2: work \"a\", page 1 has a label already"));
-  REQUIRE_THROWS_WITH(read(""), Catch::Contains("is empty"));
+  REQUIRE_THROWS_WITH(read("\n"), Catch::Contains("is empty"));
   REQUIRE_THROWS_WITH(dapt::read_page_labels(folder.path() / "none"), Catch::Contains("cannot read page labels"));
 }
 
@@ -207,6 +209,16 @@ TEST_CASE("the histogram is shown with the row that the threshold falls into") {
           "           0          1                 4           40  ####################\n"
           "         0.5          2                 3           30  ########################################  <- threshold\n"
           "           1          1                 1           10  ####################\n");
+}
+
+TEST_CASE("the histogram marks no row where no threshold is set, also not the one for the rest below") {
+  std::vector<double> scores{-1000};
+  for (int i = 0; i < 999; ++i) scores.push_back(i);
+  for (const double none : {-std::numeric_limits<double>::infinity(), std::numeric_limits<double>::infinity(), std::numeric_limits<double>::quiet_NaN()}) {
+    std::ostringstream text;
+    print_histogram(text, histogram_of(scores), none);
+    CHECK_THAT(text.str(), Catch::Contains("       lower") && !Catch::Contains("<- threshold"));
+  }
 }
 
 TEST_CASE("the pages nearest to the threshold are held, in the order of their scores, the start of the text in one line") {

@@ -220,6 +220,22 @@ TEST_CASE("read_pages reads a folder in the order of the paths") {
   REQUIRE(view.source().summary().empty_pages == 1);
 }
 
+TEST_CASE("read_pages goes behind links in a folder, but not round in a circle") {
+  const dapt::testing_support::TemporaryFolder folder;
+  const auto link = [&](const std::string& target, const std::string& name) { std::filesystem::create_symlink(target, folder.path() / name); };
+  write(folder.path() / "corpus" / "b.txt", "b");
+  write(folder.path() / "elsewhere" / "a" / "1.txt", "far");
+  link("../elsewhere", "corpus/a");
+  link("b.txt", "corpus/c.txt");
+  link("..", "elsewhere/a/up");            // to where it came from
+  link("../../corpus", "elsewhere/a/top");  // to the root itself
+  link("../..", "elsewhere/a/above");      // and to what holds the root
+  link("nowhere", "corpus/d.txt");
+  std::vector<std::string> works;
+  for (const Page& page : dapt::read_pages(folder.path() / "corpus")) works.push_back(page.work);
+  REQUIRE(works == std::vector<std::string>{"a/a/1.txt", "b.txt", "c.txt"});
+}
+
 TEST_CASE("read_pages: the names of works are UTF-8, whatever the files are called") {
   const dapt::testing_support::TemporaryFolder folder;
   write(folder.path() / "caf\xE9\xE8.txt", "text");
@@ -319,6 +335,27 @@ TEST_CASE("read_pages reads gzip and zstd by how a file begins, also of several 
   }
 }
 
+TEST_CASE("read_pages: zeros behind a gzip member are padding, anything else is not") {
+  const dapt::testing_support::TemporaryFolder folder;
+  const auto file = folder.path() / "c.jsonl.gz";
+  const auto read_all = [&](const std::string& content) {
+    write(file, content);
+    return (dapt::read_pages(file) | ranges::to<std::vector>()).size();
+  };
+  const std::string zeros(700'000, '\0');  // more than is read at once
+  REQUIRE(read_all(gzip(good) + "\0"s) == 1);
+  REQUIRE(read_all(gzip(good) + zeros + gzip(good) + zeros) == 2);
+  CHECK_THROWS_WITH(read_all(gzip(good) + zeros + "text"), Catch::Contains("damaged gzip data before byte "));
+  CHECK_THROWS_WITH(read_all("\x1F\x8B"s + zeros), Catch::Contains("damaged gzip data before byte "));
+}
+
+TEST_CASE("read_pages reads zstd of a window of 2 GiB, as zstd --long=31 makes it") {
+  const dapt::testing_support::TemporaryFolder folder;
+  const auto size = static_cast<char>(good.size() << 3 | 1);  // of the last block, which is not compressed
+  write(folder.path() / "c.jsonl", "\x28\xB5\x2F\xFD\x00"s + static_cast<char>((31 - 10) << 3) + size + static_cast<char>(good.size() >> 5) + '\0' + good);
+  REQUIRE((dapt::read_pages(folder.path() / "c.jsonl") | ranges::to<std::vector>()).at(0).text == "good");
+}
+
 TEST_CASE("read_pages: compressed data that is cut off or damaged is an error, whatever the policy, after the pages before it") {
   const dapt::testing_support::TemporaryFolder folder;
   const auto file = folder.path() / "c.jsonl.gz";
@@ -360,12 +397,19 @@ TEST_CASE("read_pages refuses kinds of files that it cannot read, with what to d
   CHECK_THROWS_WITH(dapt::read_pages(folder.path()), Catch::Contains(message));
 }
 
-TEST_CASE("read_pages: compressed files of a folder count by their names without .gz and .zst") {
+TEST_CASE("read_pages: compressed files of a folder count by their names without .gz, .zst and .zstd; .ndjson is .jsonl, and .json is text") {
   const dapt::testing_support::TemporaryFolder folder;
   write(folder.path() / "a" / "b.txt.gz", gzip("\uFEFFtext\r\nof a file"));
   write(folder.path() / "c.jsonl.zst", zstd(R"({"text":"of a line"})"));
+  write(folder.path() / "d.jsonl.zstd", zstd(R"({"text":"of another"})"));
+  write(folder.path() / "e.ndjson", R"({"text":"of a third"})");
+  write(folder.path() / "f.json", R"({"text":"of none"})");
   const auto pages = dapt::read_pages(folder.path()) | ranges::to<std::vector>();
-  REQUIRE(pages.size() == 2);
+  REQUIRE(pages.size() == 5);
+  REQUIRE(pages[2].text == "of another");
+  REQUIRE(pages[2].work == "d");
+  REQUIRE(pages[3].text == "of a third");
+  REQUIRE(pages[4].text == R"({"text":"of none"})");
   REQUIRE(pages[0].work == "a/b.txt");
   REQUIRE(pages[0].text == "text\nof a file");
   REQUIRE(pages[1].work == "c");

@@ -6,6 +6,8 @@
 #include <string>
 #include <vector>
 
+#include <unistd.h>
+
 #include <catch2/catch.hpp>
 #include <nlohmann/json.hpp>
 #include <range/v3/range/conversion.hpp>
@@ -195,6 +197,17 @@ TEST_CASE("copies: pages that change between the two readings are refused") {
   int reading = 0;
   const auto read = [&] { return std::vector<Page>{{"w", 1, numbered_words(0, 60), {}}, {"w", 2, numbered_words(0, 60, {reading++ == 0 ? 30 : 40}), {}}}; };
   REQUIRE_THROWS_WITH(dapt::find_duplicates(read), Catch::Contains("work \"w\", page 2 was changed between two readings"));
+}
+
+TEST_CASE("copies: a pipe is refused by name, because it can be read once only") {
+  int ends[2];
+  REQUIRE(::pipe(ends) == 0);
+  const std::string line = "{\"text\":\"" + numbered_words(0, 60) + "\"}\n", pages = line + line, path = "/proc/self/fd/" + std::to_string(ends[0]);
+  REQUIRE(::write(ends[1], pages.data(), pages.size()) == std::ssize(pages));
+  ::close(ends[1]);
+  const auto read = [&] { return dapt::read_pages(path); };
+  REQUIRE_THROWS_WITH(dapt::find_duplicates(read), Catch::Contains("cannot read pages from " + path + " more than once") && Catch::Contains("write them to a file") && Catch::Contains("--duplicates off"));
+  ::close(ends[0]);
 }
 
 TEST_CASE("copies on the Debian corpora are those that datasketch finds, and those that all pairs give") {

@@ -18,6 +18,7 @@
 #include <mutex>
 #include <span>
 #include <string>
+#include <type_traits>
 #include <unordered_map>
 #include <utility>
 #include <vector>
@@ -26,6 +27,8 @@
 #include <dapt/core/hash.hpp>
 #include <dapt/core/page.hpp>
 #include <dapt/data/parallel_for.hpp>
+#include <dapt/data/pull_view.hpp>
+#include <dapt/data/read_pages.hpp>
 #include <dapt/data/word_ngrams.hpp>
 
 namespace dapt {
@@ -269,12 +272,17 @@ inline Duplicates DuplicateSearch::take() {
 
 }  // namespace detail
 
-/// Finds the copies among the pages of `read()`, a range of pages; it is called a second time where pages have to be compared, and must give the same ones.
+/// Finds the copies among the pages of `read()`, a range of pages; it is called a second time where pages have to be compared, and must give the same ones: what
+/// read_pages() gives of a pipe is refused.
 /// Memory: 16 + 8 * bands bytes a page, and 8 bytes for each word of the pages that were compared and kept.
 template <class Read>
 Duplicates find_duplicates(const Read& read, const DuplicateOptions& options = {}) {
   detail::DuplicateSearch search(options);
-  search.sketch(read());
+  {
+    auto&& pages = read();
+    if constexpr (std::is_same_v<std::remove_cvref_t<decltype(pages)>, PullView<PageReader>>) require_repeatable(pages.source().path(), "the search for copies", " or leave the search out (dapt --duplicates off)");
+    search.sketch(pages);
+  }
   search.find_exact();
   if (search.find_candidates()) search.compare(read());
   return search.take();

@@ -1,4 +1,5 @@
-// The bytes of a file, plain, gzip or zstd, told apart by how the file begins and not by its name. Memory does not grow with the file.
+// The bytes of a file, plain, gzip or zstd, told apart by how the file begins and not by its name. Memory does not grow with the file, but with the window of a zstd file: over
+// 8 MiB (128 MiB, 2 GiB) only where it was compressed so (`--ultra`, `--long`).
 #pragma once
 
 #include <algorithm>
@@ -25,7 +26,7 @@ namespace dapt {
 
 namespace detail {
 
-/// gzip (RFC 1952). A file may hold several members one after the other, as `cat a.gz b.gz` makes it.
+/// gzip (RFC 1952). A file may hold several members one after the other, as `cat a.gz b.gz` makes it. Zeros behind a member are padding, as of tapes and disks with blocks of one size.
 class GzipDecoder {
  public:
   static constexpr const char* name = "gzip";
@@ -34,8 +35,12 @@ class GzipDecoder {
 
   /// Takes bytes from `input`, gives as many as fit at `output`; the reason where the data is no gzip.
   const char* decode(std::string_view& input, char* output, std::size_t& room) {
-    if (!inside_) inflateReset(stream_.get());
-    inside_ = true;
+    if (!inside_) {
+      if (stream_->total_in > 0) input.remove_prefix(std::min(input.find_first_not_of('\0'), input.size()));
+      if (input.empty()) return nullptr;
+      inflateReset(stream_.get());
+      inside_ = true;
+    }
     stream_->next_in = reinterpret_cast<Bytef*>(const_cast<char*>(input.data()));  // zlib reads only
     stream_->avail_in = static_cast<uInt>(input.size());
     stream_->next_out = reinterpret_cast<Bytef*>(output);
@@ -60,12 +65,16 @@ class GzipDecoder {
   bool inside_ = false;                    // a member that has not ended
 };
 
-/// Zstandard (RFC 8878), any number of frames.
+/// Zstandard (RFC 8878), any number of frames, of any window (`zstd --long=31`): it takes the memory that the file asks for.
 class ZstdDecoder {
  public:
   static constexpr const char* name = "zstd";
 
-  ZstdDecoder() : stream_(ZSTD_createDStream()) { require(stream_ != nullptr, "zstd: cannot make a decoder"); }
+  ZstdDecoder() : stream_(ZSTD_createDStream()) {
+    require(stream_ != nullptr, "zstd: cannot make a decoder");
+    const std::size_t code = ZSTD_DCtx_setParameter(stream_.get(), ZSTD_d_windowLogMax, ZSTD_dParam_getBounds(ZSTD_d_windowLogMax).upperBound);
+    require(!ZSTD_isError(code), "zstd: ", ZSTD_getErrorName(code));
+  }
 
   const char* decode(std::string_view& input, char* output, std::size_t& room) {
     ZSTD_inBuffer in{input.data(), input.size(), 0};

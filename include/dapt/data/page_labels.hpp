@@ -18,13 +18,14 @@ namespace dapt {
 /// (work, page) -> is it of the domain?
 using PageLabels = std::map<std::pair<std::string, std::int64_t>, bool>;
 
-/// Reads JSON lines {"work": string, "page": integer, "domain": boolean}. Throws dapt::Error with file:line.
+/// Reads JSON lines {"work": string, "page": integer, "domain": boolean}; blank ones are skipped. Throws dapt::Error with file:line.
 inline PageLabels read_page_labels(const std::filesystem::path& path) {
   std::ifstream stream(path, std::ios::binary);
   require(stream.is_open(), "cannot read page labels from ", path.string());
   PageLabels labels;
   std::string line;
   for (std::int64_t number = 1; std::getline(stream, line); ++number) {
+    if (line.find_first_not_of(" \t\r") == std::string::npos) continue;
     try {
       const std::string where = path.string() + ":" + std::to_string(number);
       const auto value = detail::parse_json(line, where);

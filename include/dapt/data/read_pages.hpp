@@ -60,6 +60,7 @@ class PageReader {
   PageReader(std::filesystem::path path, ReadOptions options);
   std::optional<Page> next();
   const ReadSummary& summary() const { return summary_; }
+  const std::filesystem::path& path() const { return root_; }
 
  private:
   static constexpr std::size_t block_bytes = std::size_t{1} << 22, block_pages = 4096;  // read, then parsed on all cores
@@ -101,10 +102,37 @@ class PageReader {
 
 /// Lazy view of the pages of `path`. A file is read as JSON lines: objects with "text" (string, required), "work" (string; else the file's name
 /// without extension), "page" (integer; else the line's number), "score" (number, optional); other keys are ignored. A folder is read
-/// through, in the order of the relative paths: each *.jsonl as JSON lines, any other file not hidden as the text of one page, its work
-/// being the relative path. Files may be gzip or zstd, whatever their names; .gz and .zst count for nothing in the rules above.
+/// through, in the order of the relative paths: each *.jsonl and *.ndjson as JSON lines, any other file not hidden (*.json, too) as the text of one page, its work
+/// being the relative path. Links are followed, but not back into a folder that is being read. Files may be gzip or zstd, whatever their names; .gz, .zst and .zstd count for
+/// nothing in the rules above.
 /// `view.source().summary()` says what was read. Throws dapt::Error at once where there is nothing to read.
 inline auto read_pages(std::filesystem::path path, ReadOptions options = {}) { return PullView(PageReader(std::move(path), options)); }
+
+/// Throws where `path` gives its pages once only, as a pipe does; the message names `who` reads them besides, and what else helps than a file.
+inline void require_repeatable(const std::filesystem::path& path, std::string_view who, std::string_view or_else = {}) {
+  std::error_code error;
+  const std::filesystem::file_status status = std::filesystem::status(path, error);
+  require(std::filesystem::is_regular_file(status) || std::filesystem::is_directory(status), "cannot read pages from ", path.string(), " more than once, as ", who,
+          " needs: it is no file or folder; write them to a file", or_else);
+}
+
+namespace detail {
+
+/// Appends the files below `folder`, also those behind links, without hidden ones. `around` holds the folders that it lies in, and itself, without links: what leads back into one of them would have no end.
+inline void list_files(const std::filesystem::path& folder, std::vector<std::filesystem::path>& around, std::vector<std::filesystem::path>& files) {
+  for (const std::filesystem::directory_entry& entry : std::filesystem::directory_iterator(folder)) {
+    if (entry.path().filename().string().starts_with('.')) continue;
+    if (entry.is_regular_file()) files.push_back(entry.path());
+    if (!entry.is_directory()) continue;
+    std::filesystem::path real = std::filesystem::canonical(entry.path());
+    if (std::find(around.begin(), around.end(), real) != around.end()) continue;
+    around.push_back(std::move(real));
+    list_files(entry.path(), around, files);
+    around.pop_back();
+  }
+}
+
+}  // namespace detail
 
 inline PageReader::PageReader(std::filesystem::path path, ReadOptions options) : root_(std::move(path)), options_(options) {
   namespace fs = std::filesystem;
@@ -115,11 +143,8 @@ inline PageReader::PageReader(std::filesystem::path path, ReadOptions options) :
     files_.push_back(root_);
   } else {
     try {
-      for (auto it = fs::recursive_directory_iterator(root_); it != fs::recursive_directory_iterator(); ++it) {
-        const bool hidden = it->path().filename().string().starts_with('.');
-        if (it->is_directory() && hidden) it.disable_recursion_pending();
-        if (it->is_regular_file() && !hidden) files_.push_back(it->path());
-      }
+      std::vector<fs::path> around{fs::canonical(root_)};
+      detail::list_files(root_, around, files_);
     } catch (const fs::filesystem_error& found) {
       fail("cannot read the folder ", root_.string(), ": ", found.what());
     }
@@ -135,8 +160,8 @@ inline bool PageReader::open_next_file() {
   const std::filesystem::path file = std::move(files_.back());
   files_.pop_back();
   std::filesystem::path name = file;
-  if (name.extension() == ".gz" || name.extension() == ".zst") name.replace_extension();
-  const bool json_lines = file == root_ || name.extension() == ".jsonl";
+  if (name.extension() == ".gz" || name.extension() == ".zst" || name.extension() == ".zstd") name.replace_extension();
+  const bool json_lines = file == root_ || name.extension() == ".jsonl" || name.extension() == ".ndjson";
   source_ = std::make_shared<const Source>(Source{utf8_name(file.string()), utf8_name(json_lines ? name.stem().string() : name.lexically_relative(root_).generic_string()), json_lines});
   line_ = 0;
   input_.emplace(file);

@@ -120,7 +120,7 @@ inline std::vector<ScoreHistogram::Row> ScoreHistogram::rows(int most) const {
   return rows;
 }
 
-/// A line for each row, the lowest scores first; the row that `threshold` falls into is marked.
+/// A line for each row, the lowest scores first; the row that `threshold` falls into is marked, where it is a finite number.
 inline std::ostream& print_histogram(std::ostream& out, const ScoreHistogram& histogram, double threshold, int most_rows = 24) {
   const std::vector<ScoreHistogram::Row> rows = histogram.rows(most_rows);
   std::int64_t longest = 1;
@@ -133,7 +133,7 @@ inline std::ostream& print_histogram(std::ostream& out, const ScoreHistogram& hi
     std::ostringstream edge;
     if (std::isinf(from)) edge << "lower";
     else edge << from;
-    const bool here = from <= threshold && (i + 1 == rows.size() || threshold < rows[i + 1].from);
+    const bool here = std::isfinite(threshold) && from <= threshold && (i + 1 == rows.size() || threshold < rows[i + 1].from);
     const auto bar = static_cast<std::size_t>((40 * pages + longest - 1) / longest);
     text << std::setw(12) << edge.str() << std::setw(11) << pages << std::setw(18) << kept_pages << std::setw(13) << kept_characters << "  " << std::string(bar, '#')
          << (here ? "  <- threshold" : "") << '\n';
