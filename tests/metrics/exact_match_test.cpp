@@ -73,6 +73,18 @@ TEST_CASE("an answer ends before the first of several stops, also one that lies 
   REQUIRE_THROWS_WITH(metric.evaluate(model, toy::ByteTokenizer{}), Catch::Contains("stops: found an empty one"));
 }
 
+TEST_CASE("a stop that begins with a space does not end an answer at the space before it, and generation ends where the answer does") {
+  toy::TableLM model{.answers = {{"Q?", " sid more words"}, {"R?", "   two  sids"}, {"S?", " Q: sid Q: more"}}};
+  const dapt::ExactMatch metric{.questions = {question("Q?", {"sid"}), question("R?", {"two"}), question("S?", {"Q: sid"})}, .exemplars = {}, .stops = {" ", " Q:"}};
+  const dapt::MetricValue value = metric.evaluate(model, toy::ByteTokenizer{});
+  REQUIRE(value.items[0].prediction == "sid");
+  REQUIRE(value.items[1].prediction == "two");
+  REQUIRE(value.items[2].prediction == "Q:");
+  REQUIRE(model.generated_tokens == 5 + 7 + 4);
+  const dapt::ExactMatch by_word{.questions = metric.questions, .exemplars = {}, .stops = {" Q:"}};
+  REQUIRE(by_word.evaluate(model, toy::ByteTokenizer{}).items[2].prediction == "Q: sid");
+}
+
 TEST_CASE("values, groups and settings over several questions, in batches of any size") {
   const std::int64_t batch_tokens = GENERATE(1, 100, 100000);
   toy::TableLM model{.answers = {{"A?", " right\n"}, {"Second?", " wrong\n"}, {"A longer third?", " RIGHT\n"}, {"B?", " 東京\n"}}};

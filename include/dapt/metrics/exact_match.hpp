@@ -35,7 +35,7 @@ struct ExactMatch {
   FewShotPrompt prompt = {};
   Normalisation normalisation = {};  ///< of the answer and of the accepted spellings, before they are compared
   std::int64_t max_new_tokens = 24;
-  std::vector<std::string> stops = {"\n"};  ///< an answer ends before the first of them, searched in the decoded text: a stop may lie across tokens
+  std::vector<std::string> stops = {"\n"};  ///< an answer ends before the first of them, searched in the decoded text behind its first spaces: a stop may lie across tokens
   bool stop_at_end_of_document = false;  ///< also end an answer at the end-of-document token; the reference generates on
   std::int64_t batch_tokens = 8192;      ///< of prompts answered together, padding and answers included; bounds the memory of keys and values
 
@@ -45,8 +45,7 @@ struct ExactMatch {
 
   /// A generated text up to its first stop, without white space at its ends.
   std::string cut(std::string_view generated) const {
-    // Spaces before the newline would be an empty first line to a reader of "Answer:", and are one here.
-    generated.remove_prefix(std::min(generated.find_first_not_of(' '), generated.size()));
+    generated = without_first_spaces(generated);
     return std::string(metrics::strip(generated.substr(0, first_stop(generated))));
   }
 
@@ -56,6 +55,9 @@ struct ExactMatch {
   }
 
  private:
+  /// Where an answer begins: a space stands between "Answer:" and it, and is not a stop's. Spaces before a newline would be an empty first line to a reader, and are one here.
+  static std::string_view without_first_spaces(std::string_view text) { return text.substr(std::min(text.find_first_not_of(' '), text.size())); }
+
   /// Where the earliest stop begins; npos without one.
   std::size_t first_stop(std::string_view text) const {
     std::size_t first = std::string_view::npos;
@@ -90,7 +92,8 @@ MetricValue ExactMatch::evaluate(M& model, const K& tokenizer) const {
   result.items.resize(questions.size());
   const StopRule stop = [&](std::size_t, std::span<const std::int32_t> generated) {
     if (stop_at_end_of_document && special.end_of_document && generated.back() == *special.end_of_document) return true;
-    return first_stop(tokenizer.decode({generated.begin(), generated.end()})) != std::string::npos;
+    const std::string text = tokenizer.decode({generated.begin(), generated.end()});
+    return first_stop(without_first_spaces(text)) != std::string_view::npos;
   };
   for (std::size_t from = 0; from < order.size();) {
     const std::size_t width = prompts[order[from]].size() + static_cast<std::size_t>(max_new_tokens);  // the longest comes first
