@@ -31,7 +31,7 @@ std::string unescaped(const std::string& text) {
 
 Evaluation::Evaluation(const TaskOptions& tasks, std::vector<dapt::Page> held_out, std::int64_t max_length) {
   dapt::require(tasks.fewshot.empty() || !tasks.qa.empty(), "--fewshot has no effect without --qa");
-  dapt::require(tasks.start_token.empty() || !tasks.cloze.empty() || !held_out.empty(), "--start-token has no effect without --cloze");
+  dapt::require(tasks.start_token.empty() || !tasks.cloze.empty() || !held_out.empty(), "--start-token has no effect without --cloze or pages for the perplexity");
   dapt::require(!tasks.qa.empty() || (tasks.stops.empty() && !tasks.exemplar_layout && !tasks.question_layout && !tasks.normalisation),
                 "--stop, --exemplar-layout, --question-layout and --normalisation have no effect without --qa");
   dapt::require(!tasks.fewshot.empty() || !tasks.exemplar_layout, "--exemplar-layout has no effect without --fewshot");
@@ -73,14 +73,14 @@ std::vector<dapt::MetricValue> Evaluation::evaluate(dapt::Llama& model, const da
   return values;
 }
 
-std::function<std::string(const std::string& id)> Evaluation::groups() const {
-  std::map<std::string, std::string> groups;
+std::function<std::string(const std::string& metric, const std::string& id)> Evaluation::groups() const {
+  std::map<std::pair<std::string, std::string>, std::string> groups;  // a question and a sentence may have one id
   if (questions_)
-    for (const dapt::Question& question : questions_->questions) groups[question.id] = question.group;
+    for (const dapt::Question& question : questions_->questions) groups[{"qa_exact", question.id}] = question.group;
   if (sentences_)
-    for (const dapt::ClozeItem& item : sentences_->items) groups[item.id] = item.group;
+    for (const dapt::ClozeItem& item : sentences_->items) groups[{"logp_mrr", item.id}] = item.group;
   if (std::ranges::all_of(groups, [](const auto& entry) { return entry.second.empty(); })) return {};
-  return [groups](const std::string& id) { return groups.at(id); };
+  return [groups](const std::string& metric, const std::string& id) { return groups.at({metric, id}); };
 }
 
 std::function<std::string(const std::string& metric, const std::string& id)> Evaluation::item_texts() const {

@@ -27,7 +27,7 @@ class Evaluation {
   std::vector<dapt::MetricValue> evaluate(dapt::Llama& model, const dapt::AnyTokenizer& tokenizer, const std::string& what) const;
 
   /// For the report: the group of an item, empty where no item has one; and what a reader should see of it.
-  std::function<std::string(const std::string& id)> groups() const;
+  std::function<std::string(const std::string& metric, const std::string& id)> groups() const;
   std::function<std::string(const std::string& metric, const std::string& id)> item_texts() const;
 
  private:

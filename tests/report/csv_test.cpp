@@ -104,6 +104,11 @@ TEST_CASE("csv: questions, with answers that hold commas, quotes and line ends")
   REQUIRE(cell(rows, 50, "group") == "general and administration terms");
   REQUIRE(cell(rows, 301, "metric") == "logp_mrr");
   REQUIRE(cell(parse(questions_csv(result)), 1, "group") == "all");
+  ReportOptions by_metric;
+  by_metric.group = [](const std::string& metric, const std::string&) { return "of " + metric; };
+  const auto grouped = parse(questions_csv(result, by_metric));
+  REQUIRE(cell(grouped, 1, "group") == "of qa_exact");
+  REQUIRE(cell(grouped, 301, "group") == "of logp_mrr");
 }
 
 TEST_CASE("report: all files at once, and a folder that cannot be made is named") {

@@ -114,7 +114,7 @@ inline ReportOptions example_options() {
                       .note = "Scorer ngram: pages with a score of at least 0.12 are kept. Against labels: precision 0.957, recall 0.941, F1 0.949.",
                       .columns = {"", "kept", "dropped"},
                       .rows = {{"pages", "3,912", "814"}, {"characters", "9,120,331", "1,000,112"}, {"tokens (exact)", "2,310,202", "281,990"}, {"tokens (two characters a token)", "4,560,165", "500,056"}}}},
-          .group = [](const std::string& id) { return id > "a50" ? "general and administration terms" : "terms of the domain"; },
+          .group = [](const std::string&, const std::string& id) { return id > "a50" ? "general and administration terms" : "terms of the domain"; },
           .item_text = [](const std::string& metric, const std::string& id) { return (metric == "qa_exact" ? "question " : "sentence ") + id + ": Which program does it? Accepted: dpkg-" + id; }};
 }
 

@@ -56,7 +56,7 @@ TEST_CASE("html: nothing from outside leaves its place") {
   const std::string attack = "<img src=x onerror=alert(1)>\"'";
   ReportOptions options;
   options.title = attack;
-  options.group = [&](const std::string& id) { return (id < "a20" ? "one" : "two") + attack; };
+  options.group = [&](const std::string&, const std::string& id) { return (id < "a20" ? "one" : "two") + attack; };
   options.item_text = [&](const std::string&, const std::string&) { return attack; };
   options.tables = {{.title = attack, .note = attack, .columns = {attack, attack}, .rows = {{attack, attack}, {attack}}}};
   const std::string page = html_report(hostile(), options);
@@ -118,6 +118,10 @@ TEST_CASE("html: groups divide the columns and are counted apart") {
   REQUIRE(times(page, "<th scope=\"colgroup\" class=\"group\" colspan=\"9\">general and administration terms</th>") == 2);
   const std::string ungrouped = html_report(testing_support::example_comparison());
   REQUIRE(times(ungrouped, "colgroup") == 0);
+  ReportOptions by_metric;
+  by_metric.group = [](const std::string& metric, const std::string& id) { return metric + (id > "a50" ? " general" : " domain"); };
+  const std::string two = html_report(testing_support::example_comparison(), by_metric);
+  for (const char* name : {"qa_exact domain", "qa_exact general", "logp_mrr domain", "logp_mrr general"}) REQUIRE(times(two, std::string(">") + name + "</th>") == 1);
 }
 
 TEST_CASE("html: perplexity going down is told as good") {

@@ -35,6 +35,9 @@ TEST_CASE("markdown: the whole report has its parts, and every table row as many
                            "## logp_mrr, sentence by sentence", "## Page filter", "## The run", "- seed: 0", "### What is particular to each setting", "| effective lr |"}) {
     CHECK_THAT(report, Contains(part));
   }
+  ReportOptions by_metric;
+  by_metric.group = [](const std::string& metric, const std::string&) { return "of " + metric; };
+  CHECK_THAT(markdown_report(testing_support::example_comparison(), by_metric), Contains("| a01 | of qa_exact |") && Contains("| a01 | of logp_mrr |"));
   std::istringstream lines(report);
   std::string line;
   std::ptrdiff_t cells = 0, rows = 0;

@@ -118,7 +118,7 @@ inline std::string questions_csv(const ComparisonResult& result, const ReportOpt
       for (std::size_t i = 0; i < metric->items.size(); ++i) {
         const ItemResult& item = metric->items[i];
         const ItemResult* before = find_item(of_base, item.id, i);
-        append_csv_row(out, {model_name(result, *model), column.name, item.id, options.group ? options.group(item.id) : "all",
+        append_csv_row(out, {model_name(result, *model), column.name, item.id, options.group ? options.group(column.name, item.id) : "all",
                              std::string(state_name(state_of(item, before != nullptr ? *before : item))), csv_number(item.value),
                              csv_number(item.rank > 0 ? item.rank : missing), item.prediction});
       }

@@ -242,7 +242,7 @@ struct ItemGroup {
 inline std::vector<ItemGroup> item_groups(const MetricValue& metric, const ReportOptions& options) {
   std::vector<ItemGroup> groups;
   for (std::size_t i = 0; i < metric.items.size(); ++i) {
-    const std::string name = options.group ? options.group(metric.items[i].id) : "";
+    const std::string name = options.group ? options.group(metric.name, metric.items[i].id) : "";
     auto group = std::ranges::find(groups, name, &ItemGroup::name);
     if (group == groups.end()) group = groups.insert(groups.end(), {name, {}});
     group->items.emplace_back(metric.items[i].id, i);

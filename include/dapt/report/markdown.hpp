@@ -104,7 +104,7 @@ inline std::string markdown_items(const ComparisonResult& result, const std::vec
     const std::string& id = first->items[i].id;
     const ItemResult* before = find_item(find_metric(result.base, column.name), id, i);
     std::vector<std::string> row{markdown_text(id)};
-    if (options.group) row.push_back(markdown_text(options.group(id)));
+    if (options.group) row.push_back(markdown_text(options.group(column.name, id)));
     for (const SettingResult* model : models) {
       const ItemResult* item = find_item(find_metric(*model, column.name), id, i);
       if (item == nullptr) {

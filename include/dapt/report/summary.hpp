@@ -35,7 +35,7 @@ struct ReportOptions {
   std::string title = {};                ///< default: "Comparison of 5 settings"
   std::string sort_by = "qa_exact";      ///< the metric that orders the settings; ties by the other metrics in turn
   std::vector<ReportTable> tables = {};  ///< shown before the run's header
-  std::function<std::string(const std::string& id)> group = {};  ///< the group of a question or sentence; default: all are one group
+  std::function<std::string(const std::string& metric, const std::string& id)> group = {};      ///< the group of a question or sentence; default: all are one group
   std::function<std::string(const std::string& metric, const std::string& id)> item_text = {};  ///< the question and what was accepted, for the reader
 };
 
