@@ -1,7 +1,11 @@
 // dapt eval: one or several models and adapters, scored on the same tasks.
 #include <algorithm>
+#include <cmath>
 #include <cstdio>
+#include <functional>
+#include <limits>
 #include <memory>
+#include <tuple>
 
 #include <nlohmann/json.hpp>
 
@@ -32,8 +36,13 @@ struct Row {
   }
 };
 
+/// By the metrics in turn, the best first; what was not measured is as bad as can be.
 void print_table(std::vector<Row> rows) {
-  std::ranges::stable_sort(rows, [](const Row& a, const Row& b) { return std::pair(a.value("qa_exact"), a.value("logp_mrr")) > std::pair(b.value("qa_exact"), b.value("logp_mrr")); });
+  const auto goodness = [](const Row& row) {
+    const auto number = [](double value) { return std::isnan(value) ? -std::numeric_limits<double>::infinity() : value; };
+    return std::tuple(number(row.value("qa_exact")), number(row.value("logp_mrr")), number(-row.value("perplexity")));
+  };
+  std::ranges::stable_sort(rows, std::ranges::greater(), goodness);
   std::size_t width = 5;
   for (const Row& row : rows) width = std::max(width, row.model.size());
   std::printf("%-*s", static_cast<int>(width), "model");
@@ -53,6 +62,7 @@ void evaluate(RunOptions run) {
   const Evaluation evaluation(run.tasks, run.pages.pages.empty() ? std::vector<dapt::Page>() : read_all_pages(run.pages), run.packing.max_length);
   dapt::require(!evaluation.empty(), "eval: nothing to measure; give --qa, --cloze or --pages");
   const auto dtype = dapt::dtype_from_name(run.dtype);
+  if (is_first_process() && run.out.has_parent_path()) make_folder(run.out.parent_path());  // before all is scored
 
   std::vector<Row> rows;
   const auto score = [&](const fs::path& folder, const fs::path& peft) {
@@ -88,10 +98,13 @@ void add_eval(CLI::App& app) {
   command->add_option("--peft", run->peft, "adapter folder in PEFT's layout, scored on the model; may be given several times");
   add_task_options(*command, run->tasks);
   command->add_option("--pages", run->pages.pages, "pages that training has not seen, for the perplexity");
-  command->add_option("--max-length", run->packing.max_length, "tokens of one window of the perplexity")->check(CLI::PositiveNumber)->capture_default_str();
+  const CLI::Option* max_length = command->add_option("--max-length", run->packing.max_length, "tokens of one window of the perplexity")->check(CLI::PositiveNumber)->capture_default_str();
   command->add_option("--out", run->out, "results.json: every answer and every score");
   add_process_options(*command, *run);
-  command->callback([run] { evaluate(*run); });
+  command->callback([run, max_length] {
+    dapt::require(max_length->count() == 0 || !run->pages.pages.empty(), "--max-length has no effect without --pages");
+    evaluate(*run);
+  });
 }
 
 }  // namespace dapt_program
