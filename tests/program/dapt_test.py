@@ -2,6 +2,7 @@
 
 usage: dapt_test.py SOURCE_DIR BUILD_DIR        the model folder is in DAPT_SMOLLM2
 """
+import csv
 import json
 import os
 import pathlib
@@ -363,6 +364,76 @@ class Program(unittest.TestCase):
         kept.unlink()
         self.assertRefused(run("filter", "--pages", self.pages, "--scores", scores, "--min-score", 0.5, "--out", kept), "no score of work \"w\", page 1", "pages.jsonl:1")
         self.assertEqual(sorted(file.name for file in self.folder.iterdir()), ["pages.jsonl", "scores.jsonl"])
+
+    def test_scores_of_one_fit_do_not_go_on_with_those_of_another(self):
+        texts = [f"Page {i} tells how {'dpkg unpacks' if i % 2 else 'an onion fries in'} {i * i} {'packages' if i % 3 else 'pans'}." for i in range(600)]
+        self.write_pages([{"work": "w", "page": i, "text": text} for i, text in enumerate(texts)])
+        terms, scores = self.folder / "terms.txt", self.folder / "scores.jsonl"
+        terms.write_text("dpkg\n")
+        filtering = ("filter", "--pages", self.pages, "--scorer", "ngram", "--terms", terms, "--write-scores", scores)
+        self.assertEqual(run(*filtering).returncode, 0)
+        whole = scores.read_text()
+        scores.unlink()
+        partial = self.folder / ".scores.jsonl.partial"
+        partial.write_text("".join(whole.splitlines(True)[:300]))  # as a run that was stopped leaves it
+        self.write_pages([{"work": "w", "page": i, "text": text if i < 599 else "dpkg and an onion in a pan"} for i, text in enumerate(texts)])
+        self.assertRefused(run(*filtering), "holds scores of another run")
+        self.write_pages([{"work": "w", "page": i, "text": text} for i, text in enumerate(texts)])
+        result = run(*filtering)
+        self.assertEqual(result.returncode, 0, result.stderr)
+        self.assertIn("the scores of 256 pages are those of a run that was stopped", result.stderr)
+        self.assertEqual(scores.read_text(), whole)
+
+    def test_pages_of_a_pipe_are_read_once_and_refused_where_they_are_needed_twice(self):
+        terms, kept = self.folder / "terms.txt", self.folder / "kept.jsonl"
+        terms.write_text("dpkg\n")
+
+        def filtered(*options):
+            command = [program, "filter", "--pages", "/dev/stdin", "--out", kept, *options]
+            return subprocess.run(list(map(str, command)), input=self.pages.read_text(), capture_output=True, text=True)
+
+        self.assertRefused(filtered(), "/dev/stdin more than once, as the search for copies needs", "write them to a file or leave the search out (dapt --duplicates off)")
+        self.assertRefused(filtered("--duplicates", "off", "--scorer", "ngram", "--terms", terms), "/dev/stdin more than once, as --scorer ngram needs", "write them to a file")
+        self.assertEqual(filtered("--duplicates", "off", "--scorer", "field", "--min-score", 0.5).returncode, 0)
+        self.assertEqual(len(kept.read_text().splitlines()), 6)
+
+    def test_eval_shows_the_best_first_and_makes_the_folder_of_its_results(self):
+        models = [self.folder / f"model-{seed}" for seed in (1, 2, 3)]
+        for seed, folder in enumerate(models):
+            folder.mkdir()
+            write_model(folder, source, seed=seed + 1)
+
+        def scored(*tasks, order=models):
+            result = run("eval", *(f"--model={folder}" for folder in order), "--dtype", "fp32", *tasks)
+            self.assertEqual(result.returncode, 0, result.stderr)
+            return [list(map(float, line.split()[1:])) for line in result.stdout.splitlines()[1:]]
+
+        perplexities, ranks = scored("--pages", self.pages), scored("--cloze", domain / "cloze.jsonl")
+        self.assertEqual(len({row[0] for row in perplexities + ranks}), 6)  # no two alike
+        self.assertEqual(perplexities, sorted(perplexities))
+        self.assertEqual(perplexities, scored("--pages", self.pages, order=models[::-1]))
+        self.assertEqual(ranks, sorted(ranks, reverse=True))
+        self.assertEqual(ranks, scored("--cloze", domain / "cloze.jsonl", order=models[::-1]))
+
+        cloze = ("eval", "--model", models[0], "--cloze", domain / "cloze.jsonl")
+        self.assertEqual(run(*cloze, "--out", self.folder / "new/folder/results.json").returncode, 0)
+        self.assertTrue((self.folder / "new/folder/results.json").exists())
+        self.assertRefused(run(*cloze, "--out", self.pages / "results.json"), "pages.jsonl: cannot make the folder")
+        self.assertRefused(run(*cloze, "--max-length", 512), "--max-length has no effect without --pages")
+        self.assertRefused(run("eval", "--model", models[0], "--qa", domain / "qa.jsonl", "--start-token", "a"), "--start-token has no effect without --cloze or pages for the perplexity")
+
+    def test_a_question_and_a_sentence_of_one_id_have_their_own_groups_in_the_report(self):
+        base, qa, cloze, out = (self.folder / name for name in ("base", "qa.jsonl", "cloze.jsonl", "out"))
+        base.mkdir()
+        write_model(base, source)
+        qa.write_text('{"id": "a", "question": "Which program unpacks?", "answers": ["dpkg"], "group": "easy"}\n{"id": "b", "question": "Which asks?", "answers": ["apt"]}\n')
+        cloze.write_text('{"id": "a", "sentence": "{word} unpacks.", "answer": "dpkg", "candidates": ["dpkg", "apt"], "group": "hard"}\n')
+        result = run("compare", "--model", base, "--pages", self.pages, "--qa", qa, "--cloze", cloze, "--max-length", 64, "--batch-size", 2, "--dtype", "fp32", "--max-steps", 1,
+                     "--held-out", 0.1, "--out", out, "--setting", "small = --adapter lora --rank 2")
+        self.assertEqual(result.returncode, 0, result.stderr)
+        with open(out / "questions.csv", newline="") as file:
+            rows = {(row["metric"], row["id"]): row["group"] for row in csv.DictReader(file) if row["setting"] == "small"}
+        self.assertEqual(rows, {("qa_exact", "a"): "easy", ("qa_exact", "b"): "", ("logp_mrr", "a"): "hard"})
 
     def test_filter_scores_the_lines_of_a_page_by_a_classifier(self):
         recorded, classifier, kept = source / "tests/parity", self.folder / "classifier", self.folder / "kept.jsonl"
