@@ -485,6 +485,14 @@ class Program(unittest.TestCase):
         config = self.folder / "run.toml"
         config.write_text("[train]\nrank = 2\nlr = \n")
         self.assertRefused(self.train(self.folder / "out", "--config", config, "--max-steps", 1), "line 3")
+        for text, message in [("[train]\nrank = 2\nlearning-rate = 1\n", 'line 3 of the TOML file: found [train] "learning-rate", which is no option there'),
+                              ("[trian]\nrank = 2\n", "line 2 of the TOML file: found [trian], which is no command"),
+                              ("rank = 2\n[train]\nlr = 1e-3\n", 'line 1 of the TOML file: found above all sections "rank", which is no option there')]:
+            with self.subTest(message):
+                config.write_text(text)
+                self.assertRefused(self.train(self.folder / "out", "--config", config, "--max-steps", 1), message)
+        config.write_text("[train]\nrank = 2\n[compare]\nlr = 1e-3\n")  # of another command: known, and not asked for
+        self.assertEqual(self.train(self.folder / "out", "--config", config, "--max-steps", 1).returncode, 0)
 
     def test_compare_writes_the_report_also_for_a_setting_that_names_its_own_options(self):
         cloze = self.folder / "cloze.jsonl"
@@ -559,9 +567,36 @@ class Program(unittest.TestCase):
             (("--terms", self.pages, "--max-steps", 1), "--terms has no effect"),
             (("--contamination", "drop", "--max-steps", 1), "--contamination drop has no effect"),
             (("--duplicates", "off", "--findings", self.folder / "f", "--max-steps", 1), "--findings has no effect"),
+            (("--eval-steps", 0, "--keep-best", "--max-steps", 1), "--keep-best has no effect with --eval-steps 0"),
+            (("--schedule", "linear", "--warmup", 1, "--max-steps", 1), "found 1, expected 0 or more and less than 1"),
         ]:
             with self.subTest(message):
                 self.assertRefused(self.train(self.folder / "out", *options), message)
+        self.assertRefused(run("tokenize", "--model", model, "--pages", self.pages, "--dtype", "fp32"), "--dtype")
+        one = self.folder / "one.jsonl"
+        scored = ("filter", "--pages", self.pages, "--scorer", "field", "--min-score", 0.5, "--out", one)
+        self.assertRefused(run(*scored, "--write-scores", self.folder / "." / "one.jsonl"), "--out and --write-scores are one file")
+        self.assertRefused(run(*scored, "--findings", one), "--out and --findings are one file")
+
+    def test_what_cannot_be_compared_is_refused_before_anything_is_scored(self):
+        base, out = self.folder / "base", self.folder / "out"
+        base.mkdir()
+        write_model(base, source)
+        compared = ("compare", "--model", base, "--pages", self.pages, "--max-length", 64, "--batch-size", 2, "--dtype", "fp32", "--threads", 1, "--out", out, "--max-steps", 2)
+        small, full = ("--setting", "small = --rank 4 --optimizer lion"), ("--setting", "full = --adapter full --optimizer lion")
+        for options, message in [((*small, "--setting", "longer = --max-steps 3"), 'setting "longer" has max_steps 3, the first setting has 2'),
+                                 ((*small, *full, "--rank", 16), "--rank has no effect outside the settings"),
+                                 ((*small, *full, "--warmup", 0.5), "--warmup has no effect outside the settings"),
+                                 ((*small, *full, "--eps", 1e-3), "--eps has no effect outside the settings")]:
+            with self.subTest(message):
+                self.assertRefused(run(*compared, *options), message)
+                self.assertFalse((out / "base").exists())
+        # Sequences of one forward pass may differ: each setting sees the same ones in each step.
+        result = run(*compared, "--setting", "by one = --rank 4", "--setting", "by two = --rank 4 --micro-batch-size 2")
+        self.assertEqual(result.returncode, 0, result.stderr)
+        by_one, by_two = (self.losses(out / name) for name in ("by-one", "by-two"))
+        for one, two in zip(by_one, by_two, strict=True):
+            self.assertAlmostEqual(one, two, delta=1e-5 * one)
 
     def test_lora_options_without_effect_or_that_cannot_be_read_are_refused(self):
         said_by_folder = [("--rank", 4), ("--alpha", 4), ("--targets", "q_proj"), ("--targets-regex", ".*q_proj"), ("--exclude-modules", "q_proj"), ("--layers-to-transform", 1),
