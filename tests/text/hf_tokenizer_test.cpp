@@ -17,16 +17,18 @@ using namespace dapt::testing_support;
 
 using Ids = std::vector<std::int32_t>;
 
-static void check_strings(const HfTokenizer& tokenizer, const std::string& file) {
-  for (const auto& entry : recorded_json(file)) {
+static void check_strings(const HfTokenizer& tokenizer, const nlohmann::json& strings, const std::string& of) {
+  for (const auto& entry : strings) {
     const std::string text = entry.at("text");
     const Ids as_tokens = entry.at("as_tokens");
-    CAPTURE(file, entry.at("text").dump(-1, ' ', true));
+    CAPTURE(of, entry.at("text").dump(-1, ' ', true));
     REQUIRE(tokenizer.encode(text, SpecialText::as_tokens) == as_tokens);
     REQUIRE(tokenizer.encode(text, SpecialText::as_text) == (entry.contains("as_text") ? entry.at("as_text").get<Ids>() : as_tokens));
     REQUIRE(tokenizer.decode(as_tokens) == entry.at("decoded").get<std::string>());
   }
 }
+
+static void check_strings(const HfTokenizer& tokenizer, const std::string& file) { check_strings(tokenizer, recorded_json(file), file); }
 
 TEST_CASE("SmolLM2: ids and decoded text of hard strings and of whole pages") {
   check_strings(HfTokenizer::from_folder(smollm2()), "smollm2_strings.json");
@@ -140,6 +142,44 @@ struct SmallFolder {
 };
 
 }  // namespace
+
+TEST_CASE("added tokens of white space, Metaspace where a normalizer took the start away, a header among the merges") {
+  for (const auto& entry : recorded_json("small_cases.json")) {
+    SmallFolder small;
+    small.json = entry.at("tokenizer");
+    check_strings(small.open(), entry.at("strings"), small.json.dump(-1, ' ', true));
+  }
+}
+
+TEST_CASE("ids of added tokens must be those that the reference gives them") {
+  SmallFolder small;  // whose vocabulary has 6 tokens
+  const auto open_with = [&](const char* tokens) {
+    small.json["added_tokens"] = nlohmann::json::parse(tokens);
+    return small.open();
+  };
+  REQUIRE(open_with(R"([{"content": "<s>", "id": 3}, {"content": "Day", "id": 6}, {"content": "", "id": 7}, {"content": "b", "id": 1}, {"content": "COVID", "id": 7}])").vocab_size() == 8);
+  CHECK_THROWS_WITH(open_with(R"([{"content": "<s>", "id": 3}, {"content": "COVID", "id": 30}])"), Catch::Contains("added_tokens[1]: \"COVID\" has id 30, expected 6"));
+  CHECK_THROWS_WITH(open_with(R"([{"content": "Day", "id": 7}, {"content": "COVID", "id": 6}])"), Catch::Contains("added_tokens[0]: \"Day\" has id 7, expected 6"));
+  small.json["model"]["vocab"]["far"] = 100;  // counts as one: the size is 7
+  REQUIRE(open_with(R"([{"content": "far", "id": 100}, {"content": "Day", "id": 7}])").encode("Dayfar", SpecialText::as_tokens) == Ids{7, 100});
+  CHECK_THROWS_WITH(open_with(R"([{"content": "far", "id": 100}, {"content": "Day", "id": 101}])"), Catch::Contains("\"Day\" has id 101, expected 7"));
+}
+
+TEST_CASE("a regular expression that ICU understands differently is refused by name") {
+  const auto refused = [](const std::string& pattern, const std::string& what) {
+    SmallFolder small;
+    small.json["pre_tokenizer"] = {{"type", "Split"}, {"pattern", {{"Regex", pattern}}}, {"behavior", "Isolated"}};
+    CHECK_THROWS_WITH(small.open(), Catch::Contains("pre_tokenizer.pattern: the regular expression \"" + pattern + "\" has " + what + ", which ICU understands differently"));
+  };
+  refused(R"(a\X)", R"(\X at byte 1)");
+  refused(R"(\Qa\E)", R"(\Q at byte 0)");
+  refused(R"([a\X])", R"(\X at byte 2)");
+  refused("[a--b]", "-- at byte 2");
+  refused("[[a]-[b]]", "-[ at byte 4");
+  refused("[[a]&[b]]", "&[ at byte 4");
+  refused("(?x)a b", "the option x at byte 2");
+  refused("a(?i)b|c", "options behind the start of an alternative at byte 1");
+}
 
 TEST_CASE("a component that dapt does not have is refused by name") {
   const auto refused = [](const char* pointer, const char* value, const std::string& message) {

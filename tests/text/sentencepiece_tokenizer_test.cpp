@@ -33,6 +33,24 @@ TEST_CASE("SentencePiece: ids and decoded text are those of Python's sentencepie
   }
 }
 
+TEST_CASE("SentencePiece: text behind a control token keeps its spaces as the reference's does") {
+  const auto recorded = recorded_json("sentencepiece_behind.json");
+  for (const auto& [name, cases] : recorded.items()) {
+    const auto tokenizer = SentencePieceTokenizer::from_file(text_parity() / (name + ".model"));
+    for (const auto& entry : cases) {
+      CAPTURE(name, entry.at("text").dump(-1, ' ', true));
+      REQUIRE(tokenizer.encode(entry.at("text").get<std::string>(), SpecialText::as_tokens) == entry.at("ids").get<Ids>());
+    }
+    REQUIRE(tokenizer.decode(tokenizer.encode("a</s> the", SpecialText::as_tokens)) == "a the");
+
+    TemporaryFolder folder;
+    std::filesystem::copy(text_parity() / (name + ".model"), folder.path() / "tokenizer.model");
+    std::ofstream(folder.path() / "tokenizer_config.json") << R"({"legacy": false, "added_tokens_decoder": {"1200": {"content": "[x]", "special": false}}})";
+    const auto with_added = SentencePieceTokenizer::from_folder(folder.path());
+    for (const std::string text : {"a[x] the", "[x] the[x]the"}) REQUIRE(with_added.decode(with_added.encode(text, SpecialText::as_text)) == text);
+  }
+}
+
 TEST_CASE("SentencePiece: special ids, vocabulary") {
   const auto tokenizer = SentencePieceTokenizer::from_file(llama_model());
   const SpecialTokens& special = tokenizer.special_tokens();

@@ -75,6 +75,7 @@ class AddedTokenMatcher {
       if ((skip_special && token->special) || (token->single_word && touches_word(text, begin, end))) continue;
       if (token->lstrip) begin = std::max(begin_of_space(text, begin), done);
       if (token->rstrip) end = end_of_run(text, end, CharClass::space);
+      if (begin >= end) continue;  // it is white space that the token before took; without lstrip the reference has it twice
       flush(begin);
       on_token(*token);
       done = end;

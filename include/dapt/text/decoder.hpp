@@ -151,7 +151,7 @@ class Decoder {
   Decoder() = default;
 
   /// Throws dapt::Error naming the component that is not known.
-  explicit Decoder(const JsonNode& node) { add(node); }
+  explicit Decoder(const JsonNode& node) : between_("") { add(node); }
 
   std::string operator()(Tokens tokens) const {
     const auto bytes = [&] { return std::accumulate(tokens.begin(), tokens.end(), tokens.size(), [](std::size_t sum, const std::string& token) { return sum + token.size(); }); };
@@ -160,7 +160,7 @@ class Decoder {
       std::visit([&](const auto& known) { known(tokens); }, step);
       check_growth(before, bytes());
     }
-    return joined(tokens, steps_.empty() ? " " : "");
+    return joined(tokens, between_);
   }
 
  private:
@@ -193,6 +193,7 @@ class Decoder {
   }
 
   std::vector<Step> steps_;
+  std::string_view between_ = " ";
 };
 
 }  // namespace dapt::text

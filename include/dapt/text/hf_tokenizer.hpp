@@ -133,13 +133,17 @@ inline std::vector<bool> HfTokenizer::control_ids(const text::JsonNode& root) {
   return control;
 }
 
-/// An added token that the model's vocabulary has keeps the model's id; the others are numbered from its end on, and the file must agree.
+/// An added token that the model's vocabulary has keeps the model's id. The reference numbers the others from the vocabulary's size on, in the
+/// order of the file and whatever ids it names, so the file must name these.
 inline void HfTokenizer::read_added_tokens(const text::JsonNode& root, State& state) {
   root.for_each("added_tokens", [&](const text::JsonNode& node) {
     text::AddedToken token = text::added_token(node);
     const auto id = node.get<std::int64_t>("id");
+    if (token.content.empty()) return;
     const auto known = state.vocabulary.id(token.content);
     require(!known || *known == id, node.where(), ": \"", token.content, "\" has id ", id, ", but the model's vocabulary gives it ", known.value_or(-1));
+    require(known || id == static_cast<std::int64_t>(state.vocabulary.ids_taken()), node.where(), ": \"", token.content, "\" has id ", id, ", expected ", state.vocabulary.ids_taken(),
+            ": added tokens that the model's vocabulary lacks are numbered from its size on, in their order");
     state.vocabulary.add(token.content, id, node.where());
     token.id = static_cast<std::int32_t>(id);
 
@@ -172,9 +176,13 @@ inline std::vector<std::int32_t> HfTokenizer::encode(std::string_view text, Spec
     state.model->encode(scratch->pieces.all(), special, scratch->model, ids);
   };
   state.raw_tokens.split(text, skip_special, [&](std::string_view section, std::size_t begin) {
-    const bool first = begin == 0;
+    bool first = begin == 0;
     std::string normalized;
-    if (!state.normalizer.changes_nothing()) section = normalized = state.normalizer(section);
+    if (!state.normalizer.changes_nothing()) {
+      bool drops_start = false;
+      section = normalized = state.normalizer(section, &drops_start);
+      first = first && !drops_start;
+    }
     count(normalized.size());
     state.normalized_tokens.split(section, skip_special, [&](std::string_view part, std::size_t part_begin) { encode_part(part, first && part_begin == 0); }, on_token);
   }, on_token);

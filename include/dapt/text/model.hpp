@@ -78,7 +78,10 @@ inline Bpe read_bpe(const JsonNode& model, Vocabulary& vocabulary, PreTokenizer&
   if (model.has("dropout") && model.at("dropout").value() != 0.0) model.refuse("dropout", model.at("dropout").value().dump());
   read_token_ids(model.at("vocab"), vocabulary);
   std::vector<Bpe::Merge> merges;
-  model.for_each("merges", [&](const JsonNode& merge) { merges.push_back(read_merge(merge)); });
+  model.for_each("merges", [&](const JsonNode& merge) {
+    const bool is_header = merge.value().is_string() && merge.value().get_ref<const std::string&>().starts_with("#version");  // of a merges.txt
+    if (!is_header) merges.push_back(read_merge(merge));
+  });
 
   BpeOptions options;
   options.byte_fallback = model.get_or("byte_fallback", false);

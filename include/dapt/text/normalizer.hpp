@@ -93,7 +93,16 @@ void remove_chars(std::string& text, Gone&& gone) {
   text = std::move(kept);
 }
 
+/// The first character, or 0 where there is none.
+inline char32_t first_char(std::string_view text) {
+  std::size_t at = 0;
+  return text.empty() ? 0 : next_char(text, at);
+}
+
+// Of the steps below, those that can leave out the first character of a text say so in drops_start.
+
 struct StripAccentsStep {
+  bool drops_start(std::string_view text) const { return is_mark(first_char(text)); }
   void operator()(std::string& text) const { remove_chars(text, is_mark); }
 };
 
@@ -102,13 +111,18 @@ struct BertStep {
   bool clean_text = true, handle_chinese_chars = true, strip_accents = true, lowercase = true;
   UnicodeForm nfd{"NFD"};
 
+  bool drops_start(std::string_view text) const {
+    const char32_t c = first_char(text);
+    return !text.empty() && ((clean_text && is_cleaned(c)) || (strip_accents && is_nonspacing_mark(c)));
+  }
+
   void operator()(std::string& text) const {
     if (clean_text || handle_chinese_chars) {
       std::string changed;
       changed.reserve(text.size());
       for (std::size_t at = 0; at < text.size();) {
         const char32_t c = next_char(text, at);
-        if (clean_text && (c == 0 || c == 0xFFFD || is_control(c))) continue;
+        if (clean_text && is_cleaned(c)) continue;
         const bool alone = handle_chinese_chars && is_chinese(c);
         if (alone) changed.push_back(' ');
         append_utf8(changed, clean_text && is_space(c) ? U' ' : c);
@@ -124,6 +138,7 @@ struct BertStep {
   }
 
  private:
+  static bool is_cleaned(char32_t c) { return c == 0 || c == 0xFFFD || is_control(c); }
   static bool is_chinese(char32_t c) {
     constexpr CharRange ranges[] = {{0x3400, 0x4DBF},   {0x4E00, 0x9FFF},   {0xF900, 0xFAFF},  {0x20000, 0x2A6DF},
                                     {0x2A700, 0x2B81F}, {0x2B920, 0x2CEAF}, {0x2F800, 0x2FA1F}};
@@ -133,10 +148,11 @@ struct BertStep {
 
 /// SentencePiece's NMT rules: some control characters go, some characters become spaces.
 struct NmtStep {
+  static bool is_removed(char32_t c) { return (c >= 0x01 && c <= 0x08) || c == 0x0B || (c >= 0x0E && c <= 0x1F) || c == 0x7F || c == 0x8F || c == 0x9F; }
+  bool drops_start(std::string_view text) const { return is_removed(first_char(text)); }
+
   void operator()(std::string& text) const {
-    remove_chars(text, [](char32_t c) {
-      return (c >= 0x01 && c <= 0x08) || c == 0x0B || (c >= 0x0E && c <= 0x1F) || c == 0x7F || c == 0x8F || c == 0x9F;
-    });
+    remove_chars(text, is_removed);
     std::string changed;
     changed.reserve(text.size());
     for (std::size_t at = 0; at < text.size();) {
@@ -156,6 +172,7 @@ struct ByteLevelNormalizerStep {
 
 struct StripStep {
   bool left = true, right = true;
+  bool drops_start(std::string_view text) const { return left && is_space(first_char(text)); }
   void operator()(std::string& text) const {
     if (right) text.resize(begin_of_space(text, text.size()));
     if (left) text.erase(0, end_of_run(text, 0, CharClass::space));
@@ -172,10 +189,18 @@ class Normalizer {
 
   bool changes_nothing() const { return steps_.empty(); }
 
-  std::string operator()(std::string_view text) const {
+  /// `drops_start` becomes true where a step leaves out the first character: what is then first is not the start of the text to the reference.
+  std::string operator()(std::string_view text, bool* drops_start = nullptr) const {
     std::string changed(text);
     for (const Step& step : steps_) {
-      std::visit([&](const auto& known) { known(changed); }, step);
+      std::visit(
+          [&](const auto& known) {
+            if constexpr (requires { known.drops_start(changed); }) {
+              if (drops_start != nullptr && known.drops_start(changed)) *drops_start = true;
+            }
+            known(changed);
+          },
+          step);
       check_growth(text.size(), changed.size());
     }
     return changed;

@@ -35,6 +35,8 @@ struct SentencePieceOptions {
 
 namespace text {
 
+inline constexpr std::string_view sentencepiece_space = "\u2581";
+
 /// From the model's pieces to the tokenizer's ids. Fairseq, in which XLM-R was trained, has `<s>` 0, `<pad>` 1, `</s>` 2 and `<unk>` 3 where the model has
 /// `<unk>` 0, `<s>` 1 and `</s>` 2; the other pieces come one later, and `<mask>` behind the last.
 struct PieceIds {
@@ -84,6 +86,9 @@ class SentencePieceTokenizer {
   struct State {
     sentencepiece::SentencePieceProcessor model;
     sentencepiece::SentencePieceProcessor without_prefix;  ///< the same model, with no space put before the text
+    std::string unk;                               ///< the unknown piece, whose spelling is ordinary text to the model
+    std::vector<int> lead;                         ///< an ordinary piece without a space, where there is one
+    std::string lead_text;
     text::AddedTokenMatcher always, with_control;  ///< what is an id of its own in any text, and in text that may hold control tokens
     text::Vocabulary added;                        ///< tokens that the model itself does not have
     std::vector<bool> is_special;                  // by id
@@ -215,6 +220,13 @@ inline void SentencePieceTokenizer::load(const std::filesystem::path& file, Stat
       fail(file.string(), ": no SentencePiece model: ", error.what());
     }
   }
+  const auto& model = state.model;
+  if (model.unk_id() >= 0) state.unk = model.IdToPiece(model.unk_id());
+  for (int piece = 0; piece < model.GetPieceSize() && state.lead.empty(); ++piece) {
+    const bool ordinary = !model.IsControl(piece) && !model.IsUnknown(piece) && !model.IsUnused(piece) && !model.IsByte(piece);
+    if (ordinary && model.IdToPiece(piece).find(text::sentencepiece_space) == std::string::npos) state.lead = {piece};
+  }
+  if (!state.lead.empty()) require(state.without_prefix.Decode(state.lead, &state.lead_text).ok(), file.string(), ": no SentencePiece model: its piece ", state.lead[0], " has no text");
 }
 
 inline void SentencePieceTokenizer::add_token(State& state, text::AddedToken token) {
@@ -233,10 +245,21 @@ inline std::vector<std::int32_t> SentencePieceTokenizer::encode(std::string_view
   std::vector<std::int32_t> ids;
   std::vector<int> part_ids;
   const auto encode_part = [&](std::string_view part, std::size_t begin) {
-    const bool prefixed = begin == 0 || state.legacy;
-    const auto status = (prefixed ? state.model : state.without_prefix).Encode({part.data(), part.size()}, &part_ids);
-    require(status.ok(), "sentencepiece: ", status.ToString());
-    for (const int piece : part_ids) ids.push_back(state.ids.id(piece));
+    const auto pieces_of = [&](const sentencepiece::SentencePieceProcessor& model, std::string_view whole) {
+      const auto status = model.Encode({whole.data(), whole.size()}, &part_ids);
+      require(status.ok(), "sentencepiece: ", status.ToString());
+      return part_ids.size();
+    };
+    std::size_t skipped = 0;
+    if (begin == 0 || state.legacy) {
+      pieces_of(state.model, part);
+    } else if (part.starts_with(' ') || part.starts_with(text::sentencepiece_space)) {
+      skipped = pieces_of(state.without_prefix, state.unk);  // the model may drop spaces at the start of a text, which this is not: as the reference, behind the text "<unk>"
+      pieces_of(state.without_prefix, state.unk + std::string(part));
+    } else {
+      pieces_of(state.without_prefix, part);
+    }
+    for (std::size_t i = std::min(skipped, part_ids.size()); i < part_ids.size(); ++i) ids.push_back(state.ids.id(part_ids[i]));
   };
   const auto on_token = [&](const text::AddedToken& token) { ids.push_back(token.id); };
   (special == SpecialText::as_tokens ? state.with_control : state.always).split(text, special == SpecialText::as_text, encode_part, on_token);
@@ -251,9 +274,11 @@ inline std::string SentencePieceTokenizer::decode(const std::vector<std::int32_t
   const auto flush = [&] {
     if (run.empty()) return;
     std::string part;
-    const auto status = (at_the_front || state.legacy ? state.model : state.without_prefix).Decode(run, &part);
+    const bool at_a_start = at_the_front || state.legacy;  // where the library drops spaces
+    if (!at_a_start) run.insert(run.begin(), state.lead.begin(), state.lead.end());
+    const auto status = (at_a_start ? state.model : state.without_prefix).Decode(run, &part);
     require(status.ok(), "sentencepiece: ", status.ToString());
-    text += part;
+    text.append(part, at_a_start ? 0 : state.lead_text.size());
     run.clear();
     at_the_front = false;
   };

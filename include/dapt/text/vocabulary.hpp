@@ -48,7 +48,7 @@ class Vocabulary {
   }
 
   const StringMap<std::int32_t>& ids() const { return ids_; }
-  std::size_t tokens() const { return ids_.size(); }
+  std::size_t ids_taken() const { return tokens_.size(); }
   std::int32_t end_id() const { return end_id_; }
 
   /// The id of "<0x0A>" and the like by byte, -1 where there is none.

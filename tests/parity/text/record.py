@@ -5,7 +5,7 @@
 
 DIR of --smollm2 holds tokenizer.json of SmolLM2-135M-Instruct, DIR of --debian holds pages.jsonl and pages.ja.jsonl.
 --only records tokenizers of record_small_tokenizers of these names and nothing else: training breaks ties by chance, so that the others would change.
-Written with tokenizers 0.23.3 and sentencepiece 0.2.3.
+Written with tokenizers 0.23.3, sentencepiece 0.2.3 and transformers 5.24.0.
 """
 import argparse
 import json
@@ -34,6 +34,19 @@ LONG_STRINGS = [("あ", 340_000), (" a", 500_000), ("a", 300_000), (" ", 300_000
 
 ALPHABETS = ["abcdefghijklmnopqrstuvwxyz", "ABCDEFGHIJ", "0123456789", "     ", "\n\t\r", ".,:;!?'\"-()[]{}<>|/", "あいうえおかきくけこ", "アイウエオガギ", "日本語漢字文書設定",
              "\u3000。、「」", "éèüñçß", "👍🎉❤\u200d\ufe0f", "\u0301\u0308\u3099", "абвгд", "½²①Ⅷ", "\u00a0\u2028\u0085\ufeff\0\x07"]
+
+
+# What Oniguruma, which the reference uses, and ICU write alike and understand differently, and patterns of real tokenizers.
+REGEXES = [
+    r"\p{N}{1,3}+", r"[a-z]{2,3}+", r"(?:\p{L}|\d){2}+", r"\p{L}{1,2}++", r"(a|b(c))\u0301{1,}+|日{1,2}+", r"a{2}?b?", r"\p{N}{1,3}?", r"\w+", r"[\w]+", r"\W", r"[^\w\s]+", r"\w{1,2}+|\W{2}",
+    r"\b", r"\b\w+\b", r"\Ba", r"\d{1,3}(?=(?:\d{3})*\b)", r"\h", r"[\h]+|\H{2}", r"\s\Z", r"\s\z", r"\n?\Z", r"\v", r"[\b\v]", r"[[:punct:]]", r"[[:^punct:]a]+", r"[[:xdigit:]]+", r"[[:word:]]+",
+    r"\p{Word}+|\P{XDigit}", r"\p{XDigit}", r"(?m:a.)|(?m-i:.\n)", r"(?m).\n", r"(?i)'s|(?i)\p{Lu}+", r"x|(?i)s|k", r"(?<n>a)\k<n>|\R", r"[]a]", r"(?#a)b", r" ?[^(\s|[.,!?…。，、।۔،])]+",
+    r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*"
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)?|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+",
+    r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}++|\p{N}{1,3}+| ?[^\s\p{L}\p{N}]++[\r\n]*+|\s++$|\s*[\r\n]|\s+(?!\S)|\s",
+    r"[\p{Han}]+|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}&&[^\p{Han}]]*[\p{Ll}\p{Lm}\p{Lo}\p{M}&&[^\p{Han}]]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
+    "[!\"#$%&'()*+,\\-./:;<=>?@\\[\\\\\\]^_`{|}~][A-Za-z]+|[^\r\n\\p{L}\\p{P}\\p{S}]?[\\p{L}\\p{M}]+| ?[\\p{P}\\p{S}]+[\r\n]*|\\s*[\r\n]+|\\s+(?!\\S)|\\s+",
+]
 
 
 def generated_strings(count, seed):
@@ -283,6 +296,7 @@ def record_components(arguments):
     for digits in ("{1,3}", "", "+"):
         pre.append({"type": "Split", "behavior": "Isolated", "invert": False,
                     "pattern": {"Regex": r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}%s| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+" % digits}})
+    pre += [{"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False} for pattern in REGEXES]
     norm = [{"type": name} for name in ("NFC", "NFD", "NFKC", "NFKD", "Lowercase")]
     norm += [{"type": "Strip", "strip_left": left, "strip_right": right} for left in (False, True) for right in (False, True)]
     norm += [{"type": "Prepend", "prepend": "▁"}, {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}, {"type": "Replace", "pattern": {"Regex": r"\s+"}, "content": " "},
@@ -290,10 +304,12 @@ def record_components(arguments):
     decode = [{"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True}, {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "always"}, {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "never"},
               {"type": "ByteFallback"}, {"type": "Fuse"}, {"type": "Replace", "pattern": {"String": "▁"}, "content": " "}, {"type": "Strip", "content": " ", "start": 2, "stop": 1},
               {"type": "Sequence", "decoders": [{"type": "Replace", "pattern": {"String": "▁"}, "content": " "}, {"type": "ByteFallback"}, {"type": "Fuse"},
-                                               {"type": "Strip", "content": " ", "start": 1, "stop": 0}]}]
+                                               {"type": "Strip", "content": " ", "start": 1, "stop": 0}]},
+              {"type": "Sequence", "decoders": []}]
     token_lists = [["▁▁Hey", "▁you▁", "x"], ["<0xE3>", "<0x81>", "<0x82>", "a", "<0xE3>", "<0x81>", "b"], ["<0x0a>", "<0xZZ>", "<0x41>", "<0xF0>"], ["   a  ", " x ", "b "], ["Ġhello", "Ċ", "ÃĤ", "ã", "日本"],
                    ["▁", "▁a"], ["ã", "ģĤ", "Ġ", "ĠÂŃ"], ["b "], ["a"]]
     strings = HARD_STRINGS[:78] + generated_strings(30, 3) + ["ab abab xab.", "b\nb.\nxx.", "a1b22  c", "  ab  ", "İ"]
+    strings += ["1234567 12 1", "日日 ²³ x\u200dy\u200c ½", "\u0308\u0301 क्षि", "a\r\n.b\n", "\r\n\n", "a b\n", "$5 <b> ^~|` ☃", "\x08\x0b\x0c\u2028", "XyZ xYz SſKk", "\t0f9GH"]
     cases = []
     for kind, components in (("pre_tokenizer", pre), ("normalizer", norm), ("decoder", decode)):
         for component in components:
@@ -306,6 +322,47 @@ def record_components(arguments):
                 results = [tokenizer.decoder.decode(list(tokens)) for tokens in token_lists]
             cases.append({"kind": kind, "component": component, "results": results})
     write(arguments.out / "components.json", [{"strings": strings, "token_lists": token_lists}] + cases)
+
+
+def record_small_cases(arguments):
+    """Whole tokenizers for what single components do not show: added tokens of white space, what stands where a normalizer took the start away, a merges.txt header."""
+    empty = {"version": "1.0", "added_tokens": [], "normalizer": None, "pre_tokenizer": None, "post_processor": None, "decoder": None,
+             "model": {"type": "BPE", "vocab": {c: i for i, c in enumerate("abcdefghijklmnopqrstuvwxyz ▁")}, "merges": []}}
+
+    def added(*tokens):
+        return [{"id": 28 + i, "content": content, "single_word": False, "lstrip": "l" in strips, "rstrip": "r" in strips, "normalized": True, "special": False}
+                for i, (content, strips) in enumerate(tokens)]
+
+    first = {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "first", "split": True}
+    starts = ["\x07ab", " ab", "\u0301ab", "ab\x07", "\x07 ab", "éab", "ab", "\x07<x>ab", "字ab", ""]
+    cases = [({"added_tokens": added(("  ", "lr"))}, ["a    b", "a     b", "a  b", "    ", "a b"]),
+             ({"added_tokens": added(("day", "r"), ("  ", "lr"))}, ["day  b", "day   b", "day    b", "a  day  "]),
+             ({"added_tokens": added(("<x>", "r"), ("  ", ""))}, ["<x>   b", "<x>  b", "<x>    b"]),
+             ({"added_tokens": added(("<x>", "r"), (" b", "l"))}, ["<x>  b", "<x> bc", "<x> b b"]),
+             ({"model": {"type": "BPE", "vocab": {**empty["model"]["vocab"], "ab": 28}, "merges": ["#version: 0.2", "a b"]}}, ["ab"])]
+    for normalizer in ({"type": "Nmt"}, {"type": "StripAccents"}, {"type": "Strip", "strip_left": True, "strip_right": True}, {"type": "NFKD"}, {"type": "Prepend", "prepend": "x"},
+                       {"type": "BertNormalizer", "clean_text": True, "handle_chinese_chars": True, "strip_accents": None, "lowercase": True},
+                       {"type": "Sequence", "normalizers": [{"type": "NFD"}, {"type": "Nmt"}, {"type": "StripAccents"}]}):
+        cases.append(({"normalizer": normalizer, "pre_tokenizer": first, "added_tokens": added(("<x>", ""))}, starts))
+    result = []
+    for parts, texts in cases:
+        content = {**empty, **parts}
+        result.append({"tokenizer": content, "strings": encodings(Tokenizer.from_str(json.dumps(content)), texts)})
+    write(arguments.out / "small_cases.json", result)
+
+
+def record_behind_tokens(arguments):
+    """What transformers' SentencePieceBackend, without `legacy`, makes of text behind a control token."""
+    from transformers.tokenization_utils_sentencepiece import SentencePieceBackend  # of 5.24.0
+
+    random_ = random.Random(6)
+    texts = ["</s> the", "</s>  the", "</s>▁the", "</s>the", "</s>\nthe", "</s> </s>the", "</s> ", "<s>the</s> the  the "]
+    texts += ["</s>" + text + random_.choice(["", "</s> the", "<s>  a ", "</s>▁the"]) for text in generated_strings(60, 6) if "<" not in text]
+    result = {}
+    for name in ("llama", "unigram"):
+        tokenizer = SentencePieceBackend(vocab_file=str(arguments.out / f"sentencepiece_{name}.model"), legacy=False, unk_token="<unk>", bos_token="<s>", eos_token="</s>")
+        result[f"sentencepiece_{name}"] = [{"text": text, "ids": tokenizer.encode(text, add_special_tokens=False)} for text in texts]
+    write(arguments.out / "sentencepiece_behind.json", result)
 
 
 def is_tie(model, text):
@@ -342,7 +399,9 @@ def main():
     if arguments.only:
         return
     record_components(arguments)
+    record_small_cases(arguments)
     record_sentencepiece(arguments, english, japanese)
+    record_behind_tokens(arguments)
     record_encoder_tokenizers(arguments, english, japanese)
     record_smollm2(arguments, english, japanese)
 
