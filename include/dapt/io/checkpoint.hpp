@@ -17,6 +17,7 @@
 #include <limits>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -49,6 +50,12 @@ inline std::string checkpoint_name(std::int64_t windows) {
   return name;
 }
 
+/// Not so the folder that a user copied to step-000000042-backup.
+inline bool is_checkpoint_name(std::string_view name) {
+  constexpr std::string_view prefix = "step-";
+  return name.size() > prefix.size() && name.starts_with(prefix) && name.find_first_not_of("0123456789", prefix.size()) == name.npos;
+}
+
 /// NaN as null: JSON has no other word for it.
 inline double number_or_nan(const nlohmann::json& json) { return json.is_null() ? std::numeric_limits<double>::quiet_NaN() : json.get<double>(); }
 
@@ -71,14 +78,15 @@ inline bool is_readable(const std::filesystem::path& checkpoint) {
 
 }  // namespace detail
 
-/// The complete checkpoints of a folder, oldest first. A folder that does not exist has none.
+/// The complete checkpoints of a folder, oldest first; of other names than write_checkpoint gives, none. A folder that does not exist has none; throws dapt::Error on one that cannot be read.
 inline std::vector<std::filesystem::path> complete_checkpoints(const std::filesystem::path& folder) {
   std::vector<std::filesystem::path> found;
   std::error_code error;
   for (const auto& entry : std::filesystem::directory_iterator(folder, error)) {
     const std::string name = entry.path().filename().string();
-    if (name.starts_with("step-") && std::filesystem::exists(entry.path() / "checkpoint.json")) found.push_back(entry.path());
+    if (detail::is_checkpoint_name(name) && std::filesystem::exists(entry.path() / "checkpoint.json")) found.push_back(entry.path());
   }
+  require(!error || error == std::errc::no_such_file_or_directory, folder.string(), ": cannot look for checkpoints: ", error.message());
   std::sort(found.begin(), found.end());  // the names have their steps in nine digits
   return found;
 }
