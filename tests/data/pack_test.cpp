@@ -82,6 +82,14 @@ TEST_CASE("pack: the remainder may be dropped, and is counted") {
   CHECK_THROWS_WITH(pack({count_from(0, 10)}, {.max_length = 16, .remainder = dapt::Remainder::drop}), Catch::Contains("no sequence of 16 tokens came out of 1 documents with 10 tokens"));
 }
 
+TEST_CASE("pack: documents without a single label are refused") {
+  const std::vector<Ids> pages(200, Ids{7});
+  CHECK_THROWS_WITH(pack(pages, {.max_length = 16, .isolate_documents = true}), Catch::Contains("no sequence of 16 tokens has a label") && Catch::Contains("200 documents with 200 tokens, none of which predicts another"));
+  CHECK_THROWS_WITH(pack({{7}}, {.max_length = 16}), Catch::Contains("no sequence of 16 tokens has a label"));
+  REQUIRE(pack(pages, {.max_length = 16}).summary.supervised_tokens == 199);
+  REQUIRE(pack(pages, {.max_length = 16, .isolate_documents = true, .separator = 9}).summary.supervised_tokens == 200);
+}
+
 TEST_CASE("pack: joined documents predict each other through the separator") {
   const auto [rows, summary] = pack({{1, 2, 3}, {4, 5}}, {.max_length = 8, .separator = 9});
   REQUIRE(rows.size() == 1);

@@ -78,6 +78,8 @@ inline PackedSequence cut_row(std::span<const PackedToken> tokens, const PackOpt
 inline void require_sequences(const PackOptions& options, const PackSummary& count) {
   require(count.sequences > 0, "pack: no sequence of ", options.max_length, " tokens came out of ", count.documents, " documents with ", count.source_tokens, " tokens (",
           count.empty_documents, " more were empty, ", count.dropped, " tokens dropped as remainder)");
+  require(count.supervised_tokens > 0, "pack: no sequence of ", options.max_length, " tokens has a label, so nothing could be learned: ", count.documents, " documents with ", count.source_tokens,
+          " tokens", options.isolate_documents ? ", none of which predicts another (isolate_documents)" : "");
 }
 
 }  // namespace detail
@@ -147,7 +149,7 @@ class PackSource {
   bool exhausted_ = false;
 };
 
-/// Stage TokenizedPage, or the StoredPage of a token store, -> PackedSequence. Throws at the end where nothing came out. `summary`, if given, must outlive the view.
+/// Stage TokenizedPage, or the StoredPage of a token store, -> PackedSequence. Throws at the end where nothing came out, or no label. `summary`, if given, must outlive the view.
 inline auto pack(PackOptions options, PackSummary* summary = nullptr) {
   return stage([options, summary](auto pages) { return PackSource(std::move(pages), options, summary); });
 }
