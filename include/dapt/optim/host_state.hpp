@@ -59,7 +59,7 @@ struct HostState {
         if (!value.defined() || std::find(stays.begin(), stays.end(), &value) != stays.end()) return;
         const bool pins = value.is_cuda() && device.is_cpu();
         value = value.to(device);
-        if (pins) value = value.pin_memory();
+        if (pins) value = value.pin_memory();  // of up to twice its bytes: LibTorch rounds these up to a power of two
       }
     });
   }
