@@ -92,7 +92,17 @@ std::vector<double> numbers_of_runs(at::Device device, Ranks* ranks) {
     Trainer trainer(model, adapter, rule, options);
     PackedStream stream(rows_of_two_documents(), {.micro_batch_size = 1, .seed = 3});
     trainer.train(stream, Steps{numbers});
-    trainer.checkpoint();
+    const Checkpoint checkpoint = trainer.checkpoint();
+    if (options.shard_states && ranks->rank() == 0) {  // what the other rank keeps comes to the host's memory
+      std::int64_t all = 0, on_device = 0;
+      for (const auto& [name, tensor] : checkpoint.tensors) {
+        if (!name.starts_with("optimizer/")) continue;
+        all += static_cast<std::int64_t>(tensor.nbytes());
+        if (!tensor.is_cpu()) on_device += static_cast<std::int64_t>(tensor.nbytes());
+      }
+      REQUIRE(on_device <= trainer.state_bytes());
+      REQUIRE(all > trainer.state_bytes());
+    }
     trainer.merge();
     for (const NamedParameter& parameter : model.parameters()) numbers.push_back(parameter.value.abs().sum().template item<double>());
     const Tensor ids = at::tensor({3, 1, 4, 1, 5, 9, 2, 6, 5}, at::kLong).view({3, 3});

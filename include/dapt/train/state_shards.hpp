@@ -165,15 +165,15 @@ class StateShards {
   /// Gives all ranks what `accumulate` reads of the states: all numbers, and the tensors that a step has changed.
   void share_read_by_accumulate();
 
-  /// Adds to rank 0's checkpoint what the others keep.
+  /// Adds to rank 0's checkpoint what the others keep, in the host's memory: all of it may be more than a device holds.
   void gather(Checkpoint& checkpoint) {
     NamedValues own;
     for (Trained& trained : trained_)
       if (trained.is_own) rule_.visit(trained.state, [&](std::string_view entry, auto& value) { add(own, optimizer_entry(trained.parameter.name, entry), value); });
     exchange_values(ranks_, own, trained_.front().weight.device(), "checkpoints", [&](const std::string& name, const auto& value) {
       if (ranks_.rank() != 0) return;
-      if constexpr (is_tensor<decltype(value)>) checkpoint.tensors[name] = value;
-      else checkpoint.numbers[name] = value;
+      if constexpr (!is_tensor<decltype(value)>) checkpoint.numbers[name] = value;
+      else if (!own.tensors.contains(name)) checkpoint.tensors[name] = value.cpu();
     });
   }
 

@@ -13,6 +13,7 @@
 
 #include <ATen/core/grad_mode.h>
 #include <c10/core/Allocator.h>
+#include <c10/core/DeviceGuard.h>
 
 #include <dapt/concepts/causal_lm.hpp>
 #include <dapt/core/error.hpp>
@@ -157,6 +158,7 @@ class WeightWindow final : public WeightGate {
   void allocate(Place& place) {
     c10::StorageImpl* storage = place.values.storage().unsafeGetStorageImpl();
     const std::size_t bytes = place.values.nbytes();
+    const c10::DeviceGuard guard(storage->device());  // allocators give memory of the current device
     c10::Allocator* allocator = storage->allocator() != nullptr ? storage->allocator() : c10::GetAllocator(storage->device_type());
     storage->set_data_ptr_noswap(allocator->allocate(bytes));
     storage->set_nbytes(bytes);
