@@ -1,6 +1,9 @@
 // Whole training runs on a device give the CPU's losses and weights: every adapter, rule, weight write and state format.
 #include <csignal>
+#include <functional>
 #include <string>
+#include <string_view>
+#include <vector>
 
 #include <sys/wait.h>
 #include <unistd.h>
@@ -13,6 +16,7 @@
 
 #include <dapt/adapters/full_parameter.hpp>
 #include <dapt/adapters/lora.hpp>
+#include <dapt/core/gradient.hpp>
 #include <dapt/core/seed.hpp>
 #include <dapt/optim/adafactor.hpp>
 #include <dapt/optim/adamw.hpp>
@@ -24,12 +28,38 @@
 #include <dapt/optim/lion.hpp>
 #include <dapt/optim/stochastic_rounding.hpp>
 #include <dapt/optim/stored_state.hpp>
+#include <dapt/testing/toy.hpp>
+#include <dapt/train/weight_window.hpp>
 
 #include "device/training_runs.hpp"
 #include "support/pretend_device.hpp"
 
 using namespace dapt;
 using namespace dapt::testing_support;
+
+namespace {
+
+/// Gives the device that pretends work to do, with each gradient and with each step.
+struct QueuesWork {
+  static constexpr std::string_view name = "queues_work";
+  struct State {
+    Tensor sum;
+  };
+  State init(const NamedParameter&) const { return {}; }
+  void accumulate(State& state, const Tensor& gradient) const {
+    accumulate_gradient(state.sum, gradient);
+    pretend_queue += 10;
+  }
+  Tensor& accumulated(State& state) const { return state.sum; }
+  void step(Tensor&, State& state, const StepInfo&) const {
+    state.sum.reset();
+    pretend_queue += 15;
+  }
+  template <class F>
+  void visit(State&, F&&) const {}
+};
+
+}  // namespace
 
 TEST_CASE("Nobody touches the memory of the device that pretends, nor mixes its tensors with the CPU's", "[device]") {
   const at::Tensor x = at::ones({3}).to(pretend_device);
@@ -87,6 +117,33 @@ TEST_CASE("Frozen weights come from the host's memory part by part, and trained 
   REQUIRE(window->most_bytes() == 4 * (3 + 4));
   window->gather();
   REQUIRE(a.cpu().equal(at::full({2}, 1.0f)));
+}
+
+TEST_CASE("A fetched weight's memory is asked for while its device is the current one", "[device]") {
+  const Tensor weight = at::ones({3}).to(pretend_device);
+  dapt::detail::WeightWindow window(dapt::detail::PartedWeights({{{"w", weight}}}), {false}, [](std::size_t, const Tensor&) { return std::function<void()>(); }, "a test");
+  REQUIRE(weight.storage().nbytes() == 0);
+  window.gather();
+  REQUIRE(weight.storage().nbytes() == 4 * 3);
+  REQUIRE(guards_at_last_allocation == pretend_guards + 1);
+}
+
+TEST_CASE("What a device is given to do is timed in the phase that gave it", "[device]") {
+  if (tested_device() != pretend_device) return;  // no GPU can be told how long to work
+  struct Phases {
+    std::vector<StepRecord> records;
+    void observe(const StepRecord& record) { records.push_back(record); }
+  } phases;
+  dapt::testing::ToyLM model({.device = pretend_device});
+  pretend_queue = 0;
+  Trainer trainer(model, FullParameter{}, QueuesWork{}, TrainOptions{.batch_size = 2, .max_steps = 2});
+  trainer.train(dapt::testing::toy_batches(), phases);
+  REQUIRE(phases.records.size() == 2);
+  for (const StepRecord& record : phases.records) {
+    REQUIRE(record.phase_seconds.at("backward") >= 6 * 0.010);  // three parameters, two micro-batches
+    REQUIRE(record.phase_seconds.at("optimizer") >= 3 * 0.015);
+  }
+  REQUIRE(pretend_queue == 0);
 }
 
 TEST_CASE("A state is in the host's memory between steps", "[device]") {

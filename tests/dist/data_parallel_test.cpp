@@ -113,6 +113,36 @@ void end_together(dapt::ProcessGroup& group) {
   REQUIRE(stopped.stopped_because == "stop requested");
 }
 
+/// Windows without a supervised token end together when one rank is asked to, and those of which one rank's loss is never a number with the same error on all.
+void learn_nothing_together(dapt::ProcessGroup& group) {
+  const bool is_last = group.rank() == group.size() - 1;
+  std::atomic<bool> stop = false;
+  struct StopThird {
+    std::atomic<bool>& stop;
+    bool asks;
+    void observe(const dapt::StepRecord& record) { stop = asks && record.step == 3; }
+  };
+  dapt::testing::ToyLM model;
+  dapt::Trainer stopped(model, dapt::FullParameter{}, dapt::AdamW{}, dapt::TrainOptions{.batch_size = 8, .max_steps = 9, .stop = &stop, .ranks = &group});
+  const dapt::TrainReport report = stopped.train(dapt::testing::toy_batches({.length = 4, .ignored = 4}), StopThird{stop, is_last});
+  REQUIRE(report.stopped_because == "stop requested");
+  REQUIRE(report.skipped == 4);  // in the window after the request all learn of it
+  REQUIRE(report.seconds > 0);  // rank 0's clock went on
+
+  struct NeverANumber : dapt::testing::ToyLM {
+    bool bad = false;
+    dapt::LossSum loss(const dapt::Batch& batch) {
+      dapt::LossSum sum = ToyLM::loss(batch);
+      if (bad) sum.sum = sum.sum.mul(std::numeric_limits<double>::quiet_NaN());
+      return sum;
+    }
+  };
+  NeverANumber bad;
+  bad.bad = is_last;
+  dapt::Trainer skips(bad, dapt::FullParameter{}, dapt::AdamW{}, dapt::TrainOptions{.batch_size = group.size(), .max_steps = 1200, .on_bad_loss = dapt::OnBadLoss::skip, .ranks = &group});
+  REQUIRE_THROWS_WITH(skips.train(dapt::testing::toy_batches({.length = 4})), Catch::Contains("1000 windows in a row were skipped, the last at step 1000"));
+}
+
 const char* const scenarios[] = {"lora adamw", "lora dropout", "full adamw", "full clipping", "full end", "full bad", "galore", "galore layer-wise", "galore layer-wise bad", "galore end",
                                  "lora dropout sharded", "full adamw sharded", "full clipping sharded", "full end sharded", "full bad sharded", "galore sharded", "galore layer-wise sharded",
                                  "galore layer-wise bad sharded",
@@ -208,6 +238,7 @@ TEST_CASE("rank: trains all scenarios", "[.rank]") {
   std::ofstream results(fs::path(std::getenv("DAPT_TEST_FOLDER")) / ("results." + std::to_string(group.rank())));
   for (const char* scenario : scenarios) results << text(run(scenario, &group)) << '\n';
   end_together(group);
+  learn_nothing_together(group);
 }
 
 TEST_CASE("two and four processes train as one does, and stay equal to each other") {

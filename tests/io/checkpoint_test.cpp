@@ -27,6 +27,7 @@
 #include <dapt/testing/toy.hpp>
 #include <dapt/train/trainer.hpp>
 
+#include "support/mute_ranks.hpp"
 #include "support/paths.hpp"
 
 using namespace dapt;
@@ -191,8 +192,44 @@ TEST_CASE("a checkpoint that is not this run's is refused by what differs, and c
   damaged([](Checkpoint& c) { c.tensors["weights/lm_head.weight"] = at::zeros({2, 2}); }, "weights/lm_head.weight is Float [2, 2]");
   damaged([](Checkpoint& c) { c.tensors["optimizer/x/y"] = at::zeros({2}); }, "optimizer/x/y, which this setting does not know");
   damaged([](Checkpoint& c) { c.numbers.erase("updates"); }, "no number updates");
+  const std::string moment = "optimizer/lm_head.weight/exp_avg";
+  damaged([&](Checkpoint& c) { c.tensors.erase(moment); }, "no tensor " + moment);
+  damaged([&](Checkpoint& c) { c.tensors[moment] = at::zeros({2, 2}); }, moment + " is Float [2, 2], expected Float [32, 24]");
+  damaged([&](Checkpoint& c) { c.tensors[moment] = at::zeros({32, 24}, at::kBFloat16); }, moment + " is BFloat16 [32, 24], expected Float");
   const std::vector<Tensor> after = weights_of(fresh);
   for (std::size_t i = 0; i < before.size(); ++i) REQUIRE(at::equal(before[i], after[i]));
+}
+
+TEST_CASE("where states are sharded, a rank refuses a checkpoint that lacks a state of another rank") {
+  Watch watch;
+  ToyLM model, fresh;
+  Trainer trainer(model, FullParameter{}, AdamW{}, options_of(watch));
+  Checkpoint checkpoint = trainer.checkpoint();
+  dapt::testing_support::MuteRanks two(0, 2);
+  TrainOptions options = options_of(watch);
+  options.ranks = &two;
+  options.shard_states = true;
+  Trainer first(fresh, FullParameter{}, AdamW{}, options);
+  first.restore(checkpoint);
+  first.visit_optimizer_state([](std::string_view parameter, std::string_view, auto&) { REQUIRE(parameter != "lm_head.weight"); });
+  checkpoint.tensors.erase("optimizer/lm_head.weight/exp_avg_sq");
+  REQUIRE_THROWS_WITH(first.restore(checkpoint), "Trainer: the checkpoint has no tensor optimizer/lm_head.weight/exp_avg_sq");
+}
+
+TEST_CASE("a checkpoint from before the first step is taken back by a trainer whose rule has more state since") {
+  Watch watch;
+  ToyLM model;
+  Trainer trainer(model, FullParameter{}, galore(ProjType::std, Projector::exact, RefreshSchedule::together), options_of(watch));
+  Checkpoint start = trainer.checkpoint();
+  for (auto& [name, tensor] : start.tensors) tensor = tensor.clone();
+  PackedStream once = rows_to_train_on(), again = rows_to_train_on();
+  trainer.train(once);
+  const std::vector<Tensor> wanted = weights_of(model);
+  REQUIRE(trainer.checkpoint().tensors.size() > start.tensors.size());  // the projectors
+  trainer.restore(start);
+  trainer.train(again);
+  const std::vector<Tensor> found = weights_of(model);
+  for (std::size_t i = 0; i < wanted.size(); ++i) REQUIRE(at::equal(found[i], wanted[i]));
 }
 
 TEST_CASE("under a constant learning rate a finished run goes on when its budget grows") {
@@ -238,6 +275,25 @@ TEST_CASE("checkpoints on disk: the newest stay, what is incomplete is no checkp
   REQUIRE_THROWS_WITH(read_checkpoint(complete.front()), Catch::Contains(json.string()));
   write_bytes(json, "{}");
   REQUIRE_THROWS_WITH(read_checkpoint(complete.front()), Catch::Contains(json.string()) && Catch::Contains("version"));
+}
+
+TEST_CASE("a copy of a checkpoint under another name is the user's: it is neither taken for one nor removed") {
+  const TemporaryFolder folder;
+  const auto first = write_checkpoint(folder.path(), small_checkpoint(1), 1);
+  for (const char* name : {"step-000000001-backup", "step-", "step-1e9", "old-step-000000001"}) std::filesystem::copy(first, folder.path() / name);
+  REQUIRE(complete_checkpoints(folder.path()) == std::vector{first});
+  for (const std::int64_t windows : {2, 3}) {
+    const auto newest = write_checkpoint(folder.path(), small_checkpoint(windows), 1);
+    REQUIRE(complete_checkpoints(folder.path()) == std::vector{newest});
+  }
+  for (const char* name : {"step-000000001-backup", "step-", "step-1e9", "old-step-000000001"}) REQUIRE(read_checkpoint(folder.path() / name).progress.windows == 1);
+}
+
+TEST_CASE("a folder of checkpoints that cannot be read is not one without any") {
+  const TemporaryFolder folder;
+  write_bytes(folder.path() / "checkpoints", "a file where the folder should be");
+  REQUIRE_THROWS_WITH(complete_checkpoints(folder.path() / "checkpoints"), Catch::StartsWith((folder.path() / "checkpoints").string() + ": cannot look for checkpoints: "));
+  REQUIRE(complete_checkpoints(folder.path() / "none").empty());
 }
 
 TEST_CASE("a damaged checkpoint is replaced when its step is reached again, and never pushes out a good one") {

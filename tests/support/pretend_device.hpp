@@ -4,12 +4,15 @@
 // Link it into one program only, by including it in one source file.
 #pragma once
 
+#include <atomic>
+#include <chrono>
 #include <cstdint>
 #include <cstdlib>
 #include <map>
 #include <mutex>
 #include <optional>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include <sys/mman.h>
@@ -34,6 +37,10 @@ namespace dapt::testing_support {
 
 inline const at::Device pretend_device{at::kPrivateUse1, 0};
 
+inline std::atomic<int> pretend_queue = 0;              ///< milliseconds of work that the device has still to do: a wait for its stream takes so long
+inline thread_local int pretend_guards = 0;             ///< device guards of this thread that live
+inline thread_local int guards_at_last_allocation = 0;
+
 /// Gives each block two addresses: one that may not be touched, which tensors show, and one with the memory.
 class PretendMemory final : public c10::Allocator {
  public:
@@ -43,6 +50,7 @@ class PretendMemory final : public c10::Allocator {
   }
 
   c10::DataPtr allocate(std::size_t bytes) override {
+    guards_at_last_allocation = pretend_guards;
     if (bytes == 0) return {nullptr, pretend_device};
     const int file = ::memfd_create("pretend device", MFD_CLOEXEC);
     require(file >= 0 && ::ftruncate(file, static_cast<off_t>(bytes)) == 0, "PretendMemory: no ", bytes, " bytes");
@@ -208,10 +216,15 @@ struct PretendHooks final : at::PrivateUse1HooksInterface {
 };
 
 struct PretendGuard final : c10::impl::NoOpDeviceGuardImpl<c10::DeviceType::PrivateUse1> {
-  at::Device exchangeDevice(at::Device) const override { return pretend_device; }
+  at::Device exchangeDevice(at::Device) const override {
+    ++pretend_guards;
+    return pretend_device;
+  }
+  void uncheckedSetDevice(at::Device) const noexcept override { --pretend_guards; }
   at::Device getDevice() const override { return pretend_device; }
   c10::Stream getStream(at::Device) const noexcept override { return c10::Stream(c10::Stream::DEFAULT, pretend_device); }
   c10::Stream exchangeStream(c10::Stream) const noexcept override { return c10::Stream(c10::Stream::DEFAULT, pretend_device); }
+  void synchronizeStream(const c10::Stream&) const override { std::this_thread::sleep_for(std::chrono::milliseconds(pretend_queue.exchange(0))); }
 };
 
 inline const bool pretend_device_is_registered = [] {

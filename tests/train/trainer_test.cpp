@@ -74,6 +74,23 @@ struct FaultyLM : ToyLM {
   }
 };
 
+/// ToyLM whose loss is a number in every n-th forward pass alone, or never.
+struct RarelyGoodLM : ToyLM {
+  std::int64_t calls = 0, good_every = 0;
+  dapt::LossSum loss(const dapt::Batch& batch) {
+    dapt::LossSum loss = ToyLM::loss(batch);
+    ++calls;
+    if (good_every == 0 || calls % good_every != 0) loss.sum = loss.sum * std::numeric_limits<double>::quiet_NaN();
+    return loss;
+  }
+};
+
+/// For runs that have no end of their own.
+struct GiveUpAfter {
+  std::int64_t last;
+  bool observe(const StepRecord& record) { return record.step < last; }
+};
+
 std::vector<Tensor> weights(ToyLM& model) {
   std::vector<Tensor> copies;
   for (const auto& parameter : model.parameters()) copies.push_back(parameter.value.detach().clone());
@@ -286,6 +303,26 @@ TEST_CASE("a window without a supervised token changes nothing and is counted") 
   REQUIRE(same(weights(model), before));
 }
 
+TEST_CASE("a run of which nothing is learned ends with an error, and one good window in a thousand is enough") {
+  const TrainOptions options{.batch_size = 1, .max_tokens = 32, .on_bad_loss = OnBadLoss::skip};
+  RarelyGoodLM never;
+  Trainer bad(never, FullParameter{}, AdamW{}, options);
+  REQUIRE_THROWS_WITH(bad.train(toy_batches(), GiveUpAfter{1200}), "Trainer: 1000 windows in a row were skipped, the last at step 1000; 1000 had a loss or gradient that is not finite, 0 no supervised token");
+  REQUIRE(never.calls == 1000);
+
+  ToyLM model;
+  Trainer without_labels(model, FullParameter{}, AdamW{}, options);
+  REQUIRE_THROWS_WITH(without_labels.train(toy_batches({.length = 4, .ignored = 4}), GiveUpAfter{1200}), Catch::EndsWith("0 had a loss or gradient that is not finite, 1000 no supervised token"));
+
+  RarelyGoodLM rarely;
+  rarely.good_every = 1000;
+  Trainer patient(rarely, FullParameter{}, AdamW{}, options);
+  const TrainReport report = patient.train(toy_batches(), GiveUpAfter{2400});
+  REQUIRE(report.stopped_because == "max_tokens");
+  REQUIRE(report.steps == 2);
+  REQUIRE(report.skipped == 1998);
+}
+
 TEST_CASE("a bad loss or gradient reaches neither weights nor state") {
   const auto faulty = [](std::int64_t bad_loss, std::int64_t bad_gradient) {
     FaultyLM model;
@@ -336,6 +373,19 @@ TEST_CASE("a stop request ends training and drops the window that it falls into"
   Trainer two_steps(reference, FullParameter{}, AdamW{}, TrainOptions{.lr = 1e-2, .batch_size = 2, .max_steps = 2});
   two_steps.train(toy_batches());
   REQUIRE(same(weights(model), weights(reference)));
+}
+
+TEST_CASE("a stop request is seen where no window has a supervised token") {
+  struct StopAtThree {
+    std::atomic<bool>& flag;
+    void observe(const StepRecord& record) { flag = record.step == 3; }
+  };
+  std::atomic<bool> flag = false;
+  ToyLM model;
+  Trainer trainer(model, FullParameter{}, AdamW{}, TrainOptions{.batch_size = 2, .max_steps = 9, .stop = &flag});
+  const TrainReport report = trainer.train(toy_batches({.length = 8, .ignored = 8}), StopAtThree{flag});
+  REQUIRE(report.stopped_because == "stop requested");
+  REQUIRE(report.skipped == 3);
 }
 
 TEST_CASE("an observer ends training after a step that all observers have seen") {

@@ -68,6 +68,11 @@ class SharedTraining {
     agreement_.begin(ranks_, loss_sum, stops, seconds);
   }
   bool agrees() const { return agrees_; }
+  /// The same of a window from which nothing is learned, at once.
+  void agree(bool stops, double seconds) {
+    agreement_.begin(ranks_, 0, stops, seconds);
+    agreement_.finish();
+  }
 
   /// Sends what the hooks have not sent, and waits for all sums. A bad loss goes to the other ranks as gradients that are not finite, which are dropped as any other are.
   void exchange_rest(bool is_bad);

@@ -15,8 +15,11 @@ namespace dapt {
 /// What to do where a loss or a gradient is NaN or infinite. Neither lets it reach a weight or an optimizer's state.
 enum class OnBadLoss {
   stop,  ///< throw dapt::Error; the weights are those after the last good step
-  skip,  ///< count the window as skipped and go on
+  skip,  ///< count the window as skipped and go on, up to `most_skipped_in_a_row`
 };
+
+/// A run of which so many windows were skipped one after the other, for want of supervised tokens or under OnBadLoss::skip, ends with an error: nothing says that it would ever end.
+inline constexpr std::int64_t most_skipped_in_a_row = 1000;
 
 struct TrainOptions {
   double lr = 1e-4;                   ///< > 0: base learning rate, before schedule, factor and GaLore's scale

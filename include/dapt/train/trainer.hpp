@@ -71,8 +71,10 @@ class Trainer {
 
   /// Trains on `stream` until a limit of the options, a stop request, or the stream's end; the limits count from here, the optimizer's steps
   /// from construction. After `restore` it goes on where the checkpoint was taken, to the bit. Observers see each window's StepRecord, and may take a
-  /// checkpoint or end the run then. Throws dapt::Error on a bad loss under OnBadLoss::stop. Of several ranks all call it alike; they end after the same window with the same weights, whose bits are
-  /// compared before and after.
+  /// checkpoint or end the run then. Throws dapt::Error on a bad loss under OnBadLoss::stop, and after `most_skipped_in_a_row` windows of which none changed anything. Of several ranks all call it
+  /// alike; they end after the same window with the same weights, whose bits are compared before and after.
+  /// A record's phases end when a device has done what they gave it to do. Layer-wise steps, taken while the backward pass goes on, are not waited for one by one: "optimizer" then holds the time to
+  /// queue them and the waits for their gradients' norms, "backward" what the device does of them later.
   template <class Stream, class... Observers>
   TrainReport train(Stream&& stream, Observers&&... observers);
 
@@ -82,7 +84,7 @@ class Trainer {
 
   /// Takes a checkpoint of a trainer that was built alike; `train` then continues that run on a stream that was built alike. Budgets may differ where the learning
   /// rate is constant. Throws dapt::Error naming the option that differs, or the tensor that is missing, unexpected or of another shape or type; the
-  /// trainer is then as it was.
+  /// trainer is then as it was. Of the optimizer's state that holds for what `init` makes; what only a step makes may be missing, and its shape is not looked at.
   void restore(const Checkpoint& checkpoint);
 
   /// All of the model's weights are there, on every rank, until it is next computed; nothing to do where they are neither sharded nor in the host's memory. All ranks call it alike.
@@ -117,7 +119,7 @@ class Trainer {
 
   enum class Outcome { stepped, skipped, stopped };
 
-  Outcome run_window(const Window& window, StepRecord& record);
+  Outcome run_window(const Window& window, const std::vector<at::Device>& devices, StepRecord& record);
   template <class F>
   void visit_own_state(F&& f);
   void require_attached() const;
@@ -141,6 +143,7 @@ class Trainer {
   Schedule schedule_;
   typename Adapter::State adapter_state_;
   std::vector<Trained> trained_;
+  detail::TensorLayouts first_state_;  ///< as `init` made it, of all ranks
   RunHeader header_;
   std::int64_t updates_ = 0;  ///< optimizer steps since construction
   bool merged_ = false;
@@ -173,6 +176,7 @@ Trainer<Model, Adapter, Rule, Schedule>::Trainer(Model& model, Adapter adapter, 
     const double factor = parameter.lr_factor * (options_.lr_factor ? options_.lr_factor(parameter) : 1);
     require(factor >= 0 && std::isfinite(factor), "Trainer: lr_factor is ", factor, " for ", parameter.name, ", expected 0 or more");
     Trained& trained = trained_.emplace_back(Trained{parameter, parameter.value.detach(), factor, rule_.init(parameter)});
+    rule_.visit(trained.state, [&](std::string_view entry, auto& value) { detail::note(first_state_, detail::optimizer_entry(parameter.name, entry), value); });
     trained.is_own = owners.states.empty() || owners.states[index(trained)] == options_.ranks->rank();
     if (!trained.is_own) detail::drop_state(rule_, trained.state);
   }
@@ -249,6 +253,7 @@ TrainReport Trainer<Model, Adapter, Rule, Schedule>::train(Stream&& stream, Obse
 
   const typename detail::GradientSteps<Rule>::Hooks hooks(gradient_steps_);
   detail::WindowReader<std::remove_reference_t<Stream>> reader(stream, options_);
+  std::int64_t skipped_in_a_row = 0, bad_in_a_row = 0;  // bad: for another reason than want of labels
   for (;;) {
     if (a_rank_stops_ || !goes_on) {
       report.stopped_because = a_rank_stops_ || stop_requested() ? "stop requested" : "an observer";
@@ -258,6 +263,8 @@ TrainReport Trainer<Model, Adapter, Rule, Schedule>::train(Stream&& stream, Obse
       report.stopped_because = reached;
       break;
     }
+    require(skipped_in_a_row < most_skipped_in_a_row, "Trainer: ", skipped_in_a_row, " windows in a row were skipped, the last at step ", progress_.windows, "; ", bad_in_a_row,
+            " had a loss or gradient that is not finite, ", skipped_in_a_row - bad_in_a_row, " no supervised token");
     StepRecord record;
     record.step = progress_.windows + 1;
     const auto window_start = Clock::now();
@@ -268,7 +275,7 @@ TrainReport Trainer<Model, Adapter, Rule, Schedule>::train(Stream&& stream, Obse
       break;
     }
     record.lr = options_.lr * schedule_.factor({record.step, fraction(progress_.windows)});
-    const Outcome outcome = run_window(window, record);
+    const Outcome outcome = run_window(window, devices, record);
     if (outcome == Outcome::stopped) {
       report.stopped_because = "stop requested";
       break;
@@ -277,7 +284,10 @@ TrainReport Trainer<Model, Adapter, Rule, Schedule>::train(Stream&& stream, Obse
     ++progress_.windows;
     if (record.skipped) {
       ++progress_.skipped;
+      ++skipped_in_a_row;
+      bad_in_a_row += window.supervised_tokens > 0;
     } else {
+      skipped_in_a_row = bad_in_a_row = 0;
       if (progress_.steps++ == 0) progress_.first_loss = record.loss;
       progress_.tokens += window.supervised_tokens;
       if (progress_.last_losses.size() == 10) progress_.last_losses.erase(progress_.last_losses.begin());
@@ -317,13 +327,21 @@ TrainReport Trainer<Model, Adapter, Rule, Schedule>::train(Stream&& stream, Obse
 
 /// Forward and backward over the window's micro-batches, then the step. Fills the record's loss, lr, norm and phases.
 template <class Model, class Adapter, class Rule, class Schedule>
-auto Trainer<Model, Adapter, Rule, Schedule>::run_window(const Window& window, StepRecord& record) -> Outcome {
+auto Trainer<Model, Adapter, Rule, Schedule>::run_window(const Window& window, const std::vector<at::Device>& devices, StepRecord& record) -> Outcome {
   const c10::AutoGradMode recording(true);
   const TrainingMode training;
   double &forward = record.phase_seconds["forward"], &backward = record.phase_seconds["backward"];
   gradient_steps_.begin_window({updates_ + 1, record.lr});
   record.loss = record.grad_norm = std::numeric_limits<double>::quiet_NaN();  // of a window that is skipped
-  if (window.supervised_tokens == 0) return Outcome::skipped;
+  if (!shared_ && stop_requested()) return Outcome::stopped;
+  if (window.supervised_tokens == 0) {  // on all ranks
+    if (shared_) {
+      shared_->agree(stop_requested(), seconds_of_run());
+      a_rank_stops_ = shared_->a_rank_stops();
+      progress_.seconds = shared_->seconds();
+    }
+    return Outcome::skipped;
+  }
   const std::uint64_t seed = splitmix64(options_.seed, static_cast<std::uint64_t>(updates_ + progress_.skipped));
   double loss_sum = 0, waited_for_weights = 0;
   bool is_bad = false;
@@ -363,6 +381,7 @@ auto Trainer<Model, Adapter, Rule, Schedule>::run_window(const Window& window, S
       const detail::Stopwatch watch(backward);
       const double scale = is_bad ? std::numeric_limits<double>::quiet_NaN() : 1 / static_cast<double>(window.supervised_tokens);
       loss.sum.backward(at::scalar_tensor(scale, loss.sum.options().requires_grad(false)));
+      detail::wait_for(devices);  // else the next forward pass would, when it asks for its loss
     }
     backward -= gradient_steps_.seconds();
     wait_is_not_of(backward);
@@ -382,7 +401,12 @@ auto Trainer<Model, Adapter, Rule, Schedule>::run_window(const Window& window, S
   }
   const bool stepped = gradient_steps_.finish_window(record);
   const double waited = shared_ ? shared_->waited() : 0;
-  record.phase_seconds["optimizer"] = gradient_steps_.seconds() - waited;
+  double& optimizer = record.phase_seconds["optimizer"];
+  {
+    const detail::Stopwatch watch(optimizer);
+    detail::wait_for(devices);
+  }
+  optimizer += gradient_steps_.seconds() - waited;
   if (shared_) record.phase_seconds["communication"] = waited + waited_for_weights;
   if (!stepped) return Outcome::skipped;
   record.loss = loss_sum / static_cast<double>(window.supervised_tokens);
@@ -430,7 +454,7 @@ void Trainer<Model, Adapter, Rule, Schedule>::restore(const Checkpoint& checkpoi
   std::set<std::string> elsewhere;
   for (const Trained& trained : trained_)
     if (!trained.is_own) elsewhere.insert(trained.parameter.name);
-  detail::require_fitting_state(checkpoint, weights(), visit, elsewhere);
+  detail::require_fitting_state(checkpoint, weights(), first_state_, visit, elsewhere);
   detail::TrainedWeights here;
   if (window() != nullptr) window()->release();
   for (const Trained& trained : trained_)

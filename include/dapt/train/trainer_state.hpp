@@ -1,6 +1,7 @@
 // What a trainer's checkpoint holds, and what must agree before one is taken back: all is checked before anything is changed.
 #pragma once
 
+#include <map>
 #include <set>
 #include <string>
 #include <string_view>
@@ -9,6 +10,7 @@
 #include <vector>
 
 #include <ATen/core/grad_mode.h>
+#include <ATen/ops/empty.h>
 
 #include <dapt/core/checkpoint.hpp>
 #include <dapt/core/error.hpp>
@@ -25,6 +27,15 @@ inline std::string optimizer_entry(std::string_view parameter, std::string_view 
 template <class Value>
 inline constexpr bool is_tensor = std::is_same_v<std::remove_cvref_t<Value>, Tensor>;
 
+/// Types and shapes by name in a checkpoint: tensors without storage.
+using TensorLayouts = std::map<std::string, Tensor>;
+
+template <class Value>
+void note(TensorLayouts& layouts, const std::string& name, const Value& value) {
+  if constexpr (is_tensor<Value>)
+    if (value.defined()) layouts[name] = at::empty(value.sizes(), at::TensorOptions(value.scalar_type()).device(at::kMeta));
+}
+
 /// `visit(f)` calls f(parameter name, entry name, Tensor& or std::int64_t&) for the optimizer's state. The tensors are not copied.
 template <class Visit>
 void collect_state(Checkpoint& checkpoint, const TrainedWeights& weights, std::int64_t updates, Visit visit) {
@@ -36,18 +47,20 @@ void collect_state(Checkpoint& checkpoint, const TrainedWeights& weights, std::i
   });
 }
 
-/// Throws dapt::Error naming a tensor or number that is missing, unexpected, or of another shape or type. `elsewhere`: the parameters whose states other ranks take.
+/// Throws dapt::Error naming a tensor or number that is missing, unexpected, or of another shape or type. `first_state`: the optimizer's tensors that are there from the beginning; others come with
+/// a step, so a checkpoint may lack them. `elsewhere`: the parameters whose states other ranks take.
 template <class Visit>
-void require_fitting_state(const Checkpoint& checkpoint, const TrainedWeights& weights, Visit visit, const std::set<std::string>& elsewhere) {
+void require_fitting_state(const Checkpoint& checkpoint, const TrainedWeights& weights, const TensorLayouts& first_state, Visit visit, const std::set<std::string>& elsewhere) {
   std::set<std::string> expected = {"updates"};
-  for (const auto& [parameter, weight] : weights) {
-    const std::string name = "weights/" + parameter;
+  const auto require_tensor = [&](const std::string& name, const Tensor& like) {
     const auto found = checkpoint.tensors.find(name);
     require(found != checkpoint.tensors.end(), "Trainer: the checkpoint has no tensor ", name);
-    require(found->second.sizes() == weight.sizes() && found->second.scalar_type() == weight.scalar_type(), "Trainer: the checkpoint's ", name, " is ", found->second.scalar_type(), " ",
-            found->second.sizes(), ", expected ", weight.scalar_type(), " ", weight.sizes());
+    require(found->second.sizes() == like.sizes() && found->second.scalar_type() == like.scalar_type(), "Trainer: the checkpoint's ", name, " is ", found->second.scalar_type(), " ",
+            found->second.sizes(), ", expected ", like.scalar_type(), " ", like.sizes());
     expected.insert(name);
-  }
+  };
+  for (const auto& [parameter, weight] : weights) require_tensor("weights/" + parameter, weight);
+  for (const auto& [name, like] : first_state) require_tensor(name, like);
   visit([&](std::string_view parameter, std::string_view entry, auto& value) {
     const std::string name = optimizer_entry(parameter, entry);
     if constexpr (!is_tensor<decltype(value)>) require(checkpoint.numbers.contains(name), "Trainer: the checkpoint has no number ", name);
