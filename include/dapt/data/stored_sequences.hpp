@@ -18,7 +18,7 @@ namespace dapt {
 /// `sequences[i]` is the i-th of `store.pages() | pack(options)`. Bit for bit; a value that is cheap to copy, and may be read by several threads.
 class StoredSequences {
  public:
-  /// Throws where no sequence comes out.
+  /// Throws where no sequence comes out, or none with a label.
   StoredSequences(TokenStore store, PackOptions options);
 
   std::size_t size() const { return static_cast<std::size_t>(summary_.sequences); }
