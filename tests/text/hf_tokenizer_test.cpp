@@ -179,6 +179,12 @@ TEST_CASE("a regular expression that ICU understands differently is refused by n
   refused("[[a]&[b]]", "&[ at byte 4");
   refused("(?x)a b", "the option x at byte 2");
   refused("a(?i)b|c", "options behind the start of an alternative at byte 1");
+  for (const std::string unfinished : {"a(?#b", R"(a\x{41)", "a(?<b", "a(?", R"(a\k<b)", "[a", R"([a\)", "a(?i"}) {  // left for ICU to refuse
+    CAPTURE(unfinished);
+    SmallFolder small;
+    small.json["pre_tokenizer"] = {{"type", "Split"}, {"pattern", {{"Regex", unfinished}}}, {"behavior", "Isolated"}};
+    CHECK_THROWS_WITH(small.open(), Catch::Contains("cannot be compiled"));
+  }
 }
 
 TEST_CASE("a component that dapt does not have is refused by name") {

@@ -47,8 +47,9 @@ class RubyPattern {
 
   bool next_is(std::string_view text) const { return pattern_.substr(at_).starts_with(text); }
   void copy(std::size_t bytes) {
-    out_ += pattern_.substr(at_, bytes);
-    at_ = std::min(at_ + bytes, pattern_.size());
+    const std::string_view copied = pattern_.substr(at_, bytes);
+    out_ += copied;
+    at_ += copied.size();
   }
   /// Up to and with the next `end`, or all.
   void copy_through(std::string_view end) {
