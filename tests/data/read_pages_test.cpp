@@ -397,7 +397,7 @@ TEST_CASE("read_pages refuses kinds of files that it cannot read, with what to d
   CHECK_THROWS_WITH(dapt::read_pages(folder.path()), Catch::Contains(message));
 }
 
-TEST_CASE("read_pages: compressed files of a folder count by their names without .gz, .zst and .zstd; .ndjson is .jsonl, and .json is text") {
+TEST_CASE("read_pages: compressed files of a folder count by their names without .gz, .zst and .zstd, .ndjson is .jsonl, and .json is text") {
   const dapt::testing_support::TemporaryFolder folder;
   write(folder.path() / "a" / "b.txt.gz", gzip("\uFEFFtext\r\nof a file"));
   write(folder.path() / "c.jsonl.zst", zstd(R"({"text":"of a line"})"));
