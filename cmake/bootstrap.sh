@@ -87,6 +87,10 @@ libtorch_in() {
   for place in "$@"; do
     for folder in "$place" "$place/torch" "$place/libtorch"; do
       [ -f "$folder/lib/libtorch_cpu.so" ] && [ -f "$folder/include/ATen/core/Tensor.h" ] || continue
+      if [ "$cuda" = yes ] && [ ! -f "$folder/lib/libtorch_cuda.so" ]; then
+        say "LibTorch in $folder is without CUDA" >&2
+        continue
+      fi
       version=$(sed -n 's/^#define TORCH_VERSION_M[A-Z]*OR //p' "$folder/include/torch/headeronly/version.h" 2>/dev/null | paste -sd.)
       if [ "$(printf '%s\n' 2.8 "$version" | sort -V | head -1)" = 2.8 ]; then
         (cd "$folder" && pwd)

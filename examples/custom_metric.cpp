@@ -13,6 +13,7 @@
 #include <ATen/ops/where.h>
 
 #include <dapt/concepts/metric.hpp>
+#include <dapt/core/error.hpp>
 #include <dapt/metrics/scored_rows.hpp>
 
 // [metric]
@@ -27,6 +28,7 @@ struct Preference {
     for (const auto& [better, worse] : pairs) {
       for (const std::string& text : {better, worse}) {
         const auto ids = tokenizer.encode(text, dapt::SpecialText::as_tokens);
+        dapt::require(!ids.empty(), "preference: \"", text, "\" has no tokens");
         dapt::metrics::ScoredRow row{{start.id}, ids};
         row.input_ids.insert(row.input_ids.end(), ids.begin(), ids.end() - 1);
         rows.push_back(std::move(row));

@@ -97,7 +97,9 @@ void check_folders(const RunOptions& run, const std::vector<SettingOptions>& set
 
 /// A result that is there already, of the same run.
 std::optional<dapt::SettingResult> stored_result(const fs::path& folder, const ContinuationOptions& continuation, const dapt::RunHeader& identity) {
-  if (!continuation.resume || !fs::exists(folder / "result.json")) return std::nullopt;
+  const bool is_there = continuation.resume && fs::exists(folder / "result.json");
+  require_same_in_all((folder / "result.json").string(), is_there ? "there" : "missing");
+  if (!is_there) return std::nullopt;
   dapt::StoredResult stored = dapt::read_setting_result(folder / "result.json");
   require_same_run(identity, stored.run, continuation.allow_changes);
   if (fs::exists(folder / "log.jsonl")) stored.result.steps = dapt::read_json_lines(folder / "log.jsonl");
@@ -118,6 +120,7 @@ void compare(RunOptions run, const std::vector<SettingOptions>& settings, const 
   const dapt::ReportOptions options = report_options(prepared, evaluation);
   dapt::RunHeader identity = prepared.identity;
   identity.add("checksum of tasks and held-out pages", checksum(run, prepared.held_out));
+  require_same_in_all("the checksum of tasks and held-out pages", identity.entries.back().second);
 
   std::string scored = "base";
   const BudgetOptions* budget = nullptr;  // of the setting that trains
@@ -127,7 +130,8 @@ void compare(RunOptions run, const std::vector<SettingOptions>& settings, const 
   const Evaluate evaluate = held_out_perplexity(run, continuation, prepared);
   WriteErrors errors(continuation.on_write_error == "stop");
   const auto complete = [&](const fs::path& folder, const dapt::SettingResult& result, const dapt::RunHeader& of) {
-    if (stop_requested || !is_first_process()) return;  // perhaps before all was scored
+    const bool stops = any_stops();  // on any process: perhaps before all was trained or scored
+    if (stops || !is_first_process()) return;
     errors.attempt("result", [&] {
       make_folder(folder);
       dapt::write_setting_result(folder / "result.json", result, of);

@@ -12,6 +12,7 @@
 #include <dapt/core/precision.hpp>
 #include <dapt/io/hf_model.hpp>
 #include <dapt/io/peft_adapter.hpp>
+#include <dapt/io/weight_folder.hpp>
 #include <dapt/metrics/results_json.hpp>
 #include <dapt/text/tokenizer.hpp>
 
@@ -67,6 +68,7 @@ void evaluate(RunOptions run) {
   std::vector<Row> rows;
   const auto score = [&](const fs::path& folder, const fs::path& peft) {
     if (any_stops()) return;
+    require_same_in_all("the fingerprint of " + folder.string(), std::to_string(dapt::WeightFolder(folder).fingerprint()));
     const dapt::AnyTokenizer tokenizer = dapt::load_tokenizer(folder);
     dapt::Llama model = dapt::load_llama(folder, dtype, llama_options(run));
     if (!peft.empty()) dapt::load_peft_adapter(peft, model);

@@ -62,6 +62,15 @@ bool any_stops() {
   return stop_requested;
 }
 
+std::string of_the_first_process(const std::string& text) { return group ? group->gather(text).front() : text; }
+
+void require_same_in_all(const std::string& what, const std::string& value) {
+  if (!group) return;
+  const std::vector<std::string> all = group->gather(value);
+  for (std::size_t rank = 1; rank < all.size(); ++rank)
+    dapt::require(all[rank] == all[0], what, " is ", all[rank], " on rank ", rank, " and ", all[0], " on rank 0; all processes must be given the same");
+}
+
 void require_one_process(const std::string& command) {
   const auto rendezvous = dapt::rendezvous_from_environment();
   dapt::require(!rendezvous || rendezvous->size == 1, "dapt ", command, " is the work of one process, but this is one of ", rendezvous ? rendezvous->size : 1, "; train, compare, eval and filter run as several");

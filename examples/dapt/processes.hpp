@@ -29,6 +29,12 @@ bool any_stops();
 /// The numbers of all added up. All call it alike.
 std::vector<std::int64_t> sum_over_processes(std::vector<std::int64_t> numbers);
 
+/// The first process's text. All call it alike.
+std::string of_the_first_process(const std::string& text);
+
+/// Throws in all processes where one has another `value` than the first; `what` has it. All call it alike.
+void require_same_in_all(const std::string& what, const std::string& value);
+
 /// Throws where several processes were started for a command that one does.
 void require_one_process(const std::string& command);
 

@@ -12,6 +12,7 @@
 
 #include <dlfcn.h>
 #include <fcntl.h>
+#include <sched.h>
 #include <sys/file.h>
 #include <unistd.h>
 
@@ -99,12 +100,11 @@ dapt::TokenStore open_store(const RunOptions& run, const dapt::AnyTokenizer& tok
 
 /// No other run writes to the folder until this process ends, however it ends.
 void hold_folder(const fs::path& folder) {
-  const fs::path file = folder / ".lock";
-  const int held = open(file.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0666);
-  dapt::require(held >= 0, file.string(), ": cannot be opened: ", std::strerror(errno));
+  const int held = open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  dapt::require(held >= 0, folder.string(), ": cannot be opened: ", std::strerror(errno));
   if (flock(held, LOCK_EX | LOCK_NB) == 0) return;
   dapt::require(errno != EWOULDBLOCK, folder.string(), ": another run writes to it just now; wait for its end, or give another --out");
-  std::cerr << file.string() << ": cannot be locked (" << std::strerror(errno) << "); that no other run writes to the folder is not checked\n";
+  std::cerr << folder.string() << ": cannot be locked (" << std::strerror(errno) << "); that no other run writes to the folder is not checked\n";
 }
 
 /// Which devices there are, what of the model lies where, and what computes there.
@@ -152,7 +152,9 @@ void make_folder(const fs::path& folder) {
 
 void set_threads(const RunOptions& run) {
   const int cores = static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));
-  at::set_num_threads(run.threads > 0 ? run.threads : std::max(1, cores / processes_on_this_machine()));
+  cpu_set_t own;  // a scheduler may give each process, or the job, a part of the machine
+  const int allowed = sched_getaffinity(0, sizeof own, &own) == 0 ? CPU_COUNT(&own) : cores;
+  at::set_num_threads(run.threads > 0 ? run.threads : std::clamp(cores / processes_on_this_machine(), 1, allowed));
 }
 
 void prepare_process(RunOptions& run) {
@@ -204,11 +206,16 @@ Run prepare_run(const RunOptions& run) {
   header.add("versions", "dapt " + version_of_dapt() + ", LibTorch " + TORCH_VERSION);
   for (const auto& [key, value] : header.entries)
     if (key == "training data" || key == "seed" || key == "machine" || key == "threads" || key == "device" || key == "kernels" || key == "versions") prepared.identity.add(key, value);
-  prepared.identity.add("fingerprint of the base model", std::to_string(dapt::WeightFolder(run.models.front()).fingerprint()));  // not its path: it may have been moved
+  const std::string fingerprint = std::to_string(dapt::WeightFolder(run.models.front()).fingerprint()), data = std::to_string(store.checksum());
+  require_same_in_all("the fingerprint of " + run.models.front().string(), fingerprint);
+  require_same_in_all("the checksum of the training data", data);
+  prepared.identity.add("fingerprint of the base model", fingerprint);  // not its path: it may have been moved
   prepared.identity.add("dtype", run.dtype);
   prepared.identity.add("quantize", run.quantize);
   prepared.identity.add("processes", std::to_string(processes() == nullptr ? 1 : processes()->size()));
-  prepared.identity.add("checksum of the training data", std::to_string(store.checksum()));
+  prepared.identity.add("checksum of the training data", data);
+  const std::string first = of_the_first_process(nlohmann::json(prepared.identity.entries).dump());  // what a checkpoint holds: the others' machines may be others
+  nlohmann::json::parse(first).get_to(prepared.identity.entries);
   return prepared;
 }
 

@@ -112,6 +112,14 @@ std::string description(const SettingOptions& setting) {
   return text.str();
 }
 
+/// All that a setting says, as one text.
+std::string options_of(const dapt::RunHeader& header, const BudgetOptions& budget) {
+  std::ostringstream text;
+  for (const auto& [key, value] : header.entries) text << key << ' ' << value << ", ";
+  text << "at most " << budget.max_steps << " steps, " << budget.max_tokens << " tokens, " << budget.max_minutes << " minutes";
+  return text.str();
+}
+
 /// What is done before and after training, as Comparison::run asks for it.
 template <class Start, class Finish>
 struct Stages {
@@ -438,6 +446,7 @@ const dapt::SettingResult& run_setting(Comparison& comparison, const RunOptions&
   if (processes() != nullptr) check_gradient_sums(setting, processes()->size(), "");
   std::optional<dapt::Checkpoint> checkpoint = newest_checkpoint(folder / "checkpoints", continuation, identity);
   const std::int64_t done = checkpoint ? checkpoint->progress.windows : 0;
+  require_same_in_all("the step that " + setting.name + " goes on from", std::to_string(done));
   dapt::ProgressLine progress({.what = setting.name, .stream = message_stream()});
   std::optional<dapt::JsonLines> log;  // of the first process alone, as all that is written
   std::optional<dapt::TensorBoard> events;
@@ -466,6 +475,7 @@ const dapt::SettingResult& run_setting(Comparison& comparison, const RunOptions&
     };
     const auto start = [&](Trained& trainer) {
       training = &trainer;
+      require_same_in_all("setting " + setting.name, options_of(trainer.header(), setting.budget));
       if (checkpoint) trainer.restore(*checkpoint);
       checkpoint.reset();
       if (evaluations.owed()) evaluate_after(done);

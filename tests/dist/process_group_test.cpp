@@ -66,7 +66,10 @@ TEST_CASE("the environment of torchrun, mpirun and srun says rank, size and plac
   const auto mpirun = with({{"OMPI_COMM_WORLD_SIZE", "3"}, {"OMPI_COMM_WORLD_RANK", "2"}, {"OMPI_COMM_WORLD_LOCAL_SIZE", "3"}, {"OMPI_COMM_WORLD_LOCAL_RANK", "2"}});
   REQUIRE((mpirun->size == 3 && mpirun->rank == 2 && mpirun->local_rank == 2));
   const auto srun = with({{"SLURM_STEP_ID", "0"}, {"SLURM_NTASKS", "8"}, {"SLURM_PROCID", "5"}, {"SLURM_LOCALID", "1"}});
-  REQUIRE((srun->size == 8 && srun->rank == 5 && srun->local_rank == 1));
+  REQUIRE((srun->size == 8 && srun->rank == 5 && srun->local_rank == 1 && srun->local_size == 1));
+  for (const auto& [node, expected] : {std::pair("0", 4), {"1", 4}, {"2", 3}, {"3", 1}})  // the last one is not in the list
+    REQUIRE(with({{"SLURM_STEP_ID", "0"}, {"SLURM_NTASKS", "11"}, {"SLURM_PROCID", "5"}, {"SLURM_STEP_TASKS_PER_NODE", "4(x2),3"}, {"SLURM_NODEID", node}})->local_size == expected);
+  REQUIRE(with({{"SLURM_STEP_ID", "0"}, {"SLURM_NTASKS", "8"}, {"SLURM_PROCID", "5"}, {"SLURM_STEP_NUM_NODES", "1"}})->local_size == 8);
   REQUIRE_FALSE(with({{"SLURM_NTASKS", "8"}, {"SLURM_PROCID", "0"}}).has_value());  // a batch script outside of srun
 
   const Variables variables({{"WORLD_SIZE", "2"}, {"RANK", "2"}, {"LOCAL_WORLD_SIZE", "2"}});
@@ -77,6 +80,11 @@ TEST_CASE("the environment of torchrun, mpirun and srun says rank, size and plac
   REQUIRE(dapt::rendezvous_from_environment()->host == "127.0.0.1");
   setenv("LOCAL_WORLD_SIZE", "1", 1);
   REQUIRE_THROWS_WITH(dapt::rendezvous_from_environment(), Catch::Matchers::StartsWith("MASTER_ADDR is not set"));
+}
+
+TEST_CASE("the address towards a host is one of this machine, and none where nothing leads there") {
+  REQUIRE(dapt::detail::address_towards("127.0.0.1", 29500) == "127.0.0.1");
+  REQUIRE_THROWS_WITH(dapt::detail::address_towards("no.such.host.invalid", 29500), Catch::StartsWith("MASTER_ADDR is \"no.such.host.invalid\": "));
 }
 
 TEST_CASE("rank: sums, gives and gathers", "[.rank]") {

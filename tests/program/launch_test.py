@@ -100,6 +100,23 @@ with tempfile.TemporaryDirectory() as name:
     assert "--shard-weights does not split weights in nf4" in run(2, *command("refused", "--adapter", "lora", "--rank", 4, "--quantize", "nf4", "--shard-weights"), code=1)
     assert "--device cuda:0 is for one process; several take --device cuda" in run(2, *command("refused", *CLIPPED, "--device", "cuda:0"), code=1)
 
+    # Processes that were not given the same, each started by hand: all end before the first step and say what differs.
+    (work / "other").mkdir()
+    write_model(work / "other", source, seed=2)
+    (work / "other.jsonl").write_text((work / "pages.jsonl").read_text().replace("unpacks", "removes"))
+    port = 29600 + os.getpid() % 300
+    for number, (options, message) in enumerate({("--pages", work / "other.jsonl"): "the checksum of the training data is ", ("--model", work / "other"): "the fingerprint of ", ("--lr", "2e-3"): "setting train is ",
+                                                 ("--max-steps", STEPS + 1): "setting train is "}.items()):
+        processes = []
+        for rank in (0, 1):
+            words = dict(zip(*[iter(command(f"unlike-{number}", *CLIPPED)[1:])] * 2)) | (dict([map(str, options)]) if rank == 1 else {})
+            processes.append(subprocess.Popen([program, "train", *(word for pair in words.items() for word in pair)], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+                                              env=os.environ | {"RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "LOCAL_RANK": str(rank), "MASTER_PORT": str(port + number)}))
+        said = [process.communicate(timeout=60)[1] for process in processes]
+        assert [process.returncode for process in processes] == [1, 1], said
+        assert message in said[0] and " on rank 1 and " in said[0], said[0]
+        assert not (work / f"unlike-{number}" / "log.jsonl").exists() or not log(f"unlike-{number}")
+
     # Stopped by a signal to the launcher, and gone on with: to the bit with as many processes, closely with another number.
     run(2, *command("whole", *GALORE))
     for out, options in {"resumed": GALORE, "alone": CLIPPED, "sharded": (*GALORE, "--shard-states"), "split": (*GALORE, "--shard-weights")}.items():
@@ -196,6 +213,20 @@ with tempfile.TemporaryDirectory() as name:
         whole, resumed = (json.loads((work / out / setting / "result.json").read_text()) for out in ("compared-2", "stopped"))
         assert whole["metrics"] == resumed["metrics"], (setting, whole["metrics"], resumed["metrics"])
     assert losses("stopped/full") == losses("compared-2/full")
+
+    # Stopped by a signal to its second process alone, with nothing to score, a comparison is not complete.
+    unscored = list(map(str, comparison("unscored")))
+    del unscored[unscored.index("--cloze"):unscored.index("--cloze") + 2]
+    for option, value in {"--held-out": "0", "--max-steps": "60"}.items():
+        unscored[unscored.index(option) + 1] = value
+    stopped = start(2, *unscored)
+    wait_for_step("unscored/lora", 5)
+    os.kill(ranks(stopped)[1], signal.SIGTERM)
+    messages = stopped.communicate(timeout=60)[1]
+    assert stopped.returncode == 0 and not (work / "unscored" / "lora" / "result.json").exists() and not (work / "unscored" / "full").exists(), messages
+    assert 5 <= len(log("unscored/lora")) < 60, "the setting ended before it was stopped"
+    assert run(2, *unscored, "--resume").count("complete already: ") == 1
+    assert len(log("unscored/lora")) == len(log("unscored/full")) == 60
 
     (work / "many.jsonl").write_text("".join(json.dumps({"work": "w", "page": i, "text": f"Page {i} tells how dpkg unpacks package {i * i}."}) + "\n" for i in range(600)))
     (work / "classifier").mkdir()

@@ -45,7 +45,7 @@ try:
                        "--lr", "1e-3", "--max-steps", STEPS, "--checkpoint-steps", 5, "--rank-timeout", 5, "--out", work / out, *options]
             processes = []
             for rank in (0, 1):
-                variables = os.environ | {"RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "10.77.0.1", "MASTER_PORT": PORT, "GLOO_SOCKET_IFNAME": links[rank]}
+                variables = os.environ | {"RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "10.77.0.1", "MASTER_PORT": PORT}
                 processes.append(subprocess.Popen(["ip", "netns", "exec", spaces[rank], *map(str, command)], env=variables, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True))
             return processes
 

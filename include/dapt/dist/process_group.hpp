@@ -48,14 +48,19 @@ inline void survive_broken_pipes() {
   if (sigaction(SIGPIPE, nullptr, &now) == 0 && (now.sa_flags & SA_SIGINFO) == 0 && now.sa_handler == SIG_DFL) std::signal(SIGPIPE, SIG_IGN);
 }
 
-/// Gloo over the interface that GLOO_SOCKET_IFNAME names, else over the loopback where the store is there, else over that of this machine's name.
+/// Gloo over the interface that GLOO_SOCKET_IFNAME names, else over the one that leads to the store. The interface of this machine's name, c10d's default, is the loopback on many systems (Debian's /etc/hosts).
 inline c10::intrusive_ptr<c10d::Backend> gloo_backend(c10::intrusive_ptr<c10d::Store> store, const Rendezvous& rendezvous, std::chrono::milliseconds timeout) {
   const auto options = c10d::ProcessGroupGloo::Options::create(timeout);
   const auto interface = detail::environment("GLOO_SOCKET_IFNAME");
-  const bool is_local = rendezvous.host == "127.0.0.1" || rendezvous.host == "localhost";
-  options->devices.push_back(interface  ? c10d::ProcessGroupGloo::createDeviceForInterface(std::string(*interface))
-                             : is_local ? c10d::ProcessGroupGloo::createDeviceForHostname("127.0.0.1")
-                                        : c10d::ProcessGroupGloo::createDefaultDevice());
+  if (interface) {
+    options->devices.push_back(c10d::ProcessGroupGloo::createDeviceForInterface(std::string(*interface)));
+  } else {
+    const bool is_local = rendezvous.host == "127.0.0.1" || rendezvous.host == "localhost";
+    const std::string address = is_local ? "127.0.0.1" : detail::address_towards(rendezvous.host, rendezvous.port);
+    require(is_local || rendezvous.local_size == rendezvous.size || !(address.starts_with("127.") || address == "::1"), "MASTER_ADDR is \"", rendezvous.host,
+            "\", which this machine takes for itself by a name that others do not reach it by (", address, "); give an address of the network, or GLOO_SOCKET_IFNAME");
+    options->devices.push_back(c10d::ProcessGroupGloo::createDeviceForHostname(address));
+  }
   return c10::make_intrusive<c10d::ProcessGroupGloo>(store, rendezvous.rank, rendezvous.size, options);
 }
 
