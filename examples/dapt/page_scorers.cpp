@@ -1,8 +1,9 @@
 #include "page_scorers.hpp"
 
 #include <algorithm>
-#include <chrono>
+#include <fstream>
 #include <initializer_list>
+#include <iterator>
 #include <memory>
 #include <string_view>
 #include <utility>
@@ -43,18 +44,11 @@ void check_scorer_options(const PageOptions& options) {
   only_with({"classifier"}, options.line_tokens > 0, "--line-tokens");
 }
 
-/// A model's folder with what tells, without reading it, that another model lies there by now.
+/// A model's folder with what tells, without reading it whole, that another model lies there by now.
 std::string stamp(const fs::path& folder) {
-  std::vector<std::string> files = dapt::WeightFolder::weight_files(folder);
-  for (const char* name : {"config.json", "tokenizer.json", "tokenizer.model", "tokenizer_config.json"})
-    if (fs::exists(folder / name)) files.push_back(name);
-  std::uintmax_t bytes = 0;
-  fs::file_time_type newest = fs::file_time_type::min();
-  for (const std::string& name : files) {
-    bytes += fs::file_size(folder / name);
-    newest = std::max(newest, fs::last_write_time(folder / name));
-  }
-  return dapt::utf8_name(folder.string()) + " (" + std::to_string(bytes) + " bytes, changed " + std::to_string(std::chrono::duration_cast<std::chrono::seconds>(newest.time_since_epoch()).count()) + ")";
+  std::ifstream special(folder / "tokenizer_config.json", std::ios::binary);
+  const std::uint64_t tokenizer = dapt::splitmix64(dapt::tokenizer_hash(folder).low ^ dapt::fnv1a(std::string(std::istreambuf_iterator<char>(special), {})));
+  return dapt::utf8_name(folder.string()) + " (fingerprint " + std::to_string(dapt::WeightFolder(folder).fingerprint()) + ", tokenizer " + std::to_string(tokenizer) + ")";
 }
 
 std::string stamp(const dapt::Terms& terms) {

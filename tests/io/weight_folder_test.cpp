@@ -124,7 +124,7 @@ TEST_CASE("A tensor takes memory from when it is touched until it is forgotten")
   REQUIRE(x.count_nonzero().item<std::int64_t>() == 0);
 }
 
-TEST_CASE("The fingerprint of weights is that of their bytes, wherever they lie") {
+TEST_CASE("The fingerprint of a model is that of its bytes, wherever they lie") {
   const TemporaryFolder here, there;
   const auto fingerprint = [](const TemporaryFolder& folder) { return WeightFolder(folder.path()).fingerprint(); };
   for (const std::int64_t count : {1, 700, 100'000}) {  // less than one of the pieces that are read, pieces that overlap, pieces apart
@@ -132,6 +132,10 @@ TEST_CASE("The fingerprint of weights is that of their bytes, wherever they lie"
     const Tensor values = at::arange(count, at::kFloat);
     for (const TemporaryFolder* folder : {&here, &there}) write_safetensors(folder->path() / "model.safetensors", {{"a", values}});
     const std::uint64_t expected = fingerprint(here);
+    REQUIRE(fingerprint(there) == expected);
+    write_bytes(there.path() / "config.json", R"({"rope_theta": 10000})");
+    REQUIRE(fingerprint(there) != expected);
+    std::filesystem::remove(there.path() / "config.json");
     REQUIRE(fingerprint(there) == expected);
     for (const std::int64_t changed : {std::int64_t{0}, count - 1}) {
       const Tensor other = values.clone();

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <fstream>
+#include <iterator>
 #include <map>
 #include <string>
 #include <utility>
@@ -61,7 +62,7 @@ class WeightFolder {
     return std::visit([](const auto& file) -> const std::filesystem::path& { return file.path(); }, at(name));
   }
 
-  /// Tells these weights from others without reading them whole: a hash of each file's size and of 64 pieces of 4 KiB, the first bytes and the last among them.
+  /// Tells this model from others without reading it whole: a hash of config.json, where there is one, of each weight file's size and of 64 pieces of 4 KiB of it, the first bytes and the last among them.
   std::uint64_t fingerprint() const;
 
   /// The files read, in the order of their names in the index.
@@ -100,7 +101,8 @@ class WeightFolder {
 
 inline std::uint64_t WeightFolder::fingerprint() const {
   constexpr std::uint64_t pieces = 64, piece_bytes = 4096;
-  std::uint64_t hash = 0;
+  std::ifstream config(folder_ / "config.json", std::ios::binary);
+  std::uint64_t hash = fnv1a(std::string(std::istreambuf_iterator<char>(config), {}));
   for (const std::filesystem::path& file : files()) {
     const std::uint64_t size = std::filesystem::file_size(file), last = size > piece_bytes ? size - piece_bytes : 0;
     hash = splitmix64(hash ^ size);
