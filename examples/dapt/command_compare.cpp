@@ -1,15 +1,10 @@
 // dapt compare: the base, then several settings from it, on the same data in the same order under the same budget; then the report.
 #include <algorithm>
 #include <cctype>
-#include <fstream>
 #include <iostream>
-#include <iterator>
 #include <map>
 #include <memory>
 #include <optional>
-#include <string_view>
-
-#include <zlib.h>
 
 #include <CLI/CLI.hpp>
 
@@ -35,10 +30,10 @@ const std::vector<std::string> experiment = {
     "LoRA 8 = --adapter lora --rank 8", "LoRA 256 = --adapter lora --rank 256", "GaLore 128 = --adapter full --optimizer galore-adamw --galore-rank 128",
     "GaLore 1024 = --adapter full --optimizer galore-adamw --galore-rank 1024"};
 
-/// "LoRA 8" -> "lora-8"
+/// "LoRA 8" -> "lora-8", "全層" as it is
 std::string folder_name(const std::string& setting) {
   std::string name;
-  for (const unsigned char character : setting) name += std::isalnum(character) ? static_cast<char>(std::tolower(character)) : '-';
+  for (const unsigned char character : setting) name += character >= 0x80 ? static_cast<char>(character) : std::isalnum(character) ? static_cast<char>(std::tolower(character)) : '-';
   return name;
 }
 
@@ -56,28 +51,6 @@ dapt::ReportOptions report_options(const Run& prepared, const Evaluation& evalua
   dapt::ReportOptions options{.group = evaluation.groups(), .item_text = evaluation.item_texts()};
   if (prepared.filter) options.tables.push_back(filter_table(*prepared.filter));
   return options;
-}
-
-/// What the metrics were measured on, as a checksum.
-std::string checksum(const RunOptions& run, const std::vector<dapt::Page>& held_out) {
-  const TaskOptions& tasks = run.tasks;
-  uLong crc = crc32(0, nullptr, 0);
-  const auto add = [&](std::string_view text) {
-    const std::uint64_t size = text.size();
-    crc = crc32_z(crc, reinterpret_cast<const Bytef*>(&size), sizeof size);
-    crc = crc32_z(crc, reinterpret_cast<const Bytef*>(text.data()), text.size());
-  };
-  for (const fs::path& file : {tasks.qa, tasks.fewshot, tasks.cloze}) {
-    std::ifstream in(file, std::ios::binary);
-    add(std::string(std::istreambuf_iterator<char>(in), {}));
-  }
-  for (const std::string& stop : tasks.stops) add(stop);
-  for (const auto& text : {tasks.exemplar_layout, tasks.question_layout, tasks.normalisation}) add(text.value_or(""));
-  add(tasks.start_token);
-  add(tasks.one_by_one ? "one by one" : "");
-  add(std::to_string(run.packing.max_length));
-  for (const dapt::Page& page : held_out) add(page.text);
-  return std::to_string(crc);
 }
 
 /// Settings must not share a folder, and a comparison is not written into another one's.
@@ -119,15 +92,14 @@ void compare(RunOptions run, const std::vector<SettingOptions>& settings, const 
   const Evaluation evaluation(run.tasks, prepared.held_out, run.packing.max_length);
   const dapt::ReportOptions options = report_options(prepared, evaluation);
   dapt::RunHeader identity = prepared.identity;
-  identity.add("checksum of tasks and held-out pages", checksum(run, prepared.held_out));
-  require_same_in_all("the checksum of tasks and held-out pages", identity.entries.back().second);
+  identity.add("checksum of tasks and held-out pages", evaluation.checksum());
 
   std::string scored = "base";
   const BudgetOptions* budget = nullptr;  // of the setting that trains
   Comparison comparison([&] { return load_base(run); }, [&] { return open_stream(run, *budget, prepared.sequences); },
                         [&](dapt::Llama& model) { return evaluation.evaluate(model, prepared.tokenizer, scored); });
   comparison.result().header = prepared.header;
-  const Evaluate evaluate = held_out_perplexity(run, continuation, prepared);
+  const Evaluate evaluate = held_out_perplexity(run, settings.front().budget, continuation, prepared);
   WriteErrors errors(continuation.on_write_error == "stop");
   const auto complete = [&](const fs::path& folder, const dapt::SettingResult& result, const dapt::RunHeader& of) {
     const bool stops = any_stops();  // on any process: perhaps before all was trained or scored

@@ -3,17 +3,20 @@
 #include <cmath>
 #include <cstdio>
 #include <functional>
+#include <iostream>
 #include <limits>
 #include <memory>
 #include <tuple>
 
 #include <nlohmann/json.hpp>
 
+#include <dapt/core/atomic_file.hpp>
 #include <dapt/core/precision.hpp>
 #include <dapt/io/hf_model.hpp>
 #include <dapt/io/peft_adapter.hpp>
 #include <dapt/io/weight_folder.hpp>
 #include <dapt/metrics/results_json.hpp>
+#include <dapt/models/llama_config.hpp>
 #include <dapt/text/tokenizer.hpp>
 
 #include "commands.hpp"
@@ -56,38 +59,84 @@ void print_table(std::vector<Row> rows) {
   }
 }
 
+/// What cannot be opened is told before hours are spent on the others.
+void check_models(const RunOptions& run) {
+  for (const fs::path& folder : run.models) {
+    dapt::LlamaConfig::from_file(folder / "config.json");
+    const dapt::WeightFolder weights(folder);
+    const dapt::AnyTokenizer tokenizer = dapt::load_tokenizer(folder);
+  }
+  for (const fs::path& folder : run.peft) const dapt::PeftAdapter adapter(folder);
+}
+
+/// The values of each model and adapter; those that were reached are shown and written, whatever ends it.
+class Results {
+ public:
+  explicit Results(const RunOptions& run) : run_(run) {}
+  Results(const Results&) = delete;
+  Results& operator=(const Results&) = delete;
+
+  void add(const std::string& name, std::vector<dapt::MetricValue> values) { rows_.push_back({name, std::move(values)}); }
+  std::size_t size() const { return rows_.size(); }
+  std::size_t wanted() const { return run_.models.size() + run_.peft.size(); }
+  std::string where() const { return run_.out.empty() ? "" : "; their results are in " + run_.out.string(); }
+
+  void show() const {
+    if (!is_first_process() || rows_.empty()) return;
+    print_table(rows_);
+    std::vector<nlohmann::ordered_json> results;
+    for (const Row& row : rows_) {
+      results.push_back(dapt::results_json(row.model, row.values));
+      results.back()["dtype"] = run_.dtype;
+      results.back()["quantize"] = run_.quantize;
+    }
+    if (!run_.out.empty()) dapt::write_results(run_.out, wanted() == 1 ? results.front() : nlohmann::ordered_json(results));
+  }
+
+ private:
+  const RunOptions& run_;
+  std::vector<Row> rows_;
+};
+
 void evaluate(RunOptions run) {
   meet_processes(run);
   prepare_process(run);
   dapt::require(run.peft.empty() || run.models.size() == 1, "--peft adapts one model: found ", run.models.size(), " of --model, expected 1");
   const Evaluation evaluation(run.tasks, run.pages.pages.empty() ? std::vector<dapt::Page>() : read_all_pages(run.pages), run.packing.max_length);
   dapt::require(!evaluation.empty(), "eval: nothing to measure; give --qa, --cloze or --pages");
-  const auto dtype = dapt::dtype_from_name(run.dtype);
-  if (is_first_process() && run.out.has_parent_path()) make_folder(run.out.parent_path());  // before all is scored
+  require_same_in_all("what is scored", std::to_string(run.models.size()) + " models and " + std::to_string(run.peft.size()) + " adapters in " + run.dtype + ", quantised: " + run.quantize);
+  check_models(run);
+  if (is_first_process() && !run.out.empty()) {
+    if (run.out.has_parent_path()) make_folder(run.out.parent_path());
+    const dapt::AtomicFile can_be_written(run.out);
+  }
+  if (!run.dtype_choice.empty()) std::cerr << "dtype of weights and compute: " << run.dtype << run.dtype_choice << '\n';
 
-  std::vector<Row> rows;
+  Results results(run);
   const auto score = [&](const fs::path& folder, const fs::path& peft) {
     if (any_stops()) return;
     require_same_in_all("the fingerprint of " + folder.string(), std::to_string(dapt::WeightFolder(folder).fingerprint()));
     const dapt::AnyTokenizer tokenizer = dapt::load_tokenizer(folder);
-    dapt::Llama model = dapt::load_llama(folder, dtype, llama_options(run));
-    if (!peft.empty()) dapt::load_peft_adapter(peft, model);
+    dapt::Llama model = dapt::load_llama(folder, dapt::dtype_from_name(run.dtype), llama_options(run));
+    if (!peft.empty()) {
+      dapt::load_peft_adapter(peft, model);
+      require_same_in_all("the fingerprint of " + peft.string(), std::to_string(dapt::weights_fingerprint(peft / "adapter_config.json", {peft / "adapter_model.safetensors"})));
+    }
     const std::string name = peft.empty() ? folder.string() : folder.string() + " + " + peft.string();
     std::vector<dapt::MetricValue> values = evaluation.evaluate(model, tokenizer, name);
-    if (!values.empty()) rows.push_back({name, std::move(values)});
+    if (!values.empty()) results.add(name, std::move(values));
   };
-  for (const fs::path& folder : run.models) score(folder, {});
-  for (const fs::path& peft : run.peft) score(run.models.front(), peft);
-  dapt::require(!rows.empty(), "eval: stopped before the first model was scored");
-
-  const std::size_t wanted = run.models.size() + run.peft.size();
-  if (is_first_process()) {
-    print_table(rows);
-    std::vector<nlohmann::ordered_json> results;
-    for (const Row& row : rows) results.push_back(dapt::results_json(row.model, row.values));
-    if (!run.out.empty()) dapt::write_results(run.out, wanted == 1 ? results.front() : nlohmann::ordered_json(results));
+  try {
+    for (const fs::path& folder : run.models) score(folder, {});
+    for (const fs::path& peft : run.peft) score(run.models.front(), peft);
+  } catch (const dapt::Error& error) {
+    results.show();
+    if (results.size() == 0) throw;
+    dapt::fail(error.what(), "; ", results.size(), " of ", results.wanted(), " models and adapters were scored before", results.where());
   }
-  dapt::require(rows.size() == wanted, "eval: stopped when ", rows.size(), " of ", wanted, " models and adapters were scored", run.out.empty() ? "" : "; their results are in " + run.out.string());
+  results.show();
+  dapt::require(results.size() > 0, "eval: stopped before the first model was scored");
+  dapt::require(results.size() == results.wanted(), "eval: stopped when ", results.size(), " of ", results.wanted(), " models and adapters were scored", results.where());
 }
 
 }  // namespace

@@ -24,7 +24,7 @@ void train(RunOptions run, SettingOptions setting, const ContinuationOptions& co
   print_header(std::cerr, prepared.header);
   const auto not_scored = [](dapt::Llama&) { return std::vector<dapt::MetricValue>(); };
   Comparison comparison([&] { return load_base(run); }, [&] { return open_stream(run, setting.budget, prepared.sequences); }, not_scored);
-  print_result(std::cerr, run_setting(comparison, run, setting, run.out, continuation, prepared.identity, held_out_perplexity(run, continuation, prepared)));
+  print_result(std::cerr, run_setting(comparison, run, setting, run.out, continuation, prepared.identity, held_out_perplexity(run, setting.budget, continuation, prepared)));
 }
 
 }  // namespace
@@ -41,11 +41,13 @@ void add_train(CLI::App& app) {
   add_packing_options(*command, run->packing);
   add_setting_options(*command, *setting);
   add_continuation_options(*command, *continuation);
+  add_start_token_option(*command, run->tasks);
   add_process_options(*command, *run);
   add_sharding_options(*command, *run);
   add_host_options(*command, *run);
   command->callback([command, run, setting, continuation] {
     require_training_pages(*run);
+    dapt::require(run->tasks.start_token.empty() || continuation->eval_steps > 0, "--start-token has no effect without --eval-steps");
     dapt::require(command->count("--held-out") == 0 || continuation->eval_steps > 0, "--held-out has no effect without --eval-steps");
     check_setting(*setting, run->dtype, [command](const std::string& option) { return command->count(option) > 0; });
     check_quantization(*run, *setting);

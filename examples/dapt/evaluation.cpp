@@ -1,7 +1,12 @@
 #include "evaluation.hpp"
 
 #include <algorithm>
+#include <cstdint>
 #include <map>
+#include <string_view>
+#include <utility>
+
+#include <zlib.h>
 
 #include <dapt/core/error.hpp>
 #include <dapt/report/progress_line.hpp>
@@ -27,6 +32,37 @@ std::string unescaped(const std::string& text) {
   return result;
 }
 
+/// The text of an item, of a stored result perhaps, whose items need not be today's: empty.
+auto found_in(std::map<std::pair<std::string, std::string>, std::string> texts) {
+  return [texts = std::move(texts)](const std::string& metric, const std::string& id) {
+    const auto found = texts.find({metric, id});
+    return found == texts.end() ? std::string() : found->second;
+  };
+}
+
+/// Of texts one after the other.
+class Checksum {
+ public:
+  Checksum& operator<<(std::string_view text) {
+    const std::uint64_t size = text.size();
+    crc_ = crc32_z(crc_, reinterpret_cast<const Bytef*>(&size), sizeof size);
+    crc_ = crc32_z(crc_, reinterpret_cast<const Bytef*>(text.data()), text.size());
+    return *this;
+  }
+  Checksum& operator<<(const std::vector<std::string>& texts) {
+    for (const std::string& text : texts) *this << text;
+    return *this;
+  }
+  Checksum& operator<<(const std::vector<dapt::Question>& questions) {
+    for (const dapt::Question& question : questions) *this << question.id << question.question << question.answers << question.group;
+    return *this;
+  }
+  std::string text() const { return std::to_string(crc_); }
+
+ private:
+  uLong crc_ = crc32(0, nullptr, 0);
+};
+
 }  // namespace
 
 Evaluation::Evaluation(const TaskOptions& tasks, std::vector<dapt::Page> held_out, std::int64_t max_length) {
@@ -46,6 +82,17 @@ Evaluation::Evaluation(const TaskOptions& tasks, std::vector<dapt::Page> held_ou
   }
   if (!tasks.cloze.empty()) sentences_ = dapt::LogProbMrr{.items = dapt::read_cloze(tasks.cloze), .start_token = tasks.start_token};
   if (!held_out.empty()) perplexity_ = dapt::Perplexity{.pages = std::move(held_out), .start_token = tasks.start_token, .max_length = max_length};
+  Checksum checksum;
+  checksum << tasks.start_token << (tasks.one_by_one ? "one by one" : "") << std::to_string(max_length);
+  if (questions_)
+    checksum << "questions" << questions_->questions << "exemplars" << questions_->exemplars << "stops" << questions_->stops << questions_->prompt.exemplar << questions_->prompt.query
+             << questions_->normalisation.to_string();
+  if (sentences_)
+    for (const dapt::ClozeItem& item : sentences_->items) checksum << "sentence" << item.id << item.sentence << item.answer << item.candidates << item.group;
+  if (perplexity_)
+    for (const dapt::Page& page : perplexity_->pages) checksum << "page" << page.text;
+  checksum_ = checksum.text();
+  require_same_in_all("the checksum of tasks and held-out pages", checksum_);
   if (tasks.one_by_one) {
     if (questions_) questions_->batch_tokens = 1;
     if (sentences_) sentences_->batch_tokens = 1;
@@ -80,7 +127,7 @@ std::function<std::string(const std::string& metric, const std::string& id)> Eva
   if (sentences_)
     for (const dapt::ClozeItem& item : sentences_->items) groups[{"logp_mrr", item.id}] = item.group;
   if (std::ranges::all_of(groups, [](const auto& entry) { return entry.second.empty(); })) return {};
-  return [groups](const std::string& metric, const std::string& id) { return groups.at({metric, id}); };
+  return found_in(std::move(groups));
 }
 
 std::function<std::string(const std::string& metric, const std::string& id)> Evaluation::item_texts() const {
@@ -89,10 +136,7 @@ std::function<std::string(const std::string& metric, const std::string& id)> Eva
     for (const dapt::Question& question : questions_->questions) texts[{"qa_exact", question.id}] = question.question + " (" + question.answers.front() + ")";
   if (sentences_)
     for (const dapt::ClozeItem& item : sentences_->items) texts[{"logp_mrr", item.id}] = item.sentence + " (" + item.answer + ")";
-  return [texts](const std::string& metric, const std::string& id) {
-    const auto found = texts.find({metric, id});
-    return found == texts.end() ? std::string() : found->second;
-  };
+  return found_in(std::move(texts));
 }
 
 }  // namespace dapt_program

@@ -18,9 +18,11 @@ namespace dapt_program {
 
 class Evaluation {
  public:
-  /// Reads the task files that are named; `held_out` pages, if any, give the perplexity.
+  /// Reads the task files that are named; `held_out` pages, if any, give the perplexity. Throws where the processes were given other ones. All call it alike.
   Evaluation(const TaskOptions& tasks, std::vector<dapt::Page> held_out, std::int64_t max_length);
 
+  /// Of the tasks, the pages and how they are scored.
+  const std::string& checksum() const { return checksum_; }
   bool empty() const { return !questions_ && !sentences_ && !perplexity_; }
 
   /// One value for each metric, with a progress line that begins with `what`; none where any process was asked to stop.
@@ -31,6 +33,7 @@ class Evaluation {
   std::function<std::string(const std::string& metric, const std::string& id)> item_texts() const;
 
  private:
+  std::string checksum_;
   std::optional<dapt::ExactMatch> questions_;
   std::optional<dapt::LogProbMrr> sentences_;
   std::optional<dapt::Perplexity> perplexity_;

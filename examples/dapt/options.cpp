@@ -142,6 +142,10 @@ void add_task_options(CLI::App& app, TaskOptions& tasks) {
   app.add_option("--question-layout", tasks.question_layout, "of the question (default: Question: {question}\\nAnswer:)");
   app.add_option("--normalisation", tasks.normalisation, "of answers before they are compared: none, or a list of strip, collapse_spaces, casefold, nfkc, remove_japanese_punctuation (default: strip,casefold)");
   app.add_flag("--one-by-one", tasks.one_by_one, "score each prompt and sentence alone instead of in batches: for numbers that no other item touches");
+  add_start_token_option(app, tasks);
+}
+
+void add_start_token_option(CLI::App& app, TaskOptions& tasks) {
   app.add_option("--start-token", tasks.start_token, "token before each cloze sentence, and before a held-out page (default: BOS where the tokenizer adds it, else end of document)");
 }
 

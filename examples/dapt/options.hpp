@@ -154,6 +154,7 @@ void add_training_pages_options(CLI::App& app, RunOptions& run);  // these, or -
 void require_training_pages(const RunOptions& run);            // after parsing
 void add_item_options(CLI::App& app, TaskOptions& tasks);      // --qa, --cloze
 void add_task_options(CLI::App& app, TaskOptions& tasks);
+void add_start_token_option(CLI::App& app, TaskOptions& tasks);
 std::vector<CLI::Option*> add_packing_options(CLI::App& app, PackingOptions& packing);
 /// `several_models`: --model may be given more than once.
 void add_model_options(CLI::App& app, RunOptions& run, bool several_models);

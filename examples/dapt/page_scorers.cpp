@@ -44,12 +44,14 @@ void check_scorer_options(const PageOptions& options) {
   only_with({"classifier"}, options.line_tokens > 0, "--line-tokens");
 }
 
-/// A model's folder with what tells, without reading it whole, that another model lies there by now.
-std::string stamp(const fs::path& folder) {
+/// What tells, without reading it whole, that another model lies in a folder by now.
+std::string fingerprint(const fs::path& folder) {
   std::ifstream special(folder / "tokenizer_config.json", std::ios::binary);
   const std::uint64_t tokenizer = dapt::splitmix64(dapt::tokenizer_hash(folder).low ^ dapt::fnv1a(std::string(std::istreambuf_iterator<char>(special), {})));
-  return dapt::utf8_name(folder.string()) + " (fingerprint " + std::to_string(dapt::WeightFolder(folder).fingerprint()) + ", tokenizer " + std::to_string(tokenizer) + ")";
+  return "fingerprint " + std::to_string(dapt::WeightFolder(folder).fingerprint()) + ", tokenizer " + std::to_string(tokenizer);
 }
+
+std::string stamp(const fs::path& folder) { return dapt::utf8_name(folder.string()) + " (" + fingerprint(folder) + ")"; }
 
 std::string stamp(const dapt::Terms& terms) {
   std::string all;
@@ -62,9 +64,10 @@ ChosenScorer chosen(Scorer scorer) {
   return {.scores = [scorer = std::move(scorer)](std::span<const dapt::Page> pages) { return scorer.score(pages); }};
 }
 
-/// The scorer of a model, whose work all processes share.
-ChosenScorer shared(ChosenScorer scorer) {
+/// The scorer of a model, whose work all processes share. `models`: what it scores by, wherever it lies.
+ChosenScorer shared(ChosenScorer scorer, const std::string& models) {
   if (processes() == nullptr) return scorer;
+  require_same_in_all("what scores the pages", models);
   const std::int64_t pages_at_once = scorer.pages_at_once;
   scorer.pages_at_once *= processes()->size();
   scorer.is_shared = true;
@@ -87,7 +90,8 @@ ChosenScorer scorer_of_models(const PageOptions& options) {
   const auto models = std::make_shared<Models>(options);
   return shared({.scores = [models](std::span<const dapt::Page> pages) { return models->scorer.score(pages); },
                  .min_score = 0,
-                 .made_by = "domain model " + stamp(options.domain_model) + ", general model " + stamp(options.general_model)});
+                 .made_by = "domain model " + stamp(options.domain_model) + ", general model " + stamp(options.general_model)},
+                fingerprint(options.domain_model) + ", " + fingerprint(options.general_model));
 }
 
 dapt::Terms terms_of(const PageOptions& options) {
@@ -152,10 +156,12 @@ ChosenScorer scorer_of_classifier(const PageOptions& options, int threads) {
     }
   };
   const auto classifier = std::make_shared<Classifier>(options, threads);
+  const std::string rule = ", label " + classifier->model.config().labels[static_cast<std::size_t>(classifier->label)] + ", " + classifier->rule + " of lines of at most " +
+                           std::to_string(classifier->scorer.max_length()) + " tokens";
   return shared({.scores = [classifier](std::span<const dapt::Page> pages) { return classifier->scorer.score(pages); },
-                 .made_by = "classifier " + stamp(options.classifier) + ", label " + classifier->model.config().labels[static_cast<std::size_t>(classifier->label)] + ", " + classifier->rule +
-                            " of lines of at most " + std::to_string(classifier->scorer.max_length()) + " tokens",
-                 .note = [classifier] { return classifier->note(); }});
+                 .made_by = "classifier " + stamp(options.classifier) + rule,
+                 .note = [classifier] { return classifier->note(); }},
+                fingerprint(options.classifier) + rule);
 }
 
 }  // namespace

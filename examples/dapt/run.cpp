@@ -180,6 +180,7 @@ Run prepare_run(const RunOptions& run) {
   outlive_the_terminal();
   make_folder(run.out);
   if (is_first_process()) hold_folder(run.out);
+  of_the_first_process("it has the folder");  // before the others write to it
   const dapt::AnyTokenizer tokenizer = dapt::load_tokenizer(run.models.front());
   std::optional<dapt::FilterSummary> filter;
   const dapt::TokenStore store = open_store(run, tokenizer, filter);

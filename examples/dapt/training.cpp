@@ -24,6 +24,7 @@
 #include <dapt/io/hf_model.hpp>
 #include <dapt/io/peft_adapter.hpp>
 #include <dapt/metrics/perplexity.hpp>
+#include <dapt/metrics/scored_rows.hpp>
 #include <dapt/models/llama_place.hpp>
 #include <dapt/optim/host_state.hpp>
 #include <dapt/optim/lr_schedules.hpp>
@@ -339,12 +340,16 @@ void require_same_run(const dapt::RunHeader& now, const dapt::RunHeader& then, b
   }
 }
 
-Evaluate held_out_perplexity(const RunOptions& run, const ContinuationOptions& continuation, const Run& prepared) {
+Evaluate held_out_perplexity(const RunOptions& run, const BudgetOptions& budget, const ContinuationOptions& continuation, const Run& prepared) {
   dapt::require(continuation.eval_steps > 0 || !continuation.keep_best, "--keep-best has no effect with --eval-steps 0");
   if (continuation.eval_steps == 0) return {};
+  dapt::require(budget.max_steps == 0 || continuation.eval_steps <= budget.max_steps, "--eval-steps ", continuation.eval_steps, " has no effect in ", budget.max_steps, " steps (--max-steps)");
   dapt::require(!prepared.held_out.empty() || run.store.empty(), "--eval-steps: ", run.store.string(), " holds out no page; dapt tokenize --store takes --held-out");
   dapt::require(!prepared.held_out.empty(), "--eval-steps: --held-out ", run.held_out, " leaves no page to evaluate on");
-  return [metric = dapt::Perplexity{.pages = prepared.held_out, .max_length = run.packing.max_length}, &prepared](dapt::Llama& model) {
+  dapt::metrics::start_token(prepared.tokenizer, run.tasks.start_token);  // where there is none, that is told before anything is trained
+  dapt::Perplexity perplexity{.pages = prepared.held_out, .start_token = run.tasks.start_token, .max_length = run.packing.max_length};
+  if (run.tasks.one_by_one) perplexity.batch_tokens = 1;
+  return [metric = std::move(perplexity), &prepared](dapt::Llama& model) {
     return measured(metric, model, prepared.tokenizer);
   };
 }
@@ -455,7 +460,7 @@ const dapt::SettingResult& run_setting(Comparison& comparison, const RunOptions&
     log.emplace(folder / "log.jsonl", dapt::JsonLinesOptions{.append = checkpoint.has_value(), .last_step = checkpoint ? done : -1});
     steps = dapt::read_json_lines(log->path());
     if (std::ssize(steps) != done) std::cerr << log->path().string() << ": holds " << steps.size() << " of the " << done << " steps before the checkpoint; the others are lost to log and report\n";
-    events.emplace(folder, dapt::TensorBoardOptions{.last_step = continuation.resume ? done : -1});
+    events.emplace(folder, dapt::TensorBoardOptions{.last_step = done});
   }
   WriteErrors errors(continuation.on_write_error == "stop", [&] { progress.finish(); });
   Evaluations evaluations(folder, continuation, evaluate, done);

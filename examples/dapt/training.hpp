@@ -46,7 +46,7 @@ void train_tiny_model(const RunOptions& run, const SettingOptions& setting);
 
 /// The perplexity of held-out pages, for evaluations while training; empty where there are none.
 using Evaluate = std::function<dapt::MetricValue(dapt::Llama&)>;
-Evaluate held_out_perplexity(const RunOptions& run, const ContinuationOptions& continuation, const Run& prepared);
+Evaluate held_out_perplexity(const RunOptions& run, const BudgetOptions& budget, const ContinuationOptions& continuation, const Run& prepared);
 
 /// Trains one more setting of `comparison`, with log.jsonl, TensorBoard events and checkpoints in `folder`, from which it goes on where `continuation` says so. What was reached is saved there, also
 /// after Ctrl-C: the adapter in PEFT's layout under adapter/, or the model in Hugging Face's under model/. `identity` says what besides the setting must be as it was. `evaluate` is asked every

@@ -62,6 +62,13 @@ TEST_CASE("the end-of-document token ends an answer only where that is asked for
   REQUIRE(metric.evaluate(model, toy::ByteTokenizer{}).items[0].prediction == "sid");
 }
 
+TEST_CASE("a stop that is a special token, which decoded text leaves out, ends an answer at that token") {
+  toy::TableLM model{.answers = {{"Q?", "sid$x\n"}}};
+  const dapt::ExactMatch metric{.questions = {question("Q?", {"sid"})}, .exemplars = {}, .stops = {"\n", "<end>"}};
+  REQUIRE(metric.evaluate(model, toy::ByteTokenizer{}).items[0].prediction == "sid");
+  REQUIRE(model.generated_tokens == 4);
+}
+
 TEST_CASE("an answer ends before the first of several stops, also one that lies across tokens, and an empty stop is refused") {
   toy::TableLM model{.answers = {{"Q?", " sid###more\n"}, {"R?", " a\nb###"}, {"S?", "東京。大阪\n"}}};
   dapt::ExactMatch metric{.questions = {question("Q?", {"sid"}), question("R?", {"a"}), question("S?", {"東京"})}, .exemplars = {}, .stops = {"\n", "###", "。"}};

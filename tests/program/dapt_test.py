@@ -169,6 +169,7 @@ class Program(unittest.TestCase):
             self.assertEqual(result.returncode, 0, result.stderr)
             self.assertIn("largest rounding error", result.stderr)
             self.assertIn("float32" if dtype == "fp32" else "bfloat16", result.stderr)
+        self.pages.write_text("".join(self.pages.read_text().splitlines(True)[:2]))  # enough to score
         results = self.folder / "results.json"
         result = run("eval", "--dtype", "fp32", "--pages", self.pages, "--max-length", 64, "--model", model, "--peft", out / "adapter", "--out", results)
         self.assertEqual(result.returncode, 0, result.stderr)
@@ -255,7 +256,8 @@ class Program(unittest.TestCase):
         self.assertTrue((out / "adapter/adapter_model.safetensors").exists())
 
     def test_a_run_that_was_stopped_or_killed_goes_on_and_is_the_one_that_was_not(self):
-        options = ["--rank", 4, "--lr", "1e-3", "--max-steps", 12, "--checkpoint-steps", 1]
+        steps = 7
+        options = ["--rank", 4, "--lr", "1e-3", "--max-steps", steps, "--checkpoint-steps", 1]
         whole = self.folder / "whole"
         self.assertEqual(self.train(whole, *options).returncode, 0)
         facts = lambda out: [{key: line[key] for key in ("step", "tokens", "loss", "lr", "grad_norm", "fraction")} for line in map(json.loads, (out / "log.jsonl").read_text().splitlines())]
@@ -264,11 +266,11 @@ class Program(unittest.TestCase):
             command = ["train", "--model", model, "--pages", self.pages, "--max-length", 64, "--batch-size", 2, "--dtype", "fp32", "--threads", 1, "--out", out, *options]
             process = subprocess.Popen([program, *map(str, command)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
             log = out / "log.jsonl"
-            while process.poll() is None and (not log.exists() or len(log.read_text().splitlines()) < 3):
-                time.sleep(0.05)
+            while process.poll() is None and (not log.exists() or len(log.read_text().splitlines()) < 2):
+                time.sleep(0.02)
             process.send_signal(number)
             process.wait()
-            self.assertLess(len(facts(out)), 12, "the run ended before the signal came")
+            self.assertLess(len(facts(out)), steps, "the run ended before the signal came")
             self.assertRefused(self.train(out, *options), "holds checkpoints of an earlier run", "--resume")
             self.assertRefused(self.train(out, *options, "--resume", "--seed", 9), "seed is", "9", "--allow-changes")
             self.assertRefused(self.train(out, *options, "--resume", "--weight-decay", "0.1"), "the checkpoint is of another setting: optimizer is")
@@ -279,7 +281,7 @@ class Program(unittest.TestCase):
             weights = "adapter/adapter_model.safetensors"
             self.assertEqual((out / weights).read_bytes(), (whole / weights).read_bytes())
             newest = sorted((out / "checkpoints").glob("step-*"))[-1]
-            self.assertEqual(newest.name, "step-000000012")
+            self.assertEqual(newest.name, f"step-{steps:09}")
             state = newest / "state.safetensors"
             whole_state = state.read_bytes()
             state.write_bytes(whole_state[:-1])  # the newest is damaged: the one before it is taken, that is said, and the damaged one is replaced
@@ -415,6 +417,25 @@ class Program(unittest.TestCase):
         self.assertEqual(ranks, sorted(ranks, reverse=True))
         self.assertEqual(ranks, scored("--cloze", domain / "cloze.jsonl", order=models[::-1]))
 
+        # Models that were scored before one that cannot be are shown and written; one that is not there is told before any is scored.
+        results = self.folder / "results.json"
+        misshapen = self.folder / "misshapen"
+        misshapen.mkdir()
+        write_model(misshapen, source)
+        config = json.loads((misshapen / "config.json").read_text())
+        (misshapen / "config.json").write_text(json.dumps(config | {"intermediate_size": 64}))
+        scoring = ("eval", "--dtype", "fp32", "--pages", self.pages, "--model", models[0])
+        result = run(*scoring, "--model", misshapen, "--out", results)
+        self.assertRefused(result, "mlp.gate_proj.weight", "1 of 2 models and adapters were scored before; their results are in ")
+        self.assertIn(str(models[0]), result.stdout)
+        written = json.loads(results.read_text())
+        self.assertEqual([(entry["model"], entry["dtype"], entry["quantize"]) for entry in written], [(str(models[0]), "fp32", "none")])
+        for option, value in {"--model": self.folder / "nowhere", "--peft": self.folder / "nowhere", "--out": self.folder}.items():
+            result = run(*scoring, option, value)
+            self.assertNotEqual(result.returncode, 0)
+            self.assertEqual(result.stdout, "")
+            self.assertNotIn("perplexity", result.stderr)
+
         cloze = ("eval", "--model", models[0], "--cloze", domain / "cloze.jsonl")
         self.assertEqual(run(*cloze, "--out", self.folder / "new/folder/results.json").returncode, 0)
         self.assertTrue((self.folder / "new/folder/results.json").exists())
@@ -434,6 +455,23 @@ class Program(unittest.TestCase):
         with open(out / "questions.csv", newline="") as file:
             rows = {(row["metric"], row["id"]): row["group"] for row in csv.DictReader(file) if row["setting"] == "small"}
         self.assertEqual(rows, {("qa_exact", "a"): "easy", ("qa_exact", "b"): "", ("logp_mrr", "a"): "hard"})
+
+    def test_evaluations_while_training_begin_with_the_token_that_the_report_s_begin_with(self):
+        base, out = self.folder / "base", self.folder / "out"
+        base.mkdir()
+        write_model(base, source)
+        common = ("--model", base, "--pages", self.pages, "--max-length", 64, "--batch-size", 2, "--dtype", "fp32", "--threads", 1, "--held-out", 0.3, "--lr", "1e-2", "--max-steps", 4)
+        result = run("compare", *common, "--start-token", "Ġthe", "--eval-steps", 4, "--out", out, "--setting", "高ランク = --rank 8", "--setting", "低ランク = --rank 2")
+        self.assertEqual(result.returncode, 0, result.stderr)
+        for setting in ("高ランク", "低ランク"):
+            (last,) = map(json.loads, (out / setting / "evaluations.jsonl").read_text().splitlines())
+            (metric,) = json.loads((out / setting / "result.json").read_text())["metrics"]
+            self.assertEqual(last["perplexity"], metric["value"], setting)
+        (base / "tokenizer_config.json").write_text("{}")
+        (base / "tokenizer.json").write_text((base / "tokenizer.json").read_text().replace("<|endoftext|>", "<unused>"))
+        self.assertRefused(run("train", *common, "--no-eos", "--eval-steps", 4, "--out", self.folder / "no"), "start token: the tokenizer adds no BOS and has no end-of-document token")
+        self.assertFalse((self.folder / "no/log.jsonl").exists())
+        self.assertEqual(run("train", *common, "--no-eos", "--eval-steps", 4, "--start-token", "Ġthe", "--out", self.folder / "yes").returncode, 0)
 
     def test_filter_scores_the_lines_of_a_page_by_a_classifier(self):
         recorded, classifier, kept = source / "tests/parity", self.folder / "classifier", self.folder / "kept.jsonl"
@@ -568,6 +606,8 @@ class Program(unittest.TestCase):
             (("--contamination", "drop", "--max-steps", 1), "--contamination drop has no effect"),
             (("--duplicates", "off", "--findings", self.folder / "f", "--max-steps", 1), "--findings has no effect"),
             (("--eval-steps", 0, "--keep-best", "--max-steps", 1), "--keep-best has no effect with --eval-steps 0"),
+            (("--eval-steps", 2, "--held-out", 0.5, "--max-steps", 1), "--eval-steps 2 has no effect in 1 steps"),
+            (("--start-token", "Ġthe", "--max-steps", 1), "--start-token has no effect without --eval-steps"),
             (("--schedule", "linear", "--warmup", 1, "--max-steps", 1), "found 1, expected 0 or more and less than 1"),
         ]:
             with self.subTest(message):

@@ -147,6 +147,29 @@ class Stop(unittest.TestCase):
         self.assertEqual(scalars(out), scalars(whole))
         self.assertEqual(len(scalars(out)), 60 * 4)
 
+    def test_a_run_that_begins_anew_leaves_nothing_of_one_that_was_killed_before_its_first_checkpoint(self):
+        whole, out = self.folder / "whole", self.folder / "out"
+        self.assertGood(self.run_to_its_end("train", whole, "--max-steps", 10, "--rank", 2))
+        process = self.start("train", out, "--max-steps", 100000, "--rank", 2)
+        self.wait_for(process, lambda: self.steps(out) >= 20)
+        process.kill()
+        process.wait()
+        self.assertGood(self.run_to_its_end("train", out, "--max-steps", 10, "--rank", 2))
+        self.assertEqual(self.log(out), self.log(whole))
+        self.assertEqual(scalars(out), scalars(whole))
+
+    def test_a_comparison_whose_questions_are_others_by_now_goes_on_where_that_is_allowed(self):
+        out, qa = self.folder / "out", self.folder / "qa.jsonl"
+        questions = [json.dumps({"id": f"q{i}", "question": "Which tool unpacks?", "answers": ["dpkg"], "group": "tools"}) + "\n" for i in range(2)]
+        options = ("--qa", qa, "--max-steps", 2, "--held-out", 0, "--setting", "a = --rank 2")
+        qa.write_text("".join(questions))
+        self.assertGood(self.run_to_its_end("compare", out, *options))
+        qa.write_text(questions[0])
+        result = self.run_to_its_end("compare", out, *options, "--setting", "b = --rank 4", "--resume", "--allow-changes")
+        self.assertGood(result)
+        self.assertIn("resumed although checksum of tasks and held-out pages is ", result.stderr)
+        self.assertTrue((out / "b/result.json").exists() and (out / "report.html").exists())
+
     def test_sigterm_and_sigint_save_what_was_reached(self):
         for number in (signal.SIGTERM, signal.SIGINT):
             out = self.folder / number.name

@@ -216,6 +216,19 @@ TEST_CASE("no second is counted in two phases") {
   }
 }
 
+TEST_CASE("what observers take is no training time") {
+  struct Slow {
+    void observe(const StepRecord&) const { std::this_thread::sleep_for(std::chrono::milliseconds(100)); }
+  };
+  ToyLM model;
+  Records records;
+  Trainer trainer(model, FullParameter{}, AdamW{}, TrainOptions{.lr = 1e-2, .batch_size = 4, .max_steps = 10});
+  const auto started = std::chrono::steady_clock::now();
+  const TrainReport report = trainer.train(toy_batches(), Slow{}, records);
+  REQUIRE(std::chrono::duration<double>(std::chrono::steady_clock::now() - started).count() - report.seconds >= 1);
+  REQUIRE(records.steps.back().seconds <= report.seconds);
+}
+
 TEST_CASE("records say what happened") {
   ToyLM model;
   Records records;

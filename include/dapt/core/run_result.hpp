@@ -49,7 +49,7 @@ struct TrainReport {
   std::int64_t tokens = 0;                 ///< supervised tokens of the steps
   double first_loss = 0;                   ///< of the first step, nats per token; NaN where there was none
   double last_loss = 0;                    ///< mean over the last 10 steps (or all, if fewer); NaN where there was none
-  double seconds = 0;                      ///< wall time of training
+  double seconds = 0;                      ///< wall time of training, without what observers took
   double optimizer_seconds = 0;            ///< of it in the update rule: accumulating, clipping, stepping
   std::int64_t peak_memory_bytes = 0;      ///< since training began where the system can say so, else of the process; on a device, of LibTorch's allocator there
   std::vector<std::pair<std::string, std::int64_t>> device_peak_memory_bytes = {};  ///< of a model on several devices: of each; peak_memory_bytes is their sum

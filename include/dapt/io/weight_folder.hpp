@@ -23,6 +23,9 @@
 
 namespace dapt {
 
+/// A hash of the configuration, where there is one, of each weight file's size and of 64 pieces of 4 KiB of it, the first bytes and the last among them.
+inline std::uint64_t weights_fingerprint(const std::filesystem::path& config, const std::vector<std::filesystem::path>& weights);
+
 /// The first there is of model.safetensors, model.safetensors.index.json, pytorch_model.bin and pytorch_model.bin.index.json, as transformers chooses.
 /// `files()` says what was taken. Throws dapt::Error naming the file or the folder, and what was found there.
 class WeightFolder {
@@ -62,8 +65,8 @@ class WeightFolder {
     return std::visit([](const auto& file) -> const std::filesystem::path& { return file.path(); }, at(name));
   }
 
-  /// Tells this model from others without reading it whole: a hash of config.json, where there is one, of each weight file's size and of 64 pieces of 4 KiB of it, the first bytes and the last among them.
-  std::uint64_t fingerprint() const;
+  /// Tells this model from others without reading it whole: `weights_fingerprint` of config.json and the weight files.
+  std::uint64_t fingerprint() const { return weights_fingerprint(folder_ / "config.json", files()); }
 
   /// The files read, in the order of their names in the index.
   std::vector<std::filesystem::path> files() const {
@@ -99,11 +102,11 @@ class WeightFolder {
   std::map<std::string, std::size_t> file_of_;
 };
 
-inline std::uint64_t WeightFolder::fingerprint() const {
+inline std::uint64_t weights_fingerprint(const std::filesystem::path& config, const std::vector<std::filesystem::path>& weights) {
   constexpr std::uint64_t pieces = 64, piece_bytes = 4096;
-  std::ifstream config(folder_ / "config.json", std::ios::binary);
-  std::uint64_t hash = fnv1a(std::string(std::istreambuf_iterator<char>(config), {}));
-  for (const std::filesystem::path& file : files()) {
+  std::ifstream text(config, std::ios::binary);
+  std::uint64_t hash = fnv1a(std::string(std::istreambuf_iterator<char>(text), {}));
+  for (const std::filesystem::path& file : weights) {
     const std::uint64_t size = std::filesystem::file_size(file), last = size > piece_bytes ? size - piece_bytes : 0;
     hash = splitmix64(hash ^ size);
     std::ifstream in(file, std::ios::binary);

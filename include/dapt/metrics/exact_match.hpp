@@ -35,7 +35,8 @@ struct ExactMatch {
   FewShotPrompt prompt = {};
   Normalisation normalisation = {};  ///< of the answer and of the accepted spellings, before they are compared
   std::int64_t max_new_tokens = 24;
-  std::vector<std::string> stops = {"\n"};  ///< an answer ends before the first of them, searched in the decoded text behind its first spaces: a stop may lie across tokens
+  std::vector<std::string> stops = {"\n"};  ///< an answer ends before the first of them, searched in the decoded text behind its first spaces: a stop may lie across tokens. One that is the text of
+                                            ///< a special token, which decoded text leaves out, ends it at that token
   bool stop_at_end_of_document = false;  ///< also end an answer at the end-of-document token; the reference generates on
   std::int64_t batch_tokens = 8192;      ///< of prompts answered together, padding and answers included; bounds the memory of keys and values
 
@@ -65,6 +66,16 @@ struct ExactMatch {
     return first;
   }
 
+  /// The tokens at which an answer ends.
+  template <Tokenizer K>
+  std::vector<std::int32_t> stop_ids(const K& tokenizer) const {
+    std::vector<std::int32_t> ids;
+    for (const std::string& stop : stops)
+      if (const auto id = tokenizer.token_to_id(stop); id && tokenizer.decode({*id}).empty()) ids.push_back(*id);
+    if (const SpecialTokens& special = tokenizer.special_tokens(); stop_at_end_of_document && special.end_of_document) ids.push_back(*special.end_of_document);
+    return ids;
+  }
+
   template <Tokenizer K>
   std::vector<std::int32_t> prompt_ids(const K& tokenizer, const Question& question) const {
     std::vector<std::int32_t> ids = metrics::encode_with_bos(tokenizer, prompt(exemplars, question));
@@ -90,8 +101,9 @@ MetricValue ExactMatch::evaluate(M& model, const K& tokenizer) const {
   MetricValue result;
   result.name = name;
   result.items.resize(questions.size());
+  const std::vector<std::int32_t> ends = stop_ids(tokenizer);
   const StopRule stop = [&](std::size_t, std::span<const std::int32_t> generated) {
-    if (stop_at_end_of_document && special.end_of_document && generated.back() == *special.end_of_document) return true;
+    if (std::ranges::find(ends, generated.back()) != ends.end()) return true;
     const std::string text = tokenizer.decode({generated.begin(), generated.end()});
     return first_stop(without_first_spaces(text)) != std::string_view::npos;
   };

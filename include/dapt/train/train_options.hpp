@@ -27,7 +27,7 @@ struct TrainOptions {
   std::int64_t micro_batch_size = 1;  ///< rows of one forward pass; the stream must give this many. Costs memory
   std::int64_t max_steps = 0;         ///< windows; 0: no limit. The first limit that is reached ends the run, as the end of the stream does
   std::int64_t max_tokens = 0;        ///< supervised tokens; 0: no limit
-  double max_minutes = 0;             ///< wall time; 0: no limit. A run under it cannot be repeated bit for bit
+  double max_minutes = 0;             ///< wall time without what observers take; 0: no limit. A run under it cannot be repeated bit for bit
   std::uint64_t seed = 0;             ///< of adapters' initial values and of dropout; the stream's order has its own
   double max_grad_norm = 0;           ///< what was accumulated is scaled down to this L2 norm over all parameters, or of each where layer_wise; 0: off
   bool layer_wise = false;            ///< step each parameter as soon as its gradient is complete: the gradients never exist together

@@ -132,7 +132,8 @@ class Trainer {
   void set_gate(WeightGate* gate) {
     if constexpr (PartedLM<Model>) model_.set_weight_gate(gate);
   }
-  double seconds_of_run() const { return seconds_before_ + seconds_since(start_); }
+  /// Without what observers took: an evaluation is no training.
+  double seconds_of_run() const { return seconds_before_ + seconds_since(start_) - observed_; }
   bool stop_requested() const { return options_.stop != nullptr && options_.stop->load(std::memory_order_relaxed); }
   static double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
 
@@ -158,6 +159,7 @@ class Trainer {
   bool a_rank_stops_ = false;
   Clock::time_point start_;         ///< of train()
   double seconds_before_ = 0;       ///< of the run, before it
+  double observed_ = 0;             ///< seconds that observers took since then
 };
 
 template <class Model, class Adapter, class Rule, class Schedule>
@@ -236,6 +238,7 @@ TrainReport Trainer<Model, Adapter, Rule, Schedule>::train(Stream&& stream, Obse
   bool goes_on = true;
   start_ = Clock::now();
   seconds_before_ = progress_.seconds;
+  observed_ = 0;
   const auto seconds = [&] { return shared_ ? progress_.seconds : seconds_of_run(); };  // the learning rate and the end may depend on it
   const auto fraction = [&](std::int64_t windows) {
     double spent = 0;
@@ -302,7 +305,9 @@ TrainReport Trainer<Model, Adapter, Rule, Schedule>::train(Stream&& stream, Obse
     record.peak_memory_bytes = sum_of(peak_memory_by_device(devices));
     record.seconds = progress_.seconds;
     record.fraction = fraction(progress_.windows);
+    const auto observing = Clock::now();
     ((goes_on &= goes_on_after(observers, record)), ...);
+    observed_ += seconds_since(observing);
     if constexpr ((EndingObserver<std::remove_reference_t<Observers>> || ...))
       if (shared_) goes_on = !shared_->any(!goes_on);
   }
