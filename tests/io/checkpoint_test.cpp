@@ -3,6 +3,7 @@
 #include <cmath>
 #include <filesystem>
 #include <limits>
+#include <string>
 #include <vector>
 
 #include <catch2/catch.hpp>
@@ -19,6 +20,7 @@
 #include <dapt/optim/apollo.hpp>
 #include <dapt/optim/fp32_master.hpp>
 #include <dapt/optim/galore.hpp>
+#include <dapt/optim/host_state.hpp>
 #include <dapt/optim/kahan_summation.hpp>
 #include <dapt/optim/lion.hpp>
 #include <dapt/optim/lr_schedules.hpp>
@@ -152,6 +154,47 @@ TEST_CASE("a run continued from disk: between, at and after refreshes of project
   continues(FullParameter{}, GaLore<StoredState<AdamW>>{.rank = 4, .update_proj_gap = 5, .inner = {.inner = {}, .smallest = 16}});
 }
 
+TEST_CASE("a stop within a window whose first micro-batch gave a subspace leaves nothing of that window") {
+  struct StoppingLM : ToyLM {
+    std::atomic<bool>* stop = nullptr;
+    int calls = 0, stop_at = 0;
+    StoppingLM() : ToyLM({.hidden_size = 48}) {}  // large enough for the range finder, which starts from the subspace before
+    LossSum loss(const Batch& batch) {
+      if (++calls == stop_at) *stop = true;
+      return ToyLM::loss(batch);
+    }
+  };
+  const auto check = [](const auto& rule) {
+    std::atomic<bool> stop = false;
+    const TrainOptions options{.lr = 1e-2, .batch_size = 4, .max_steps = 5, .stop = &stop};
+    StoppingLM expected;
+    Trainer whole(expected, FullParameter{}, rule, options);
+    whole.train(testing::toy_batches());
+    for (const int stop_at : {1, 2, 13, 14, 15}) {  // of micro-batches 1 to 4, the first window, and 13 to 16, the next with a refresh
+      CAPTURE(stop_at);
+      StoppingLM first, second;
+      first.stop = &stop;
+      first.stop_at = stop_at;
+      Trainer stopped(first, FullParameter{}, rule, options), continued(second, FullParameter{}, rule, options);
+      REQUIRE(stopped.train(testing::toy_batches()).steps == (stop_at - 1) / 4);
+      stop = false;
+      continued.restore(stopped.checkpoint());
+      continued.train(testing::toy_batches());
+      REQUIRE(second.calls == 20 - (stop_at - 1) / 4 * 4);
+      const std::vector<Tensor> found = weights_of(second), wanted = weights_of(expected);
+      for (std::size_t i = 0; i < wanted.size(); ++i) REQUIRE(at::equal(found[i], wanted[i]));
+      if (stop_at > 4) continue;
+      stopped.train(testing::toy_batches());  // and from its beginning in the same process
+      const std::vector<Tensor> again = weights_of(first);
+      for (std::size_t i = 0; i < wanted.size(); ++i) REQUIRE(at::equal(again[i], wanted[i]));
+    }
+  };
+  const GaLore<AdamW> rule{.rank = 4, .update_proj_gap = 3, .refresh_schedule = RefreshSchedule::together, .subspace_source = SubspaceSource::first_micro_batch};
+  check(rule);
+  check(HostState<GaLore<StoredState<AdamW>>>{.inner = {.rank = 4, .update_proj_gap = 3, .refresh_schedule = RefreshSchedule::together, .subspace_source = SubspaceSource::first_micro_batch,
+                                                        .inner = {.smallest = 16}}});
+}
+
 TEST_CASE("a run continued from disk: bf16 weights, however they are written") {
   continues(FullParameter{}, AdamW{}, at::kBFloat16);
   continues(FullParameter{}, Fp32Master<AdamW>{}, at::kBFloat16);
@@ -198,6 +241,63 @@ TEST_CASE("a checkpoint that is not this run's is refused by what differs, and c
   damaged([&](Checkpoint& c) { c.tensors[moment] = at::zeros({32, 24}, at::kBFloat16); }, moment + " is BFloat16 [32, 24], expected Float");
   const std::vector<Tensor> after = weights_of(fresh);
   for (std::size_t i = 0; i < before.size(); ++i) REQUIRE(at::equal(before[i], after[i]));
+}
+
+TEST_CASE("a checkpoint of a rule of which one field differs is refused") {
+  const auto refused = [](const auto& rule, auto member, const auto& value) {
+    auto other = rule;
+    other.*member = value;
+    ToyLM model, fresh;
+    const TrainOptions options{.max_steps = 1};
+    Trainer trainer(model, FullParameter{}, rule, options), same(model, FullParameter{}, rule, options), changed(fresh, FullParameter{}, other, options);
+    const Checkpoint checkpoint = trainer.checkpoint();
+    CAPTURE(rule.name, changed.header().find("optimizer")->c_str());
+    CHECK_NOTHROW(same.restore(checkpoint));
+    CHECK_THROWS_WITH(changed.restore(checkpoint), Catch::StartsWith("Trainer: the checkpoint is of another setting"));
+  };
+  const AdamW adamw;
+  refused(adamw, &AdamW::beta1, 0.8);
+  refused(adamw, &AdamW::beta2, 0.98);
+  refused(adamw, &AdamW::eps, 1e-6);
+  refused(adamw, &AdamW::weight_decay, 0.1);
+  refused(adamw, &AdamW::form, AdamWForm::transformers);
+  const Lion lion;
+  refused(lion, &Lion::beta1, 0.8);
+  refused(lion, &Lion::beta2, 0.98);
+  refused(lion, &Lion::weight_decay, 0.1);
+  const Adafactor adafactor{.scale_parameter = true};
+  refused(adafactor, &Adafactor::beta1, 0.5);
+  refused(adafactor, &Adafactor::decay_rate, 0.7);
+  refused(adafactor, &Adafactor::clip_threshold, 2);
+  refused(adafactor, &Adafactor::eps, 1e-20);
+  refused(adafactor, &Adafactor::smallest_scale, 1e-2);
+  refused(adafactor, &Adafactor::scale_parameter, false);
+  refused(adafactor, &Adafactor::weight_decay, 0.1);
+  const GaLore<AdamW> galore{.rank = 4};
+  refused(galore, &GaLore<AdamW>::rank, 5);
+  refused(galore, &GaLore<AdamW>::update_proj_gap, 100);
+  refused(galore, &GaLore<AdamW>::refresh_schedule, RefreshSchedule::together);
+  refused(galore, &GaLore<AdamW>::subspace_source, SubspaceSource::first_micro_batch);
+  refused(galore, &GaLore<AdamW>::scale, 0.5);
+  refused(galore, &GaLore<AdamW>::proj_type, ProjType::left);
+  refused(galore, &GaLore<AdamW>::targets, std::vector<std::string>{"mlp", "lm_head"});
+  refused(galore, &GaLore<AdamW>::projector, Projector::exact);
+  refused(galore, &GaLore<AdamW>::power_iterations, 3);
+  refused(galore, &GaLore<AdamW>::inner, AdamW{.eps = 1e-6});
+  const Apollo apollo{.rank = 4};
+  refused(apollo, &Apollo::rank, 5);
+  refused(apollo, &Apollo::update_proj_gap, 100);
+  refused(apollo, &Apollo::scale, 2);
+  refused(apollo, &Apollo::scaling, ApolloScaling::tensor);
+  refused(apollo, &Apollo::norm_growth, 2);
+  refused(apollo, &Apollo::targets, std::vector<std::string>{"mlp", "lm_head"});
+  refused(apollo, &Apollo::inner, AdamW{.beta1 = 0.8});
+  const StoredState<AdamW> stored;
+  refused(stored, &StoredState<AdamW>::format, StateFormat::bf16);
+  refused(stored, &StoredState<AdamW>::smallest, 16);
+  refused(stored, &StoredState<AdamW>::inner, AdamW{.beta1 = 0.8});
+  const StochasticRounding<AdamW> rounding;
+  refused(rounding, &StochasticRounding<AdamW>::seed, 7);
 }
 
 TEST_CASE("where states are sharded, a rank refuses a checkpoint that lacks a state of another rank") {

@@ -8,6 +8,7 @@
 #include <ATen/ops/tensor.h>
 
 #include <dapt/optim/adafactor.hpp>
+#include <dapt/optim/stored_state.hpp>
 #include <dapt/testing/conformance.hpp>
 
 using dapt::Adafactor;
@@ -19,6 +20,14 @@ TEST_CASE("Adafactor keeps the laws of an optimizer, for matrices and vectors") 
     REQUIRE(dapt::testing::optimizer_failures(Adafactor{.beta1 = beta1, .scale_parameter = true}, {.shape = {17}}) == dapt::testing::Failures{});
   }
   REQUIRE(dapt::testing::optimizer_failures(Adafactor{}, {.lr = 1e-2, .dtype = at::kBFloat16}) == dapt::testing::Failures{});
+}
+
+TEST_CASE("so does Adafactor with its squares packed between steps") {
+  for (const double beta1 : {0.0, 0.9}) {
+    const dapt::StoredState<Adafactor> rule{.inner = {.beta1 = beta1}, .smallest = 1};
+    REQUIRE(dapt::testing::optimizer_failures(rule) == dapt::testing::Failures{});
+    REQUIRE(dapt::testing::optimizer_failures(rule, {.shape = {17}}) == dapt::testing::Failures{});
+  }
 }
 
 TEST_CASE("Adafactor keeps m + n numbers for a matrix, and with momentum m * n more") {

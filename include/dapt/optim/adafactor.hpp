@@ -34,6 +34,7 @@ struct Adafactor {
     Tensor exp_avg;     ///< momentum, fp32; undefined with beta1 = 0
     Tensor row, column; ///< of tensors of two dimensions or more: mean squares over the last and the one before, fp32
     Tensor exp_avg_sq;  ///< of vectors: all squares
+    bool factored = false;  ///< row and column, not exp_avg_sq
   };
 
   State init(const NamedParameter& parameter) const;
@@ -44,7 +45,7 @@ struct Adafactor {
   template <class F>
   void visit(State& state, F&& f) const {
     if (beta1 > 0) f("exp_avg", state.exp_avg);
-    if (state.row.defined()) {
+    if (state.factored) {
       f("row", state.row);
       f("column", state.column);
     } else {
@@ -80,6 +81,7 @@ inline Adafactor::State Adafactor::init(const NamedParameter& parameter) const {
   }
   auto columns = shape.vec();
   columns.erase(columns.end() - 2);
+  state.factored = true;
   state.row = zeros(shape.slice(0, shape.size() - 1));
   state.column = zeros(columns);
   return state;
@@ -90,7 +92,7 @@ inline void Adafactor::step(Tensor& weight, State& state, const StepInfo& info) 
   const double forgotten = std::pow(static_cast<double>(info.step), -decay_rate);
   const Tensor squares = g.square().add_(eps);
   Tensor update;
-  if (state.row.defined()) {
+  if (state.factored) {
     state.row.lerp_(squares.mean(-1), forgotten);
     state.column.lerp_(squares.mean(-2), forgotten);
     update = state.row.div(state.row.mean(-1, /*keepdim=*/true)).rsqrt_().unsqueeze(-1).mul(state.column.rsqrt().unsqueeze(-2)).mul_(g);
@@ -108,7 +110,9 @@ inline void Adafactor::step(Tensor& weight, State& state, const StepInfo& info) 
 
 inline RunHeader Adafactor::describe(const NamedParameters& parameters, double lr) const {
   std::ostringstream text, rate;
-  text << "Adafactor, beta1 " << beta1 << ", decay rate " << decay_rate << ", clip threshold " << clip_threshold << ", weight decay " << weight_decay;
+  text << "Adafactor, beta1 " << beta1 << ", decay rate " << decay_rate << ", clip threshold " << clip_threshold << ", eps " << eps;
+  if (scale_parameter) text << ", smallest scale " << smallest_scale;
+  text << ", weight decay " << weight_decay;
   rate << lr << (scale_parameter ? " * root mean square of the weight" : "") << " (" << parameters.size() << " parameters)";
   return {{{"optimizer", text.str()}, {"effective lr", rate.str()}}};
 }

@@ -49,7 +49,7 @@ enum class RefreshSchedule {
 /// Which gradient a new subspace is taken from.
 enum class SubspaceSource {
   window,             ///< the window's sum, as galore_torch: a window that ends with refreshes holds full gradients
-  first_micro_batch,  ///< that of the window's first micro-batch: no full gradient outlives its hook. For one process; law L3 does not hold in such a window
+  first_micro_batch,  ///< that of the window's first micro-batch: no full gradient outlives its hook. For one process; law L3 does not hold in such a window, which holds both projectors
 };
 
 template <DirectionalOptimizer Inner>
@@ -71,6 +71,7 @@ struct GaLore {
     std::string parameter;                   ///< for messages
     bool on_left = false, on_right = false;  ///< the projected sides; neither: the inner rule has the parameter for itself
     Tensor left, right;                      ///< projectors [m, r] and [r, n] of these sides; undefined before the first refresh
+    Tensor next_left, next_right;            ///< those of a window whose first micro-batch gave them, until its step; no part of a checkpoint: a window that is dropped leaves no trace
     std::int64_t steps = 0;                  ///< taken by this parameter
     std::int64_t offset = 0;                 ///< of its refreshes within the gap; its name fixes it, so it is no part of a checkpoint
     Tensor full_gradient;                    ///< sum over a window that ends with a refresh from it; no part of a checkpoint
@@ -131,7 +132,7 @@ struct GaLore {
     const bool right = proj_type == ProjType::right || proj_type == ProjType::full || proj_type == (m >= n ? ProjType::std : ProjType::reverse_std);
     return {!right || proj_type == ProjType::full, right};
   }
-  void refresh(State& state, const Tensor& gradient) const;
+  std::pair<Tensor, Tensor> subspace(const State& state, const Tensor& gradient) const;
   bool refreshes_early(State& state, const Tensor& gradient) const;
   static Tensor project(const State& state, const Tensor& gradient);
 };
@@ -164,6 +165,7 @@ typename GaLore<Inner>::State GaLore<Inner>::init(const NamedParameter& paramete
 template <DirectionalOptimizer Inner>
 void GaLore<Inner>::accumulate(State& state, const Tensor& gradient) const {
   state.gradient_dtype = gradient.scalar_type();
+  if (!accumulated(state).defined()) state.next_left = state.next_right = Tensor();  // of a window that was dropped
   if (!state.on_left && !state.on_right) inner.accumulate(state.inner, gradient);
   else if (refreshes(state) && !refreshes_early(state, gradient)) accumulate_gradient(state.full_gradient, gradient);
   else inner.accumulate(state.inner, gradient.is_meta() ? at::empty(projected_sizes(gradient), gradient.options()) : project(state, gradient));
@@ -176,7 +178,7 @@ bool GaLore<Inner>::refreshes_early(State& state, const Tensor& gradient) const 
   if (gradient.is_meta() || inner.accumulated(state.inner).defined()) return true;  // a memory plan asks for sizes only
   const double norm = gradient_norm(gradient);
   if (!std::isfinite(norm) || norm == 0) return false;
-  refresh(state, gradient);
+  std::tie(state.next_left, state.next_right) = subspace(state, gradient);
   return true;
 }
 
@@ -184,10 +186,12 @@ template <DirectionalOptimizer Inner>
 void GaLore<Inner>::step(Tensor& weight, State& state, const StepInfo& info) const {
   if (!state.on_left && !state.on_right) return inner.step(weight, state.inner, info);
   if (state.full_gradient.defined()) {
-    refresh(state, state.full_gradient);
+    std::tie(state.left, state.right) = subspace(state, state.full_gradient);
     inner.accumulate(state.inner, project(state, state.full_gradient));
     state.full_gradient.reset();
   }
+  if (state.next_left.defined()) state.left = std::exchange(state.next_left, {});
+  if (state.next_right.defined()) state.right = std::exchange(state.next_right, {});
   Tensor direction = inner.direction(state.inner, info);
   if (state.on_left && state.on_right) direction = at::mm(state.left, direction.to(state.left.scalar_type()));
   const Tensor& a = state.on_right ? direction : state.left;
@@ -204,19 +208,21 @@ void GaLore<Inner>::step(Tensor& weight, State& state, const StepInfo& info) con
 template <DirectionalOptimizer Inner>
 Tensor GaLore<Inner>::project(const State& state, const Tensor& gradient) {
   Tensor low = gradient;
-  const auto dtype = c10::promoteTypes(gradient.scalar_type(), (state.on_left ? state.left : state.right).scalar_type());
-  if (state.on_left) low = at::mm(state.left.to(dtype).t(), low.to(dtype));
-  if (state.on_right) low = at::mm(low.to(dtype), state.right.to(dtype).t());
+  const Tensor &left = state.next_left.defined() ? state.next_left : state.left, &right = state.next_right.defined() ? state.next_right : state.right;
+  const auto dtype = c10::promoteTypes(gradient.scalar_type(), (state.on_left ? left : right).scalar_type());
+  if (state.on_left) low = at::mm(left.to(dtype).t(), low.to(dtype));
+  if (state.on_right) low = at::mm(low.to(dtype), right.to(dtype).t());
   return low;
 }
 
+/// The projectors of a gradient, `left` and `right`: found anew, from the state's where it has any.
 template <DirectionalOptimizer Inner>
-void GaLore<Inner>::refresh(State& state, const Tensor& gradient) const {
+std::pair<Tensor, Tensor> GaLore<Inner>::subspace(const State& state, const Tensor& gradient) const {
   const double norm = gradient_norm(gradient);
   require(std::isfinite(norm), "GaLore: the gradient of ", state.parameter, " is not finite (norm ", norm, ") at the refresh before step ", state.steps + 1);
   const bool has_subspace = state.left.defined() || state.right.defined();
   require(norm > 0 || has_subspace, "GaLore: the gradient of ", state.parameter, " is all zero at step ", state.steps + 1, ", so it spans no subspace");
-  if (norm == 0) return;  // the old subspace is better than that of a zero matrix
+  if (norm == 0) return {state.left, state.right};  // the old subspace is better than that of a zero matrix
   try {
     SingularVectors vectors;
     if (projector == Projector::exact) {
@@ -227,8 +233,7 @@ void GaLore<Inner>::refresh(State& state, const Tensor& gradient) const {
       if (state.on_right) vectors.right = approximate_right_vectors(gradient, r, state.right, finder);
       if (state.on_left) vectors.left = approximate_right_vectors(gradient.t(), r, has_subspace ? state.left.t() : Tensor(), finder).t();
     }
-    if (state.on_left) state.left = vectors.left.to(state.gradient_dtype).contiguous();
-    if (state.on_right) state.right = vectors.right.to(state.gradient_dtype);
+    return {state.on_left ? vectors.left.to(state.gradient_dtype).contiguous() : Tensor(), state.on_right ? vectors.right.to(state.gradient_dtype) : Tensor()};
   } catch (const c10::Error& error) {
     fail("GaLore: no subspace for the gradient of ", state.parameter, " (norm ", norm, ") at step ", state.steps + 1, ": ", error.what_without_backtrace());
   }
@@ -247,7 +252,8 @@ std::optional<StepMemory> GaLore<Inner>::step_memory(const NamedParameter& param
   // Exact: LAPACK's copy of the matrix, both factors, and its own work. Randomized: the scaled matrix, and bases in fp64.
   const std::int64_t refresh = copy + 4 * m * n + (exact ? 4 * (smaller * (m + n) + 4 * smaller * smaller) : wide * (4 * (m + n) + 24 * std::max(m, n)));
   const bool early = subspace_source == SubspaceSource::first_micro_batch;
-  return StepMemory{.late_state = element * ((on_left ? m * r : 0) + (on_right ? r * n : 0)), .working = early ? update : std::max(refresh, update), .receiving = early ? refresh : 0,
+  const std::int64_t projectors = element * ((on_left ? m * r : 0) + (on_right ? r * n : 0));
+  return StepMemory{.late_state = projectors, .working = early ? update : std::max(refresh, update), .receiving = early ? refresh + projectors : 0,
                     .usual = StepMemory::Usual{.gradient = 4 * low, .working = update}};
 }
 
@@ -257,7 +263,9 @@ RunHeader GaLore<Inner>::describe(const NamedParameters& parameters, double lr) 
   constexpr std::string_view projectors[] = {"exact SVD", "randomized range finder", "randomized range finder with bf16 products"};
   std::ostringstream text;
   text << "GaLore rank " << rank << ", update_proj_gap " << update_proj_gap << (refresh_schedule == RefreshSchedule::spread ? " (spread)" : " (together)") << (depends_on_order() ? ", subspaces from a window's first micro-batch" : "") << ", scale " << scale << ", proj_type " << types[static_cast<int>(proj_type)]
-       << ", " << projectors[static_cast<int>(projector)] << "; inner rule " << Inner::name;
+       << ", " << projectors[static_cast<int>(projector)];
+  if (projector != Projector::exact) text << ", power_iterations " << power_iterations;
+  text << "; inner rule " << Inner::name;
   return describe_projecting("GaLore", targets, text.str(), inner, parameters, lr, lr * scale, "lr * scale");
 }
 
