@@ -175,6 +175,7 @@
 #include <dapt/text/post_processor.hpp>
 #include <dapt/text/pre_tokenizer.hpp>
 #include <dapt/text/precompiled.hpp>
+#include <dapt/text/prefix_space.hpp>
 #include <dapt/text/regex.hpp>
 #include <dapt/text/sentencepiece_tokenizer.hpp>
 #include <dapt/text/special_tokens.hpp>

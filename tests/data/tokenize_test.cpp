@@ -61,7 +61,7 @@ TEST_CASE("tokenize reads control tokens as text: a page cannot end its own docu
 TEST_CASE("tokenize hands on what a tokenizer throws in a thread") {
   const auto pages = numbered_pages(50);
   const FailsOnSecond failing;
-  REQUIRE_THROWS_WITH(pages | dapt::tokenize(failing, {.threads = 4}) | ranges::to<std::vector>(), "cannot encode page 1");
+  REQUIRE_THROWS_WITH(pages | dapt::tokenize(failing, {.threads = 4}) | ranges::to<std::vector>(), "tokenize: work \"w\", page 1: cannot encode page 1");
 }
 
 TEST_CASE("stages compose with each other and with range-v3's own, and are lazy") {

@@ -2,6 +2,7 @@
 #include <fstream>
 #include <functional>
 #include <string>
+#include <vector>
 
 #include <catch2/catch.hpp>
 
@@ -208,6 +209,21 @@ TEST_CASE("What is saved from a read-only folder is no read-only copy, and is re
   }
   std::filesystem::create_directory(source.path() / "merges.txt");
   REQUIRE_THROWS_WITH(save_llama(model, source.path(), out.path()), Catch::Contains((source.path() / "merges.txt").string() + ": cannot be read"));
+}
+
+TEST_CASE("What an earlier save of another model left of its tokenizer is not there after the next") {
+  Copy source("mistral_window");
+  std::ofstream(source.path() / "tokenizer.model") << "new";
+  const TemporaryFolder out;
+  for (const char* name : {"tokenizer.json", "tokenizer.model", "sentencepiece.bpe.model", "special_tokens_map.json", "chat_template.jinja", "generation_config.json", "notes.txt"})
+    std::ofstream(out.path() / name) << "old";
+  auto model = load_llama(source.path(), at::kFloat);
+  save_llama(model, source.path(), out.path());
+  std::vector<std::string> names;
+  for (const auto& entry : std::filesystem::directory_iterator(out.path())) names.push_back(entry.path().filename());
+  std::sort(names.begin(), names.end());
+  REQUIRE(names == std::vector<std::string>{"config.json", "model.safetensors", "notes.txt", "tokenizer.model"});
+  REQUIRE(read_bytes(out.path() / "tokenizer.model") == "new");
 }
 
 TEST_CASE("The dtype written is the model's") {

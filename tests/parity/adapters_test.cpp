@@ -72,7 +72,7 @@ TEST_CASE("write the adapters for record.py", "[.record]") {
 TEST_CASE("each variant that PEFT saved gives PEFT's logits, also after merging, and unmerging restores") {
   const SafetensorsFile expected(recorded("adapters") / "saved.safetensors");
   double worst = 0;
-  for (const std::string name : {"patterns", "regex", "layers", "dora", "modules", "modules_tied", "pissa_converted", "pissa"}) {
+  for (const std::string name : {"patterns", "regex", "layers", "dora", "modules", "modules_tied", "modules_tied_ensured", "pissa_converted", "pissa"}) {
     INFO(name);
     const std::string variant = model_of(recorded("adapters") / name);
     const auto batch = TinyReference(variant).batch();
@@ -104,6 +104,23 @@ TEST_CASE("each variant that PEFT saved gives PEFT's logits, also after merging,
     REQUIRE(relative_difference(other.logits(batch), reference) < 1e-5);
   }
   std::cout << "adapters saved by PEFT: largest difference of a logit, relative to the largest logit " << worst << "\n";
+}
+
+TEST_CASE("saves_tied takes in what the model ties, is kept by a folder, and is refused where nothing is tied") {
+  const Lora lora{.targets = {"o_proj"}, .modules_to_save = {"embed_tokens"}, .saves_tied = true};
+  auto model = tiny_model("llama_grouped");
+  auto state = lora.attach(model);
+  REQUIRE(state.tied == std::vector<std::pair<std::string, std::string>>{{"lm_head.weight", "model.embed_tokens.weight"}});
+  REQUIRE(state.saved.size() == 1);
+  const TemporaryFolder folder;
+  save_peft_adapter(lora, state, folder.path());
+  REQUIRE(dapt::detail::read_json_file(folder.path() / "adapter_config.json")["ensure_weight_tying"] == true);
+  auto again = tiny_model("llama_grouped");
+  REQUIRE(load_peft_adapter(folder.path(), again).state.tied == state.tied);
+
+  auto untied = tiny_model("mistral_window");
+  REQUIRE_THROWS_WITH(lora.attach(untied), Catch::Contains("saves_tied has no effect: the model ties nothing"));
+  REQUIRE_THROWS_WITH((Lora{.saves_tied = true}.attach(model)), Catch::Contains("saves_tied has no effect without modules_to_save"));
 }
 
 TEST_CASE("adapters written here are those from which PEFT computed the recorded logits") {

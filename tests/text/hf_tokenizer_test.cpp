@@ -277,6 +277,26 @@ TEST_CASE("a tokenizer.json cannot ask for endless work or memory") {
   CHECK_THROWS_WITH(tokenizer.decode(many), Catch::Contains("its steps make 120000 bytes of a text of 2 bytes"));
 }
 
+TEST_CASE("BPE: page text becomes no control token by merging, and what merges before it stays") {
+  SmallFolder small;
+  small.json["added_tokens"] = nlohmann::json::parse(R"([{"content": "</s>", "id": 7, "special": true, "single_word": true}])");
+  small.json["model"] = nlohmann::json::parse(R"({"type": "BPE", "vocab": {"<": 0, "/": 1, "s": 2, ">": 3, "/s": 4, "/s>": 5, "a": 6, "</s>": 7, "</s>a": 8},
+    "merges": ["/ s", "/s >", "< /s>", "</s> a"]})");
+  for (const bool first_as_text : {true, false}) {  // what one of them found is not remembered for the other
+    const auto tokenizer = small.open();
+    for (const bool as_text : {first_as_text, !first_as_text, first_as_text}) {
+      REQUIRE(tokenizer.encode("</s>a", as_text ? SpecialText::as_text : SpecialText::as_tokens) == (as_text ? Ids{0, 5, 6} : Ids{8}));  // no word of its own, so the model sees it as tokens, too, and merges it as the reference does
+    }
+    std::string many;
+    Ids expected;
+    for (int i = 0; i < 20; ++i) {
+      many += "</s>";
+      expected.insert(expected.end(), {0, 5});
+    }
+    REQUIRE(tokenizer.encode(many, SpecialText::as_text) == expected);  // above 48 symbols another way of merging
+  }
+}
+
 TEST_CASE("a missing, truncated or wrong tokenizer.json is named") {
   SmallFolder small;
   CHECK_THROWS_WITH(HfTokenizer::from_folder(small.folder.path()), Catch::Contains("tokenizer.json: cannot be opened"));

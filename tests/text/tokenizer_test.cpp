@@ -1,6 +1,9 @@
 #include <catch2/catch.hpp>
 
+#include <cstddef>
+#include <cstdint>
 #include <filesystem>
+#include <string>
 #include <vector>
 
 #include <dapt/text/tokenizer.hpp>
@@ -31,6 +34,73 @@ TEST_CASE("a model folder's tokenizer is chosen by its files") {
   REQUIRE(ids == HfTokenizer::from_folder(folder.path()).encode("Debian <s>", SpecialText::as_tokens));
   REQUIRE(ids.back() == json.token_to_id("<s>"));
   REQUIRE(json.decode(ids) == "Debian ");
+}
+
+TEST_CASE("a folder's other files change the ids as they do in transformers: a refused prefix space, tokens that the tokenizer's own file lacks") {
+  std::size_t number = 0;
+  for (const auto& recorded : recorded_json("folders.json")) {
+    const TemporaryFolder folder;
+    const std::string file = recorded.at("file");
+    const bool is_json = file.ends_with(".json");
+    std::filesystem::copy(text_parity() / file, folder.path() / (is_json ? "tokenizer.json" : "tokenizer.model"));
+    const auto plain = tokenizer_hash(folder.path());
+    for (const auto& [name, content] : recorded.at("files").items()) write_bytes(folder.path() / name, content.dump());
+    CAPTURE(number++, file);
+    const AnyTokenizer tokenizer = load_tokenizer(folder.path());
+    for (const auto& entry : recorded.at("strings")) {
+      CAPTURE(entry.at("text").dump(-1, ' ', true));
+      const std::vector<std::int32_t> ids = entry.at("as_tokens");
+      CHECK(tokenizer.encode(entry.at("text").get<std::string>(), SpecialText::as_tokens) == ids);
+      CHECK(tokenizer.decode(ids) == entry.at("decoded"));
+    }
+    CHECK(tokenizer.special_tokens().eos == recorded.at("eos").get<std::int32_t>());
+    CHECK(tokenizer.vocab_size() == recorded.at("size"));
+    CHECK_FALSE(tokenizer_hash(folder.path()) == plain);  // a store of the one's ids is none of the other's
+  }
+}
+
+TEST_CASE("a bos or eos that the vocabulary lacks is refused by name, and a token store's tokenizer is told by what changes its ids") {
+  const TemporaryFolder folder;
+  std::filesystem::copy(text_parity() / "llama2.tokenizer.json", folder.path() / "tokenizer.json");
+  const auto plain = tokenizer_hash(folder.path());
+  write_bytes(folder.path() / "tokenizer_config.json", R"({"tokenizer_class": "LlamaTokenizer", "eos_token": "</s>", "added_tokens_decoder": {"1": {"content": "<s>", "normalized": false, "special": true}}})");
+  REQUIRE(tokenizer_hash(folder.path()) == plain);
+  const auto refused = [&](const char* config, const std::string& message) {
+    write_bytes(folder.path() / "tokenizer_config.json", config);
+    CHECK_THROWS_WITH(load_tokenizer(folder.path()), Catch::Contains("tokenizer_config.json" + message));
+  };
+  refused(R"({"eos_token": "<|im_end|>"})", ".eos_token: the vocabulary has no token \"<|im_end|>\"");
+  refused(R"({"bos_token": {"content": "<|im_end|>"}})", ".bos_token: the vocabulary has no token \"<|im_end|>\"");
+  refused(R"({"added_tokens_decoder": {"5000": {"content": "<|im_end|>"}}})", ".added_tokens_decoder.5000: \"<|im_end|>\" has id 5000, expected 1156");
+  std::filesystem::remove(folder.path() / "tokenizer.json");
+  std::filesystem::copy(text_parity() / "sentencepiece_llama.model", folder.path() / "tokenizer.model");
+  refused(R"({"eos_token": "<|im_end|>"})", ".eos_token: the vocabulary has no token \"<|im_end|>\"");
+}
+
+TEST_CASE("added_tokens.json makes no text of a control piece, whatever it leaves unsaid") {
+  const TemporaryFolder folder;
+  std::filesystem::copy(text_parity() / "sentencepiece_llama.model", folder.path() / "tokenizer.model");
+  write_bytes(folder.path() / "added_tokens.json", R"({"<s>": 1, "</s>": 2, "<pad>": 1200})");
+  write_bytes(folder.path() / "special_tokens_map.json", R"({"pad_token": "<pad>"})");
+  const AnyTokenizer tokenizer = load_tokenizer(folder.path());
+  REQUIRE(tokenizer.special_tokens().pad == 1200);
+  for (const std::int32_t id : tokenizer.encode("<s>a</s><pad>", SpecialText::as_text)) REQUIRE((id > 2 && id < 1200));
+  REQUIRE(tokenizer.encode("<s></s><pad>", SpecialText::as_tokens) == std::vector<std::int32_t>{1, 2, 1200});
+}
+
+TEST_CASE("a special id of config.json that the vocabulary lacks is none") {
+  const TemporaryFolder folder;
+  std::filesystem::copy(text_parity() / "sentencepiece_llama.model", folder.path() / "tokenizer.model");
+  write_bytes(folder.path() / "config.json", R"({"eos_token_id": 99999, "bos_token_id": -1, "pad_token_id": -1})");
+  const SpecialTokens special = load_tokenizer(folder.path()).special_tokens();
+  REQUIRE(special.bos == 1);
+  REQUIRE(special.eos == 2);
+  CHECK_FALSE(special.pad.has_value());
+  REQUIRE((special.adds_bos && special.prefix == std::vector<std::int32_t>{1}));
+
+  write_bytes(folder.path() / "config.json", R"({"bos_token_id": 1199})");  // the last one; what a text begins with is the BOS of the folder
+  const SpecialTokens other = load_tokenizer(folder.path()).special_tokens();
+  REQUIRE((other.bos == 1199 && other.adds_bos && other.prefix == std::vector<std::int32_t>{1199}));
 }
 
 TEST_CASE("calm2's folder, whose tokenizer class does not exist, opens by its files, and adds no BOS") {

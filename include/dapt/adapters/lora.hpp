@@ -58,6 +58,7 @@ struct Lora {
   std::int64_t pissa_iterations = 0;            ///< 0: exact SVD; else power iterations of a randomized one, a few are enough: much faster on large layers
   double dropout = 0;                           ///< [0, 1): on the input of A, while training
   std::vector<std::string> modules_to_save = {};///< {"embed_tokens", "lm_head"}: ends of module paths whose own weights train, all of them
+  bool saves_tied = false;                      ///< modules_to_save also takes what the model ties to a module of it: PEFT's ensure_weight_tying
   double lr_ratio = 1;                          ///< >= 1: LoRA+, the learning rate of B (and of DoRA's lengths) over that of A
   double modules_to_save_lr_factor = 1;         ///< > 0: the learning rate of modules_to_save over that of A
   at::ScalarType dtype = at::kFloat;            ///< of A and B
@@ -145,6 +146,7 @@ inline void Lora::check_ranges() const {
   require(lr_ratio >= 1 && std::isfinite(lr_ratio), "Lora: lr_ratio is ", lr_ratio, ", expected at least 1");
   require(positive(modules_to_save_lr_factor), "Lora: modules_to_save_lr_factor is ", modules_to_save_lr_factor, ", expected > 0");
   require(modules_to_save_lr_factor == 1 || !modules_to_save.empty(), "Lora: modules_to_save_lr_factor has no effect without modules_to_save");
+  require(!saves_tied || !modules_to_save.empty(), "Lora: saves_tied has no effect without modules_to_save");
   require(pissa_iterations >= 0, "Lora: pissa_iterations is ", pissa_iterations, ", expected 0 (exact) or more");
   require(pissa_iterations == 0 || init == LoraInit::pissa, "Lora: pissa_iterations has no effect without LoraInit::pissa");
 }
@@ -164,10 +166,10 @@ void Lora::choose_saved(M& model, State& state, Unmatched unmatched) const {
     std::vector<std::string> others;  // names of layers that share this tensor
     for (const Linear* linear : model.linears())
       if (linear->weight.is_same(parameter.value) && linear->name + ".weight" != parameter.name) others.push_back(linear->name + ".weight");
-    const bool saves = chosen(parameter.name);
+    const bool saves = chosen(parameter.name) || (saves_tied && std::any_of(others.begin(), others.end(), chosen));
     for (const std::string& other : others) {
       all += other + "\n";
-      require(chosen(other) == saves, "Lora: modules_to_save names ", saves ? parameter.name : other, ", which shares its tensor with ", saves ? other : parameter.name,
+      require(saves_tied || chosen(other) == saves, "Lora: modules_to_save names ", saves ? parameter.name : other, ", which shares its tensor with ", saves ? other : parameter.name,
               ": training one moves the other; name both, they stay tied");
       if (saves) state.tied.emplace_back(other, parameter.name);
     }
@@ -176,6 +178,7 @@ void Lora::choose_saved(M& model, State& state, Unmatched unmatched) const {
               linear->frozen_format(), " and cannot train; open the model without quantization, or leave it out");
     if (saves) state.saved.push_back({parameter.name, parameter.value, modules_to_save_lr_factor});
   }
+  require(unmatched == Unmatched::ignored || !saves_tied || !state.tied.empty(), "Lora: saves_tied has no effect: the model ties nothing to one of modules_to_save");
   for (const std::string& name : modules_to_save)
     require(unmatched == Unmatched::ignored || all.find(name + ".") != std::string::npos, "Lora: modules_to_save \"", name, "\" ends the name of none of the model's modules");
 }
@@ -408,6 +411,7 @@ inline RunHeader Lora::describe() const {
   for (const auto& [key, value] : rank_pattern) text << ", rank " << value << " for " << key;
   for (const auto& [key, value] : alpha_pattern) text << ", alpha " << value << " for " << key;
   list("and all of", modules_to_save);
+  if (saves_tied) text << " and what is tied to them";
   return {{{"adapter", text.str()}}};
 }
 

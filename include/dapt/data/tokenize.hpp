@@ -7,6 +7,7 @@
 #include <vector>
 
 #include <dapt/concepts/tokenizer.hpp>
+#include <dapt/core/error.hpp>
 #include <dapt/core/page.hpp>
 #include <dapt/data/parallel_for.hpp>
 #include <dapt/data/pull_view.hpp>
@@ -40,7 +41,14 @@ class TokenizeSource {
     ready_.assign(pages.size(), {});
     position_ = 0;
     parallel_for(static_cast<std::int64_t>(pages.size()), options_.threads, [&](std::int64_t i) {
-      ready_[i] = {std::move(pages[i].work), pages[i].page, tokenizer_->encode(pages[i].text, SpecialText::as_text)};
+      Page& page = pages[static_cast<std::size_t>(i)];
+      std::vector<std::int32_t> ids;
+      try {
+        ids = tokenizer_->encode(page.text, SpecialText::as_text);
+      } catch (const Error& error) {
+        fail("tokenize: work \"", page.work, "\", page ", page.page, ": ", error.what());
+      }
+      ready_[static_cast<std::size_t>(i)] = {std::move(page.work), page.page, std::move(ids)};
     });
   }
 

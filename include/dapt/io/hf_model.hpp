@@ -32,13 +32,13 @@ inline Llama load_llama(const std::filesystem::path& folder, at::ScalarType dtyp
 inline std::vector<std::string> weight_problems(const WeightFolder& weights, const LlamaConfig& config);
 
 /// Writes `model` to `out_folder` with the configuration and tokenizer files of `source_folder` (where it was loaded from). The folder may exist; its files of
-/// these names are replaced, each at once. Adapters must have been merged: what Linear::adapted adds is not in the weights.
+/// these names are replaced, each at once, and tokenizer files that the source lacks are removed. Adapters must have been merged: what Linear::adapted adds is not in the weights.
 inline void save_llama(Llama& model, const std::filesystem::path& source_folder, const std::filesystem::path& out_folder);
 
 namespace detail {
 
 /// What belongs to the tokenizer, and to generation: copied as it is.
-inline constexpr const char* tokenizer_files[] = {"tokenizer.json", "tokenizer.model", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json",
+inline constexpr const char* tokenizer_files[] = {"tokenizer.json", "tokenizer.model", "sentencepiece.bpe.model", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json",
                                                   "merges.txt",     "chat_template.jinja", "generation_config.json"};
 
 /// One line for each tensor beyond the parameters. A Llama folder may hold rotary tables that old versions of transformers saved, and a copy of a tied head.
@@ -130,7 +130,11 @@ void write_model_folder(const std::filesystem::path& source_folder, const std::f
   config.erase("torch_dtype");  // the older name of the same key
   config["dtype"] = dtype_name(dtype);
   for (const char* name : tokenizer_files) {
-    if (!std::filesystem::exists(source_folder / name)) continue;
+    if (!std::filesystem::exists(source_folder / name)) {  // another model's, from an earlier save, would be taken before this one's
+      std::filesystem::remove(out_folder / name, reason);
+      require(!reason, (out_folder / name).string(), ": cannot be removed: ", reason.message());
+      continue;
+    }
     write_file_atomically(out_folder / name, bytes_of(source_folder / name));  // not copy_file: it takes the mode along, and a copy of a read-only base could not be replaced
   }
   write_file_atomically(out_folder / "config.json", config.dump(2) + "\n");

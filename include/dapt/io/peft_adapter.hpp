@@ -84,9 +84,9 @@ inline const std::string peft_prefix = "base_model.model.";
 
 /// What says nothing about the numbers of an adapter that is loaded: who wrote it, how it began, how memory was saved.
 inline constexpr const char* peft_ignored[] = {"peft_type", "peft_version", "auto_mapping", "base_model_name_or_path", "revision", "task_type", "inference_mode", "megatron_config",
-                                               "megatron_core", "loftq_config", "eva_config", "corda_config", "lora_ga_config", "qalora_group_size", "runtime_config", "ensure_weight_tying"};
+                                               "megatron_core", "loftq_config", "eva_config", "corda_config", "lora_ga_config", "qalora_group_size", "runtime_config"};
 inline constexpr const char* peft_read[] = {"r", "lora_alpha", "lora_dropout", "target_modules", "exclude_modules", "layers_to_transform", "rank_pattern", "alpha_pattern",
-                                            "use_rslora", "use_dora", "modules_to_save", "init_lora_weights"};
+                                            "use_rslora", "use_dora", "modules_to_save", "ensure_weight_tying", "init_lora_weights"};
 
 /// Refuses every other option that is neither null, false nor empty.
 inline void refuse_unsupported_lora(const nlohmann::ordered_json& config, const std::string& source) {
@@ -158,6 +158,7 @@ inline Lora read_lora_config(const std::filesystem::path& file) {
     lora.rank_pattern = read_pattern<std::int64_t>(value("rank_pattern"), file.string() + ": rank_pattern", [&](const auto& rank) { return whole_number<std::int64_t>(rank, file.string() + ": rank_pattern"); });
     lora.alpha_pattern = read_pattern<double>(value("alpha_pattern"), file.string() + ": alpha_pattern", [](const auto& alpha) { return alpha.template get<double>(); });
     if (const auto saved = value("modules_to_save"); !saved.is_null()) lora.modules_to_save = saved.get<std::vector<std::string>>();
+    lora.saves_tied = !lora.modules_to_save.empty() && value("ensure_weight_tying") == true;
     lora.init = read_lora_init(config, file.string());
   } catch (const nlohmann::json::exception& error) {
     fail(file.string(), ": ", error.what());
@@ -251,14 +252,15 @@ inline void save_peft_adapter(const Lora& lora, Lora::State& state, const std::f
     targets = std::vector<std::string>(last_parts.begin(), last_parts.end());
   }
   const auto list_or_null = [](const auto& values) { return values.empty() ? nlohmann::ordered_json() : nlohmann::ordered_json(values); };
-  const nlohmann::ordered_json config = {{"peft_type", "LORA"}, {"task_type", "CAUSAL_LM"}, {"base_model_name_or_path", base_model}, {"inference_mode", true},
-                                         {"r", lora.rank * static_cast<std::int64_t>(rank_factor)}, {"lora_alpha", lora.alpha * alpha_factor}, {"lora_dropout", lora.dropout},
-                                         {"target_modules", detail::write_module_names(targets)}, {"exclude_modules", detail::write_module_names(lora.exclude_modules)},
-                                         {"layers_to_transform", list_or_null(lora.layers_to_transform)},
-                                         {"rank_pattern", detail::write_pattern(lora.rank_pattern, rank_factor)}, {"alpha_pattern", detail::write_pattern(lora.alpha_pattern, alpha_factor)},
-                                         {"use_rslora", lora.use_rslora}, {"use_dora", lora.use_dora}, {"modules_to_save", list_or_null(lora.modules_to_save)},
-                                         {"init_lora_weights", lora.init == LoraInit::gaussian ? nlohmann::ordered_json("gaussian") : nlohmann::ordered_json(true)},
-                                         {"bias", "none"}, {"fan_in_fan_out", false}};
+  nlohmann::ordered_json config = {{"peft_type", "LORA"}, {"task_type", "CAUSAL_LM"}, {"base_model_name_or_path", base_model}, {"inference_mode", true},
+                                   {"r", lora.rank * static_cast<std::int64_t>(rank_factor)}, {"lora_alpha", lora.alpha * alpha_factor}, {"lora_dropout", lora.dropout},
+                                   {"target_modules", detail::write_module_names(targets)}, {"exclude_modules", detail::write_module_names(lora.exclude_modules)},
+                                   {"layers_to_transform", list_or_null(lora.layers_to_transform)},
+                                   {"rank_pattern", detail::write_pattern(lora.rank_pattern, rank_factor)}, {"alpha_pattern", detail::write_pattern(lora.alpha_pattern, alpha_factor)},
+                                   {"use_rslora", lora.use_rslora}, {"use_dora", lora.use_dora}, {"modules_to_save", list_or_null(lora.modules_to_save)},
+                                   {"init_lora_weights", lora.init == LoraInit::gaussian ? nlohmann::ordered_json("gaussian") : nlohmann::ordered_json(true)},
+                                   {"bias", "none"}, {"fan_in_fan_out", false}};
+  if (lora.saves_tied) config["ensure_weight_tying"] = true;
   NamedParameters tensors;
   const auto add = [&](const std::string& name, const Tensor& value) { tensors.push_back({detail::peft_prefix + name, value.detach()}); };
   for (const auto& module : state.modules) {

@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <string>
 #include <string_view>
+#include <tuple>
 #include <utility>
 #include <vector>
 
@@ -25,6 +26,12 @@ struct AddedToken {
   bool normalized = true;    ///< looked for after normalization
   bool special = false;      ///< control token: not in decoded text
 };
+
+/// They differ in the id at most.
+inline bool found_alike(const AddedToken& a, const AddedToken& b) {
+  const auto flags = [](const AddedToken& token) { return std::tie(token.content, token.single_word, token.lstrip, token.rstrip, token.normalized, token.special); };
+  return flags(a) == flags(b);
+}
 
 inline AddedToken added_token(const JsonNode& node) {
   AddedToken token{.content = node.get<std::string>("content"),

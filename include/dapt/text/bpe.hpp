@@ -77,12 +77,13 @@ class Bpe {
   std::size_t end_of_byte_word(std::string_view piece, std::size_t begin) const;
   void encode_word(std::string_view word, SpecialText special, Scratch& scratch, std::vector<std::int32_t>& ids) const;
   void append_symbols(std::string_view word, std::vector<std::int32_t>& symbols) const;
-  void merge_small(Scratch& scratch) const;
-  void merge_large(Scratch& scratch) const;
+  static void merge_small(const MergeTable& merges, Scratch& scratch);
+  static void merge_large(const MergeTable& merges, Scratch& scratch);
 
   BpeOptions options_;
   std::vector<bool> control_;
   MergeTable merges_;
+  std::optional<MergeTable> text_merges_;              // where some merge makes a control token: the others
   std::array<std::int32_t, 256> byte_ids_{};           // byte_level: the byte itself; otherwise its "<0x0A>", or -1
   std::unordered_map<char32_t, std::int32_t> char_ids_;  // not with byte_level
   std::optional<std::int32_t> unk_;
@@ -94,11 +95,20 @@ class Bpe {
 inline Bpe::Bpe(const Vocabulary& vocabulary, const std::vector<Merge>& merges, BpeOptions options, std::vector<bool> control, const std::string& where)
     : options_(std::move(options)), control_(std::move(control)), merges_(merges.size()) {
   control_.resize(std::max(control_.size(), static_cast<std::size_t>(vocabulary.end_id())));
+  bool makes_control = false;
+  std::vector<std::array<std::int32_t, 3>> ids;
   for (const auto& [left, right] : merges) {
     require(!left.empty() && !right.empty(), where, ".merges: a merge with an empty token");
     const auto left_id = vocabulary.id(left), right_id = vocabulary.id(right), merged = vocabulary.id(left + right);
     require(left_id && right_id && merged, where, ".merges: \"", left, "\" + \"", right, "\" is not in the vocabulary");
     merges_.add(*left_id, *right_id, *merged);
+    makes_control = makes_control || control_[static_cast<std::size_t>(*merged)];
+    ids.push_back({*left_id, *right_id, *merged});
+  }
+  if (makes_control) {
+    text_merges_.emplace(merges.size());
+    for (const auto& [left, right, merged] : ids)
+      if (!control_[static_cast<std::size_t>(merged)]) text_merges_->add(left, right, merged);
   }
   if (options_.unk_token) {
     unk_ = vocabulary.id(*options_.unk_token);
@@ -174,7 +184,8 @@ inline std::size_t Bpe::end_of_byte_word(std::string_view piece, std::size_t beg
 }
 
 inline void Bpe::encode_word(std::string_view word, SpecialText special, Scratch& scratch, std::vector<std::int32_t>& ids) const {
-  bool cacheable = word.size() <= WordCache::max_bytes;
+  const MergeTable& merges = text_merges_ && special == SpecialText::as_text ? *text_merges_ : merges_;
+  bool cacheable = word.size() <= WordCache::max_bytes && (!text_merges_ || &merges != &merges_);  // of ids that depend on `special`, those of pages
   const WordCache::Key key(cacheable ? word : std::string_view());
   if (cacheable && scratch.words.append(key, ids)) return;
   auto& symbols = scratch.symbols;
@@ -187,9 +198,9 @@ inline void Bpe::encode_word(std::string_view word, SpecialText special, Scratch
   } else {
     append_symbols(word, symbols);
     if (symbols.size() <= small_word) {
-      merge_small(scratch);
+      merge_small(merges, scratch);
     } else {
-      merge_large(scratch);
+      merge_large(merges, scratch);
     }
   }
   ids.insert(ids.end(), symbols.begin(), symbols.end());
@@ -225,25 +236,25 @@ inline void Bpe::append_symbols(std::string_view word, std::vector<std::int32_t>
   if (unk_pending) symbols.push_back(*unk_);
 }
 
-inline void Bpe::merge_small(Scratch& scratch) const {
+inline void Bpe::merge_small(const MergeTable& merges, Scratch& scratch) {
   auto& symbols = scratch.symbols;
   std::array<std::uint32_t, small_word> ranks;
   std::size_t pairs = symbols.empty() ? 0 : symbols.size() - 1;
-  for (std::size_t at = 0; at < pairs; ++at) ranks[at] = merges_.rank(symbols[at], symbols[at + 1]);
+  for (std::size_t at = 0; at < pairs; ++at) ranks[at] = merges.rank(symbols[at], symbols[at + 1]);
   while (pairs > 0) {
     const std::size_t best = static_cast<std::size_t>(std::min_element(ranks.begin(), ranks.begin() + pairs) - ranks.begin());
     if (ranks[best] == MergeTable::no_rank) break;
-    symbols[best] = merges_.merged(ranks[best]);
+    symbols[best] = merges.merged(ranks[best]);
     symbols.erase(symbols.begin() + best + 1);
     std::copy(ranks.begin() + best + 1, ranks.begin() + pairs, ranks.begin() + best);
     --pairs;
-    if (best < pairs) ranks[best] = merges_.rank(symbols[best], symbols[best + 1]);
-    if (best > 0) ranks[best - 1] = merges_.rank(symbols[best - 1], symbols[best]);
+    if (best < pairs) ranks[best] = merges.rank(symbols[best], symbols[best + 1]);
+    if (best > 0) ranks[best - 1] = merges.rank(symbols[best - 1], symbols[best]);
   }
 }
 
 /// The same over a linked list, with the merges that may come next in a heap by rank, then position.
-inline void Bpe::merge_large(Scratch& scratch) const {
+inline void Bpe::merge_large(const MergeTable& merges, Scratch& scratch) {
   auto& [words, symbols, ranks, next, previous, heap] = scratch;
   const auto count = static_cast<std::int32_t>(symbols.size());
   ranks.assign(symbols.size(), MergeTable::no_rank);  // of the pair that starts here
@@ -255,12 +266,12 @@ inline void Bpe::merge_large(Scratch& scratch) const {
     next[at] = at + 1;
     previous[at] = at - 1;
     if (at + 1 == count) continue;
-    ranks[at] = merges_.rank(symbols[at], symbols[at + 1]);
+    ranks[at] = merges.rank(symbols[at], symbols[at + 1]);
     if (ranks[at] != MergeTable::no_rank) heap.push_back(entry(at));
   }
   std::ranges::make_heap(heap, std::greater<>{});
   const auto rank_again = [&](std::int32_t at) {
-    ranks[at] = next[at] < count ? merges_.rank(symbols[at], symbols[next[at]]) : MergeTable::no_rank;
+    ranks[at] = next[at] < count ? merges.rank(symbols[at], symbols[next[at]]) : MergeTable::no_rank;
     if (ranks[at] == MergeTable::no_rank) return;
     heap.push_back(entry(at));
     std::ranges::push_heap(heap, std::greater<>{});
@@ -272,7 +283,7 @@ inline void Bpe::merge_large(Scratch& scratch) const {
     const auto at = static_cast<std::int32_t>(best & 0xFFFFFFFF);
     if (entry(at) != best) continue;  // the pair has changed since
     const std::int32_t gone = next[at];
-    symbols[at] = merges_.merged(ranks[at]);
+    symbols[at] = merges.merged(ranks[at]);
     ranks[gone] = MergeTable::no_rank;
     next[at] = next[gone];
     if (next[at] < count) previous[next[at]] = at;

@@ -17,6 +17,7 @@
 
 #include <dapt/concepts/tokenizer.hpp>
 #include <dapt/core/error.hpp>
+#include <dapt/core/json.hpp>
 #include <dapt/text/added_tokens.hpp>
 #include <dapt/text/decoder.hpp>
 #include <dapt/text/growth.hpp>
@@ -25,6 +26,7 @@
 #include <dapt/text/normalizer.hpp>
 #include <dapt/text/post_processor.hpp>
 #include <dapt/text/pre_tokenizer.hpp>
+#include <dapt/text/prefix_space.hpp>
 #include <dapt/text/special_tokens.hpp>
 #include <dapt/text/vocabulary.hpp>
 
@@ -38,7 +40,8 @@ class HfTokenizer {
   static HfTokenizer from_file(const std::filesystem::path& file) { return HfTokenizer(file, nullptr); }
 
   /// tokenizer.json of a model folder, with the special tokens that tokenizer_config.json, special_tokens_map.json and config.json
-  /// name, in this order. `add_bos_token` and `add_eos_token` of tokenizer_config.json, where they are given, decide over the post-processor.
+  /// name, in this order, and the added tokens that tokenizer_config.json or added_tokens.json has beyond it. `add_bos_token` and `add_eos_token` of tokenizer_config.json, where they are given,
+  /// decide over the post-processor; `add_prefix_space` false takes the space before a text away where the class is Llama's.
   static HfTokenizer from_folder(const std::filesystem::path& folder) {
     const text::SpecialTokenFiles files(folder);
     return HfTokenizer(folder / "tokenizer.json", &files);
@@ -90,21 +93,81 @@ class HfTokenizer {
   };
 
   HfTokenizer(const std::filesystem::path& file, const text::SpecialTokenFiles* files);
-  static void read_added_tokens(const text::JsonNode& root, State& state);
-  static std::vector<bool> control_ids(const text::JsonNode& root);
+  static void add_tokens(std::vector<text::PlacedToken> added, State& state);
+  static std::vector<bool> control_ids(const std::vector<text::PlacedToken>& added);
 
   std::shared_ptr<const State> state_;
 };
 
+namespace text {
+
+/// The added tokens of a tokenizer.json, and where `files` are given what these have beyond it. Where both have a token, added_tokens_decoder says how it is found, as in transformers.
+inline std::vector<PlacedToken> read_added_tokens(const JsonNode& root, const SpecialTokenFiles* files) {
+  std::vector<PlacedToken> added;
+  StringMap<std::size_t> places;
+  const auto add = [&](PlacedToken placed) {
+    places.emplace(placed.token.content, added.size());
+    added.push_back(std::move(placed));
+  };
+  if (root.has("added_tokens")) {
+    root.for_each("added_tokens", [&](const JsonNode& node) {
+      AddedToken token = added_token(node);
+      const auto id = node.get<std::int64_t>("id");
+      if (token.content.empty()) return;
+      require(Vocabulary::holds(id), node.where(), ": id ", id, " of \"", token.content, "\" is out of range");
+      token.id = static_cast<std::int32_t>(id);
+      add({std::move(token), node.where()});
+    });
+  }
+  if (files == nullptr) return added;
+  auto [others, have_flags] = files->added_tokens();
+  for (PlacedToken& other : others) {
+    if (other.token.content.empty()) continue;
+    const auto known = places.find(other.token.content);
+    if (known == places.end()) {
+      other.token.special = other.token.special || other.has_role;
+      add(std::move(other));
+    } else if (AddedToken& own = added[known->second].token; have_flags && !found_alike(own, other.token)) {
+      other.token.id = own.id;
+      other.token.special = other.token.special || own.special || other.has_role;
+      own = std::move(other.token);
+    }
+  }
+  return added;
+}
+
+/// Of tokenizer.json's folder: what its other files change of the ids. Empty where they change nothing.
+inline std::string changes_beside(const std::filesystem::path& folder) {
+  const SpecialTokenFiles files(folder);
+  const bool no_prefix = refuses_prefix_space(files.tokenizer_config());
+  if (!no_prefix && files.added_tokens().tokens.empty()) return {};
+  const auto json = dapt::detail::read_json_file(folder / "tokenizer.json");
+  const JsonNode root(json, (folder / "tokenizer.json").string());
+  std::string changes;
+  if (auto changed = json; no_prefix && (remove_prefix_space(changed), changed != json)) changes += "no prefix\n";
+  const auto own = read_added_tokens(root, nullptr), all = read_added_tokens(root, &files);
+  for (std::size_t i = 0; i < all.size(); ++i) {
+    const AddedToken& token = all[i].token;
+    if (i < own.size() && found_alike(own[i].token, token)) continue;
+    changes += std::to_string(token.id) + ' ' + std::to_string(token.content.size()) + ' ' + token.content;
+    for (const bool flag : {token.single_word, token.lstrip, token.rstrip, token.normalized, token.special}) changes += flag ? '1' : '0';
+  }
+  return changes;
+}
+
+}  // namespace text
+
 inline HfTokenizer::HfTokenizer(const std::filesystem::path& file, const text::SpecialTokenFiles* files) {
-  const auto json = detail::read_json_file(file);
+  auto json = detail::read_json_file(file);
+  if (files != nullptr && text::refuses_prefix_space(files->tokenizer_config())) text::remove_prefix_space(json);
   const text::JsonNode root(json, file.string());
   const auto state = std::make_shared<State>();
   if (root.has("normalizer")) state->normalizer = text::Normalizer(root.at("normalizer"));
   if (root.has("pre_tokenizer")) state->pre_tokenizer = text::PreTokenizer(root.at("pre_tokenizer"));
   if (root.has("decoder")) state->decoder = text::Decoder(root.at("decoder"));
-  state->model.emplace(text::read_model(root.at("model"), state->vocabulary, state->pre_tokenizer, control_ids(root)));
-  if (root.has("added_tokens")) read_added_tokens(root, *state);
+  auto added = text::read_added_tokens(root, files);
+  state->model.emplace(text::read_model(root.at("model"), state->vocabulary, state->pre_tokenizer, control_ids(added)));
+  add_tokens(std::move(added), *state);
 
   const auto token_to_id = [&](std::string_view token) { return state->vocabulary.id(token); };
   auto& special = state->special_tokens;
@@ -115,48 +178,43 @@ inline HfTokenizer::HfTokenizer(const std::filesystem::path& file, const text::S
   }
   if (!special.prefix.empty()) special.bos = special.prefix.front();
   special.adds_bos = text::adds_bos(special);
-  if (files != nullptr) special = text::find_special_tokens(*files, special, token_to_id);
+  if (files != nullptr) special = text::find_special_tokens(*files, special, token_to_id, state->vocabulary.end_id());
   text::find_end_of_document(special, token_to_id);
   state_ = state;
 }
 
-/// By id, the special tokens of the file: what the model must not make of page text.
-inline std::vector<bool> HfTokenizer::control_ids(const text::JsonNode& root) {
+/// By id, the special tokens: what the model must not make of page text.
+inline std::vector<bool> HfTokenizer::control_ids(const std::vector<text::PlacedToken>& added) {
   std::vector<bool> control;
-  if (!root.has("added_tokens")) return control;
-  root.for_each("added_tokens", [&](const text::JsonNode& node) {
-    const auto id = node.get<std::int64_t>("id");
-    if (!node.get_or("special", false) || !text::Vocabulary::holds(id)) return;
-    control.resize(std::max(control.size(), static_cast<std::size_t>(id) + 1));
-    control[static_cast<std::size_t>(id)] = true;
-  });
+  for (const auto& [token, where, has_role] : added) {
+    if (!token.special) continue;
+    control.resize(std::max(control.size(), static_cast<std::size_t>(token.id) + 1));
+    control[static_cast<std::size_t>(token.id)] = true;
+  }
   return control;
 }
 
 /// An added token that the model's vocabulary has keeps the model's id. The reference numbers the others from the vocabulary's size on, in the
 /// order of the file and whatever ids it names, so the file must name these.
-inline void HfTokenizer::read_added_tokens(const text::JsonNode& root, State& state) {
-  root.for_each("added_tokens", [&](const text::JsonNode& node) {
-    text::AddedToken token = text::added_token(node);
-    const auto id = node.get<std::int64_t>("id");
-    if (token.content.empty()) return;
+inline void HfTokenizer::add_tokens(std::vector<text::PlacedToken> added, State& state) {
+  for (auto& [token, where, has_role] : added) {
+    const std::int32_t id = token.id;
     const auto known = state.vocabulary.id(token.content);
-    require(!known || *known == id, node.where(), ": \"", token.content, "\" has id ", id, ", but the model's vocabulary gives it ", known.value_or(-1));
-    require(known || id == static_cast<std::int64_t>(state.vocabulary.ids_taken()), node.where(), ": \"", token.content, "\" has id ", id, ", expected ", state.vocabulary.ids_taken(),
+    require(!known || *known == id, where, ": \"", token.content, "\" has id ", id, ", but the model's vocabulary gives it ", known.value_or(-1));
+    require(known || id == static_cast<std::int64_t>(state.vocabulary.ids_taken()), where, ": \"", token.content, "\" has id ", id, ", expected ", state.vocabulary.ids_taken(),
             ": added tokens that the model's vocabulary lacks are numbered from its size on, in their order");
-    state.vocabulary.add(token.content, id, node.where());
-    token.id = static_cast<std::int32_t>(id);
+    state.vocabulary.add(token.content, id, where);
 
     state.is_special.resize(static_cast<std::size_t>(state.vocabulary.end_id()));
     if (token.special) state.is_special[static_cast<std::size_t>(id)] = true;
     if (!token.normalized) {
       state.raw_tokens.add(token.content, token);
-      return;
+      continue;
     }
     const std::string pattern = state.normalizer(token.content);
     if (pattern != token.content) state.normalized_contents[token.id] = pattern;
     state.normalized_tokens.add(pattern, token);
-  });
+  }
   state.is_special.resize(static_cast<std::size_t>(state.vocabulary.end_id()));
 }
 

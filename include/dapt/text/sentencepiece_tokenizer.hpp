@@ -1,5 +1,5 @@
 // SentencePiece models (`tokenizer.model`; `sentencepiece.bpe.model` of XLM-R and mLUKE), encoded by the sentencepiece library. Kudo and Richardson 2018.
-// Text alone never yields control tokens there; as_tokens finds the control pieces, and the added tokens of tokenizer_config.json, first.
+// Text alone never yields control tokens there; as_tokens finds the control pieces, and the added tokens of the folder, first.
 #pragma once
 
 #include <algorithm>
@@ -28,6 +28,7 @@
 namespace dapt {
 
 struct SentencePieceOptions {
+  bool prefix_space = true;  ///< as the model says; false: none, neither at the start of a text nor behind a special token
   bool legacy = false;   ///< text behind a special token gets the model's prefix space, as old Llama tokenizers do
   bool adds_bos = true;  ///< the reference puts BOS before each text, as Llama's does
   bool fairseq_ids = false;  ///< ids of XLM-R and mLUKE, and EOS behind each text: see text::PieceIds
@@ -63,13 +64,13 @@ class SentencePieceTokenizer {
     return SentencePieceTokenizer(file, options, nullptr);
   }
 
-  /// tokenizer.model of a model folder, or sentencepiece.bpe.model where there is none. tokenizer_config.json may set `legacy` and `add_bos_token`, name special tokens, and hold
-  /// `added_tokens_decoder`, whose tokens may lie behind the model's last piece.
+  /// tokenizer.model of a model folder, or sentencepiece.bpe.model where there is none. tokenizer_config.json may set `legacy`, `add_prefix_space` and `add_bos_token`, name special tokens, and hold
+  /// `added_tokens_decoder`, whose tokens may lie behind the model's last piece; without it those of added_tokens.json do.
   static SentencePieceTokenizer from_folder(const std::filesystem::path& folder) {
     const text::SpecialTokenFiles files(folder);
     const auto config = files.tokenizer_config();
     const bool fairseq_ids = !std::filesystem::exists(folder / "tokenizer.model") && std::filesystem::exists(folder / "sentencepiece.bpe.model");
-    if (!fairseq_ids) return SentencePieceTokenizer(folder / "tokenizer.model", {.legacy = config.get_or("legacy", false)}, &files);
+    if (!fairseq_ids) return SentencePieceTokenizer(folder / "tokenizer.model", {.prefix_space = config.get_or("add_prefix_space", true), .legacy = config.get_or("legacy", false)}, &files);
     const auto type = config.get_or("tokenizer_class", std::string("XLMRobertaTokenizer"));  // others have such a file too, with other ids
     require(type.starts_with("XLMRobertaTokenizer") || type.starts_with("MLukeTokenizer"), folder.string(), ": sentencepiece.bpe.model with tokenizer_class \"", type,
             "\", which is not supported; expected XLMRobertaTokenizer or MLukeTokenizer, or a tokenizer.json");
@@ -92,7 +93,7 @@ class SentencePieceTokenizer {
     text::AddedTokenMatcher always, with_control;  ///< what is an id of its own in any text, and in text that may hold control tokens
     text::Vocabulary added;                        ///< tokens that the model itself does not have
     std::vector<bool> is_special;                  // by id
-    bool legacy = false;
+    bool prefix_space = true, legacy = false;
     text::PieceIds ids;
     SpecialTokens special_tokens;
 
@@ -151,7 +152,8 @@ inline SentencePieceTokenizer::SentencePieceTokenizer(const std::filesystem::pat
                                                       const text::SpecialTokenFiles* files) {
   const auto state = std::make_shared<State>();
   load(file, *state);
-  state->legacy = options.legacy;
+  state->prefix_space = options.prefix_space;
+  state->legacy = options.legacy && options.prefix_space;
   state->ids.fairseq = options.fairseq_ids;
   const auto& model = state->model;
   state->is_special.resize(static_cast<std::size_t>(model.GetPieceSize()));
@@ -166,13 +168,12 @@ inline SentencePieceTokenizer::SentencePieceTokenizer(const std::filesystem::pat
       add_token(*state, {.content = content, .id = id, .lstrip = id != 1, .normalized = false, .special = true});
     }
   }
-  if (files != nullptr && files->tokenizer_config().has("added_tokens_decoder")) {
-    const text::JsonNode tokens = files->tokenizer_config().at("added_tokens_decoder");
-    for (const auto& [id, value] : tokens.value().items()) {
-      text::AddedToken token = text::added_token(tokens.at(id.c_str()));
-      require(!id.empty() && id.size() < 9 && std::ranges::all_of(id, [](char c) { return c >= '0' && c <= '9'; }), tokens.where(), ": found \"", id, "\", expected an id");
-      token.id = std::stoi(id);
-      if (state->piece_id(token.content) != token.id) state->added.add(token.content, token.id, tokens.where());
+  if (files != nullptr) {
+    for (auto& [token, where, has_role] : files->added_tokens().tokens) {
+      const auto index = static_cast<std::size_t>(token.id);
+      token.special = token.special || has_role;
+      if (state->piece_id(token.content) != token.id) state->added.add(token.content, token.id, where);
+      else token.special = token.special || (index < state->is_special.size() && state->is_special[index]);  // a control piece stays one, whatever the files name
       add_token(*state, std::move(token));
     }
   }
@@ -191,7 +192,14 @@ inline SentencePieceTokenizer::SentencePieceTokenizer(const std::filesystem::pat
   }
   special.adds_bos = text::adds_bos(special);
   const auto lookup = [&](std::string_view token) { return token_to_id(token); };
-  if (files != nullptr) special = text::find_special_tokens(*files, special, lookup);
+  if (files != nullptr) {
+    special = text::find_special_tokens(*files, special, lookup, vocab_size());
+    if (options.adds_bos && !options.fairseq_ids && !files->tokenizer_config().has("add_bos_token")) {  // the BOS that the folder names, which need not be the model's
+      special.prefix.clear();
+      if (special.bos) special.prefix = {*special.bos};
+      special.adds_bos = special.bos.has_value();
+    }
+  }
   text::find_end_of_document(special, lookup);
 }
 
@@ -252,7 +260,7 @@ inline std::vector<std::int32_t> SentencePieceTokenizer::encode(std::string_view
     };
     std::size_t skipped = 0;
     if (begin == 0 || state.legacy) {
-      pieces_of(state.model, part);
+      pieces_of(state.prefix_space ? state.model : state.without_prefix, part);
     } else if (part.starts_with(' ') || part.starts_with(text::sentencepiece_space)) {
       skipped = pieces_of(state.without_prefix, state.unk);  // the model may drop spaces at the start of a text, which this is not: as the reference, behind the text "<unk>"
       pieces_of(state.without_prefix, state.unk + std::string(part));
@@ -274,7 +282,7 @@ inline std::string SentencePieceTokenizer::decode(const std::vector<std::int32_t
   const auto flush = [&] {
     if (run.empty()) return;
     std::string part;
-    const bool at_a_start = at_the_front || state.legacy;  // where the library drops spaces
+    const bool at_a_start = (at_the_front && state.prefix_space) || state.legacy;  // where the library drops spaces
     if (!at_a_start) run.insert(run.begin(), state.lead.begin(), state.lead.end());
     const auto status = (at_a_start ? state.model : state.without_prefix).Decode(run, &part);
     require(status.ok(), "sentencepiece: ", status.ToString());

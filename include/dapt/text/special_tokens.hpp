@@ -1,44 +1,71 @@
-// Which tokens of a model folder have a role: bos, eos, unk, pad, and the one between documents.
+// What a model folder says of tokens beside the tokenizer's own file: which have a role (bos, eos, unk, pad, and the one between documents), and which are added.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <filesystem>
 #include <optional>
+#include <set>
 #include <string>
 #include <string_view>
+#include <utility>
+#include <vector>
 
 #include <nlohmann/json.hpp>
 
 #include <dapt/concepts/tokenizer.hpp>
+#include <dapt/core/error.hpp>
+#include <dapt/core/json.hpp>
+#include <dapt/text/added_tokens.hpp>
 #include <dapt/text/json_node.hpp>
+#include <dapt/text/vocabulary.hpp>
 
 namespace dapt::text {
 
-/// The files of a model folder that name special tokens; each may be missing.
+/// An added token, and where it is written.
+struct PlacedToken {
+  AddedToken token;
+  std::string where;
+  bool has_role = false;  ///< beside the tokenizer's file: bos, eos and the like; it becomes special
+};
+
+/// The files of a model folder that name special tokens and added ones; each may be missing.
 class SpecialTokenFiles {
  public:
   explicit SpecialTokenFiles(const std::filesystem::path& folder)
-      : tokenizer_config_(folder / "tokenizer_config.json"), special_tokens_map_(folder / "special_tokens_map.json"), config_(folder / "config.json") {}
+      : tokenizer_config_(folder / "tokenizer_config.json"), special_tokens_map_(folder / "special_tokens_map.json"), added_tokens_(folder / "added_tokens.json"),
+        config_(folder / "config.json") {}
 
   /// tokenizer_config.json, to read other options from.
   JsonNode tokenizer_config() const { return tokenizer_config_.node(); }
 
+  /// Added tokens by id: those of added_tokens_decoder in tokenizer_config.json, or where it has none those of added_tokens.json. `has_flags`: only the first kind says how a token is found.
+  struct Added {
+    std::vector<PlacedToken> tokens = {};
+    bool has_flags = false;
+  };
+  Added added_tokens() const;
+
   /// The id of the token with `role` ("bos", "eos", "unk", "pad"): tokenizer_config.json and special_tokens_map.json name the token,
-  /// where null means that there is none; then config.json gives the id. A name that is no token of the vocabulary counts as none.
-  /// `otherwise` where no file says anything.
+  /// where null means that there is none; then config.json gives the id, if it is below `vocab_size`. A bos or eos that is no token of the vocabulary is refused, an unk or pad counts as
+  /// none. `otherwise` where no file says anything.
   template <class Lookup>
-  std::optional<std::int32_t> id(const std::string& role, Lookup&& token_to_id, std::optional<std::int32_t> otherwise = std::nullopt) const {
+  std::optional<std::int32_t> id(const std::string& role, Lookup&& token_to_id, std::int64_t vocab_size, std::optional<std::int32_t> otherwise = std::nullopt) const {
     const std::string name_key = role + "_token", id_key = name_key + "_id";
     for (const File* file : {&tokenizer_config_, &special_tokens_map_}) {
       if (!file->json.is_object() || !file->json.contains(name_key)) continue;
       const JsonNode named = file->node().at(name_key.c_str());
       if (named.value().is_null()) return std::nullopt;
-      return token_to_id(named.value().is_object() ? named.get<std::string>("content") : named.as<std::string>());
+      const auto token = content_of(named);
+      const std::optional<std::int32_t> found = token_to_id(token);
+      require(found || token.empty() || (role != "bos" && role != "eos"), named.where(), ": the vocabulary has no token \"", token, "\"");
+      return found;
     }
     if (!config_.node().has(id_key.c_str())) return otherwise;
-    const JsonNode id = config_.node().at(id_key.c_str());
-    if (id.value().is_array() && !id.value().empty()) return JsonNode(id.value()[0], id.where() + "[0]").as<std::int32_t>();
-    return id.as<std::int32_t>();
+    const JsonNode ids = config_.node().at(id_key.c_str());
+    const bool several = ids.value().is_array() && !ids.value().empty();
+    const auto id = (several ? JsonNode(ids.value()[0], ids.where() + "[0]") : ids).as<std::int64_t>();
+    return id >= 0 && id < vocab_size ? std::optional(static_cast<std::int32_t>(id)) : otherwise;
   }
 
  private:
@@ -50,8 +77,45 @@ class SpecialTokenFiles {
     std::string path;
     nlohmann::json json = nlohmann::json::object();
   };
-  File tokenizer_config_, special_tokens_map_, config_;
+  static std::string content_of(const JsonNode& named) { return named.value().is_object() ? named.get<std::string>("content") : named.as<std::string>(); }
+  std::set<std::string> tokens_with_a_role() const;
+
+  File tokenizer_config_, special_tokens_map_, added_tokens_, config_;
 };
+
+inline std::set<std::string> SpecialTokenFiles::tokens_with_a_role() const {
+  std::set<std::string> tokens;
+  for (const File* file : {&tokenizer_config_, &special_tokens_map_}) {
+    for (const char* key : {"bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"})
+      if (file->node().has(key)) tokens.insert(content_of(file->node().at(key)));
+    for (const char* key : {"additional_special_tokens", "extra_special_tokens"})
+      if (file->node().has(key) && file->json[key].is_array()) file->node().for_each(key, [&](const JsonNode& token) { tokens.insert(content_of(token)); });
+  }
+  return tokens;
+}
+
+inline SpecialTokenFiles::Added SpecialTokenFiles::added_tokens() const {
+  Added added{.has_flags = tokenizer_config_.node().has("added_tokens_decoder")};
+  const JsonNode tokens = added.has_flags ? tokenizer_config_.node().at("added_tokens_decoder") : added_tokens_.node();
+  require(tokens.value().is_object(), tokens.where(), ": found ", tokens.value().type_name(), ", expected an object");
+  const auto with_a_role = tokens_with_a_role();
+  for (const auto& [key, value] : tokens.value().items()) {
+    const JsonNode node = tokens.at(key.c_str());
+    AddedToken token = added.has_flags ? added_token(node) : AddedToken{.content = key};
+    if (added.has_flags) {
+      require(!key.empty() && key.size() < 9 && std::ranges::all_of(key, [](char c) { return c >= '0' && c <= '9'; }), tokens.where(), ": found \"", key, "\", expected an id");
+      token.id = std::stoi(key);
+    } else {
+      token.id = node.as<std::int32_t>();
+      require(Vocabulary::holds(token.id), node.where(), ": id ", token.id, " is out of range");
+      token.normalized = !with_a_role.contains(key);
+    }
+    const bool has_role = with_a_role.contains(token.content);
+    added.tokens.push_back({std::move(token), node.where(), has_role});
+  }
+  std::ranges::stable_sort(added.tokens, {}, [](const PlacedToken& placed) { return placed.token.id; });
+  return added;
+}
 
 inline bool adds_bos(const SpecialTokens& special) { return special.bos && !special.prefix.empty() && special.prefix.front() == *special.bos; }
 
@@ -67,9 +131,10 @@ void find_end_of_document(SpecialTokens& special, Lookup&& token_to_id) {
 /// All roles of a folder; `known` holds what the tokenizer's own file says. `add_bos_token` and `add_eos_token` of tokenizer_config.json
 /// decide whether the reference adds BOS and EOS; what the file's post-processor adds stays where they say nothing.
 template <class Lookup>
-SpecialTokens find_special_tokens(const SpecialTokenFiles& files, const SpecialTokens& known, Lookup&& token_to_id) {
-  SpecialTokens special{.bos = files.id("bos", token_to_id, known.bos), .eos = files.id("eos", token_to_id, known.eos), .unk = files.id("unk", token_to_id, known.unk),
-                        .pad = files.id("pad", token_to_id, known.pad), .end_of_document = std::nullopt, .prefix = known.prefix, .suffix = known.suffix};
+SpecialTokens find_special_tokens(const SpecialTokenFiles& files, const SpecialTokens& known, Lookup&& token_to_id, std::int64_t vocab_size) {
+  const auto id = [&](const char* role, std::optional<std::int32_t> otherwise) { return files.id(role, token_to_id, vocab_size, otherwise); };
+  SpecialTokens special{.bos = id("bos", known.bos), .eos = id("eos", known.eos), .unk = id("unk", known.unk), .pad = id("pad", known.pad), .end_of_document = std::nullopt,
+                        .prefix = known.prefix, .suffix = known.suffix};
   const JsonNode config = files.tokenizer_config();
   if (config.has("add_bos_token")) {
     if (adds_bos(special)) special.prefix.erase(special.prefix.begin());

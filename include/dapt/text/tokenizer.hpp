@@ -17,6 +17,7 @@
 #include <dapt/core/hash.hpp>
 #include <dapt/text/hf_tokenizer.hpp>
 #include <dapt/text/sentencepiece_tokenizer.hpp>
+#include <dapt/text/special_tokens.hpp>
 
 namespace dapt {
 
@@ -57,7 +58,7 @@ inline AnyTokenizer load_tokenizer(const std::filesystem::path& folder) {
   fail(folder.string(), ": neither tokenizer.json nor tokenizer.model nor sentencepiece.bpe.model is there");
 }
 
-/// Of the files that decide the ids which load_tokenizer(folder) gives: tokenizer.json, or the SentencePiece model and tokenizer_config.json. Equal where a token store of one is good for the other.
+/// Of what decides the ids which load_tokenizer(folder) gives: tokenizer.json and what other files change of it, or the SentencePiece model, tokenizer_config.json and added_tokens.json. Equal where a token store of one is good for the other.
 inline Hash128 tokenizer_hash(const std::filesystem::path& folder) {
   std::string all;
   const auto add = [&](const char* name) {
@@ -67,9 +68,10 @@ inline Hash128 tokenizer_hash(const std::filesystem::path& folder) {
     all += name + std::string(1, '\0') + std::to_string(bytes.size()) + '\0' + bytes;
     return true;
   };
-  if (add("tokenizer.json")) return fnv1a_128(all);
+  if (add("tokenizer.json")) return fnv1a_128(all += text::changes_beside(folder));
   if (add("tokenizer.model") || add("sentencepiece.bpe.model")) {
     add("tokenizer_config.json");
+    if (!text::SpecialTokenFiles(folder).tokenizer_config().has("added_tokens_decoder") && add("added_tokens.json")) add("special_tokens_map.json");
     return fnv1a_128(all);
   }
   fail(folder.string(), ": neither tokenizer.json nor tokenizer.model nor sentencepiece.bpe.model can be read");

@@ -40,6 +40,7 @@ SAVED = {
     "modules_tied": ("llama_grouped", dict(r=2, lora_alpha=4, target_modules=["q_proj"], modules_to_save=["embed_tokens", "lm_head"]), []),
     "pissa_converted": ("llama_bias", dict(r=3, lora_alpha=4, use_rslora=True, init_lora_weights="pissa", target_modules=["q_proj", "down_proj"]), []),
     "pissa": ("llama_bias", dict(r=3, lora_alpha=4, init_lora_weights="pissa", target_modules=["q_proj", "down_proj"]), ["model.layers.0.self_attn.q_proj"]),
+    "modules_tied_ensured": ("llama_grouped", dict(r=2, lora_alpha=4, target_modules=["q_proj"], modules_to_save=["lm_head"], ensure_weight_tying=True), []),
 }
 
 

@@ -365,6 +365,45 @@ def record_behind_tokens(arguments):
     write(arguments.out / "sentencepiece_behind.json", result)
 
 
+def record_folders(arguments):
+    """What transformers makes of folders whose other files change the ids: a prefix space that is refused, added tokens that the tokenizer's own file lacks."""
+    import tempfile
+
+    from transformers import AutoTokenizer
+
+    llama = {"tokenizer_class": "LlamaTokenizer", "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
+    chat = {**llama, "eos_token": "<|im_end|>"}
+    size = len(json.loads((arguments.out / "llama2.tokenizer.json").read_text())["model"]["vocab"])
+
+    def decoder(*tokens):
+        plain = {"lstrip": False, "rstrip": False, "normalized": False, "single_word": False, "special": True}
+        return {"added_tokens_decoder": {str(size + i): {"content": content, **plain, **flags} for i, (content, flags) in enumerate(tokens)}}
+
+    fast = {"tokenizer_class": "PreTrainedTokenizerFast"}
+    added = {"<|im_end|>": 1201, "<|im_start|>": 1200, "[x]": 1202}
+    cases = [("sentencepiece_llama.model", {"tokenizer_config.json": {**llama, "legacy": legacy, "add_prefix_space": False}}) for legacy in (False, True)]
+    cases += [(file, {"tokenizer_config.json": {**llama, "add_prefix_space": False}}) for file in ("llama2.tokenizer.json", "metaspace_always.tokenizer.json", "metaspace_first.tokenizer.json")]
+    cases += [("sentencepiece_llama.model", {"tokenizer_config.json": chat, "added_tokens.json": added}),
+              ("sentencepiece_llama.model", {"tokenizer_config.json": llama, "added_tokens.json": added, "special_tokens_map.json": {"extra_special_tokens": ["<|im_start|>"]}}),
+              ("llama2.tokenizer.json", {"tokenizer_config.json": {**chat, **fast, **decoder(("<|im_end|>", {}), ("<|im_start|>", {}), ("[x]", {"special": False, "normalized": True}))}}),
+              ("llama2.tokenizer.json", {"tokenizer_config.json": {**chat, **fast, **decoder(("<|im_end|>", {"special": False}), ("[x]", {"special": False, "lstrip": True}))}}),
+              ("llama2.tokenizer.json", {"tokenizer_config.json": {**chat, **fast}, "added_tokens.json": {"<|im_end|>": size, "[x]": size + 1}})]
+    texts = ["hello world", "本語の文章です。", "a  b", "x\ny", "the</s>the", "<|im_end|>\n<|im_start|>user", "the [x]the", ""]
+    result = []
+    for file, files in cases:
+        with tempfile.TemporaryDirectory() as folder:
+            name = "tokenizer.json" if file.endswith(".json") else "tokenizer.model"
+            (pathlib.Path(folder) / name).write_bytes((arguments.out / file).read_bytes())
+            for other, content in {**files, "config.json": {"model_type": "llama"}}.items():
+                (pathlib.Path(folder) / other).write_text(json.dumps(content))
+            tokenizer = AutoTokenizer.from_pretrained(folder)
+            encoded = [{"text": text, "as_tokens": tokenizer.encode(text, add_special_tokens=False)} for text in texts]
+            for case in encoded:
+                case["decoded"] = tokenizer.decode(case["as_tokens"], skip_special_tokens=True, clean_up_tokenization_spaces=False)
+            result.append({"file": file, "files": files, "eos": tokenizer.eos_token_id, "size": len(tokenizer), "strings": encoded})
+    write(arguments.out / "folders.json", result)
+
+
 def is_tie(model, text):
     """Two segmentations of the same score: rounding decides between them, and versions of the library round differently."""
     best = model.nbest_encode(text, nbest_size=2, return_type="proto").nbests if text else []
@@ -402,6 +441,7 @@ def main():
     record_small_cases(arguments)
     record_sentencepiece(arguments, english, japanese)
     record_behind_tokens(arguments)
+    record_folders(arguments)
     record_encoder_tokenizers(arguments, english, japanese)
     record_smollm2(arguments, english, japanese)
 
