@@ -7,6 +7,8 @@
 #include <ATen/Context.h>
 #include <ATen/ops/cat.h>
 #include <ATen/ops/log_softmax.h>
+#include <ATen/ops/rand.h>
+#include <ATen/ops/randint.h>
 #include <ATen/ops/tensor.h>
 
 #include <dapt/adapters/lora.hpp>
@@ -278,6 +280,45 @@ TEST_CASE("An adapter on the head gives the loss, gradients and log probabilitie
     INFO(plain_gradients[i].name);
     REQUIRE(largest_difference(adapted_gradients[i].value, plain_gradients[i].value) < 1e-5 * std::max(1.0, plain_gradients[i].value.abs().max().item<double>()));
   }
+}
+
+TEST_CASE("An adapter on the head gives the gradients of the full logits, each once, where they come in several chunks") {
+  auto model = tiny_model("llama_bias");
+  const Lora lora{.rank = 3, .targets = {"lm_head", "q_proj"}};
+  auto state = attach_trained(lora, model);
+  at::manual_seed(4);
+  const Tensor ids = at::randint(model.config().vocab_size, {2, 300}, at::TensorOptions(at::kLong));  // 600 rows: two chunks of 256 and a shorter one
+  const Batch batch = joined_batch(ids, ids.roll(-1, 1));
+  const auto parameters = lora.trainable_parameters(state);
+  for (const auto& parameter : parameters) parameter.value.mutable_grad() = Tensor();
+  const Tensor full = at::log_softmax(model.logits(batch), -1).gather(2, batch.labels.unsqueeze(2)).sum().neg();
+  full.backward();
+  NamedParameters expected;
+  for (const auto& parameter : parameters) expected.push_back({parameter.name, parameter.value.grad()});
+  const auto found = adapter_gradients(model, lora, state, batch);
+  REQUIRE(model.loss(batch).sum.item<double>() == Approx(full.item<double>()).epsilon(1e-5));
+  for (std::size_t i = 0; i < expected.size(); ++i) {
+    INFO(expected[i].name);
+    REQUIRE(largest_difference(found[i].value, expected[i].value) < 1e-5 * expected[i].value.abs().max().item<double>());
+  }
+}
+
+TEST_CASE("A recomputed sum draws in the backward pass what it drew in the forward pass, and leaves the generator as it was") {
+  const Tensor x = at::arange(1, 11, at::kDouble).to(at::kFloat).unsqueeze(1), weight = at::full({}, 3.0, at::kFloat).requires_grad_(true);
+  std::vector<std::pair<std::int64_t, std::int64_t>> chunks;
+  const auto product = [&](const Tensor& rows, std::int64_t first) {
+    chunks.emplace_back(first, rows.size(0));
+    return (rows * at::rand({rows.size(0), 1}) * weight).sum();
+  };
+  at::manual_seed(5);
+  const Tensor sum = recompute_sum(product, x, 4);
+  REQUIRE(chunks == std::vector<std::pair<std::int64_t, std::int64_t>>{{0, 4}, {4, 4}, {8, 2}});
+  const Tensor next = at::rand({4});
+  at::manual_seed(5);
+  REQUIRE(recompute_sum(product, x, 4).item<double>() == sum.item<double>());
+  sum.backward();
+  REQUIRE(weight.grad().item<double>() * 3 == Approx(sum.item<double>()).epsilon(1e-6));  // linear in the weight
+  REQUIRE(at::rand({4}).equal(next));
 }
 
 TEST_CASE("Every parameter is named once, and the linear layers keep their addresses when the model moves") {

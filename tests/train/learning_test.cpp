@@ -12,6 +12,7 @@
 #include <ATen/ops/randn.h>
 
 #include <dapt/adapters/full_parameter.hpp>
+#include <dapt/adapters/lora.hpp>
 #include <dapt/data/pack.hpp>
 #include <dapt/data/packed_stream.hpp>
 #include <dapt/metrics/exact_match.hpp>
@@ -131,6 +132,32 @@ TEST_CASE("A random model ranks the candidates by chance, within three standard 
   // a byte: the sum of all bytes would rank the shortest candidate first
   CAPTURE(found.details.at("mrr_per_byte"), found.details.at("mrr_random"), error);
   REQUIRE(std::abs(found.details.at("mrr_per_byte") - found.details.at("mrr_random")) < 3 * error);
+}
+
+TEST_CASE("LoRA on the head trains layer by layer on rows whose logits come in several chunks, with the bits of steps after the window") {
+  std::vector<dapt::PackedSequence> rows(1);
+  for (int t = 0; t < 300; ++t) {
+    rows[0].input_ids.push_back((5 * t) % 256);
+    rows[0].labels.push_back((5 * t + 5) % 256);
+    rows[0].position_ids.push_back(t);
+    rows[0].document_starts.push_back(0);
+  }
+  const auto trained = [&](bool layer_wise) {
+    dapt::Llama model = random_llama(5);
+    dapt::PackedStream stream(rows, {.micro_batch_size = 1});
+    dapt::Trainer trainer(model, dapt::Lora{.rank = 4, .targets = {"lm_head", "q_proj"}, .dropout = 0.1}, dapt::AdamW{}, dapt::TrainOptions{.lr = 1e-2, .batch_size = 1, .max_steps = 3, .layer_wise = layer_wise});
+    trainer.train(stream);
+    std::vector<dapt::Tensor> factors;
+    for (const auto& module : trainer.adapter_state().modules) {
+      factors.push_back(module.a.detach());
+      factors.push_back(module.b.detach());
+    }
+    return factors;
+  };
+  const auto after = trained(false), layer_wise = trained(true);
+  REQUIRE(after.size() == 6);
+  for (std::size_t i = 0; i < after.size(); ++i) REQUIRE(after[i].equal(layer_wise[i]));
+  for (std::size_t i = 1; i < after.size(); i += 2) REQUIRE(after[i].abs().max().item<double>() > 0);
 }
 
 TEST_CASE("After 200 steps on real text states in 8 bits or bf16 cost less than 1 % of loss") {

@@ -1,6 +1,7 @@
 #include <atomic>
 #include <chrono>
 #include <cmath>
+#include <functional>
 #include <limits>
 #include <thread>
 
@@ -9,6 +10,7 @@
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/allclose.h>
 #include <ATen/ops/equal.h>
+#include <ATen/ops/rand.h>
 
 #include <dapt/adapters/full_parameter.hpp>
 #include <dapt/adapters/lora.hpp>
@@ -370,6 +372,40 @@ TEST_CASE("a bad loss or gradient reaches neither weights nor state") {
   Trainer trainer(layer_wise, FullParameter{}, AdamW{}, TrainOptions{.batch_size = 2, .max_steps = 3, .layer_wise = true, .on_bad_loss = OnBadLoss::skip});
   REQUIRE(trainer.train(toy_batches()).skipped == 1);
   for (const Tensor& weight : weights(layer_wise)) REQUIRE(weight.isfinite().all().item<bool>());
+}
+
+TEST_CASE("layer-wise, a parameter that stepped before a bad gradient came takes its next step as its second") {
+  struct DrawingLM : FaultyLM {
+    std::vector<double> draws;
+    dapt::LossSum loss(const dapt::Batch& batch) {
+      draws.push_back(at::rand({}).item<double>());
+      return FaultyLM::loss(batch);
+    }
+  };
+  // The head's gradient is the first; the rates of the others are 0, so that it is the same whether they step or not.
+  TrainOptions options{.lr = 1e-2, .batch_size = 1, .max_steps = 3, .layer_wise = true, .on_bad_loss = OnBadLoss::skip};
+  options.lr_factor = [](const dapt::NamedParameter& parameter) { return parameter.name == "lm_head.weight" ? 1.0 : 0.0; };
+  DrawingLM good, bad, continued;
+  bad.bad_gradient_at = 1;
+  Trainer expected(good, FullParameter{}, AdamW{}, options), found(bad, FullParameter{}, AdamW{}, options), from_checkpoint(continued, FullParameter{}, AdamW{}, options);
+  expected.train(toy_batches());
+  struct AtFirst {
+    std::function<void()> call;
+    void observe(const StepRecord& record) {
+      if (record.step == 1) call();
+    }
+  };
+  const TrainReport report = found.train(toy_batches(), AtFirst{[&] {
+    REQUIRE_FALSE(at::equal(weights(bad)[2], weights(continued)[2]));
+    from_checkpoint.restore(found.checkpoint());
+  }});
+  REQUIRE(report.skipped == 1);
+  REQUIRE(report.steps == 2);
+  from_checkpoint.train(toy_batches());
+  REQUIRE(at::equal(weights(bad)[2], weights(good)[2]));
+  REQUIRE(at::equal(weights(continued)[2], weights(good)[2]));
+  REQUIRE(bad.draws == good.draws);  // a window has the seed that it has without skipped ones before it
+  REQUIRE(continued.draws == std::vector<double>(good.draws.begin() + 1, good.draws.end()));
 }
 
 TEST_CASE("a stop request ends training and drops the window that it falls into") {

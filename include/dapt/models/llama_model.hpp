@@ -200,7 +200,7 @@ class Llama {
     const auto [inverse, attention_scaling] = length > 0 ? frequencies(length) : frequencies_;
     return rope_table(position_ids.to(inverse.device()), inverse, attention_scaling);
   }
-  /// Applies `chunk(hidden rows, labels)` to the head's input in pieces, for heads with an adapter.
+  /// Of heads with an adapter: the logits of a chunk of rows exist at a time.
   Tensor adapted_head_loss(const Tensor& hidden, const Tensor& labels) const;
 
   LlamaConfig config_;
@@ -343,15 +343,10 @@ inline LossSum Llama::loss(const Batch& given) {
 }
 
 inline Tensor Llama::adapted_head_loss(const Tensor& hidden, const Tensor& labels) const {
-  Tensor sum = at::zeros({}, hidden.options().dtype(at::kFloat));
-  for (std::int64_t begin = 0; begin < hidden.size(0); begin += detail::adapted_head_rows) {
-    const auto length = std::min(detail::adapted_head_rows, hidden.size(0) - begin);
-    const auto chunk_loss = [head = head_.get(), targets = labels.narrow(0, begin, length)](const Tensor& rows) {
-      return detail::label_log_probs(head->forward(rows), targets).sum().neg();
-    };
-    sum = sum + recompute(chunk_loss, hidden.narrow(0, begin, length));
-  }
-  return sum;
+  const auto chunk_loss = [head = head_.get(), labels](const Tensor& rows, std::int64_t first) {
+    return detail::label_log_probs(head->forward(rows), labels.narrow(0, first, rows.size(0))).sum().neg();
+  };
+  return recompute_sum(chunk_loss, hidden, detail::adapted_head_rows);
 }
 
 inline Tensor Llama::token_log_probs(const Batch& given) {

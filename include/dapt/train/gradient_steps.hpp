@@ -77,6 +77,8 @@ class GradientSteps {
 
   /// Of the window, waiting for other ranks included.
   double seconds() const { return seconds_; }
+  /// Whether a parameter has stepped in the window, on this rank: layer-wise also in one that was dropped afterwards.
+  bool any_stepped() const { return any_stepped_; }
 
  private:
   void receive(Trained& trained);
@@ -94,7 +96,7 @@ class GradientSteps {
   // Of the window in progress.
   StepInfo info_ = {};
   bool steps_in_hook_ = false, exchanges_in_hook_ = false;
-  bool bad_gradient_ = false;
+  bool bad_gradient_ = false, any_stepped_ = false;
   std::string bad_parameter_;
   double seconds_ = 0;
 };
@@ -121,7 +123,7 @@ template <class Rule>
 void GradientSteps<Rule>::begin_window(const StepInfo& info) {
   info_ = info;
   seconds_ = 0;
-  bad_gradient_ = false;
+  bad_gradient_ = any_stepped_ = false;
   for (Trained& trained : trained_) trained.norm = 0;
 }
 
@@ -215,9 +217,11 @@ bool GradientSteps<Rule>::finish_window(StepRecord& record) {
 
 template <class Rule>
 void GradientSteps<Rule>::step(Trained& trained) {
+  any_stepped_ = true;
   const StepInfo info{info_.step, info_.lr * trained.lr_factor};
   if (shared_ != nullptr) shared_->step(trained, info);
   else rule_.step(trained.weight, trained.state, info);
+  require(trained.weight.is_alias_of(trained.parameter.value), "Trainer: ", Rule::name, " replaced the weight ", trained.parameter.name, " instead of writing to it: weight.sub_(...), not weight = ...");
 }
 
 }  // namespace dapt::detail

@@ -146,7 +146,8 @@ class Trainer {
   std::vector<Trained> trained_;
   detail::TensorLayouts first_state_;  ///< as `init` made it, of all ranks
   RunHeader header_;
-  std::int64_t updates_ = 0;  ///< optimizer steps since construction
+  std::int64_t updates_ = 0;          ///< optimizer steps since construction
+  std::int64_t partial_updates_ = 0;  ///< layer-wise: skipped windows in which a parameter had stepped before a bad gradient came; each is a step to the rules, and skipped to all else
   bool merged_ = false;
   RunProgress progress_;          ///< of the call of train() in progress, or the last one
   bool continues_ = false;        ///< progress_ was restored, and train() has not taken it up yet
@@ -287,6 +288,7 @@ TrainReport Trainer<Model, Adapter, Rule, Schedule>::train(Stream&& stream, Obse
     ++progress_.windows;
     if (record.skipped) {
       ++progress_.skipped;
+      if (options_.layer_wise && (shared_ ? shared_->any(gradient_steps_.any_stepped()) : gradient_steps_.any_stepped())) ++partial_updates_;
       ++skipped_in_a_row;
       bad_in_a_row += window.supervised_tokens > 0;
     } else {
@@ -336,7 +338,7 @@ auto Trainer<Model, Adapter, Rule, Schedule>::run_window(const Window& window, c
   const c10::AutoGradMode recording(true);
   const TrainingMode training;
   double &forward = record.phase_seconds["forward"], &backward = record.phase_seconds["backward"];
-  gradient_steps_.begin_window({updates_ + 1, record.lr});
+  gradient_steps_.begin_window({updates_ + partial_updates_ + 1, record.lr});
   record.loss = record.grad_norm = std::numeric_limits<double>::quiet_NaN();  // of a window that is skipped
   if (!shared_ && stop_requested()) return Outcome::stopped;
   if (window.supervised_tokens == 0) {  // on all ranks
@@ -446,7 +448,7 @@ template <class Model, class Adapter, class Rule, class Schedule>
 Checkpoint Trainer<Model, Adapter, Rule, Schedule>::checkpoint() {
   require_attached();
   Checkpoint result{.progress = progress_, .header = header_};
-  detail::collect_state(result, weights(), updates_, [this](auto f) { this->visit_own_state(f); });
+  detail::collect_state(result, weights(), updates_, partial_updates_, [this](auto f) { this->visit_own_state(f); });
   if (shared_) shared_->gather(result);
   return result;
 }
@@ -468,6 +470,8 @@ void Trainer<Model, Adapter, Rule, Schedule>::restore(const Checkpoint& checkpoi
   for (const Trained& trained : trained_) devices.emplace(trained.parameter.name, trained.weight.device());
   detail::restore_state(checkpoint, here, [&](std::string_view parameter) { return devices.find(parameter)->second; }, visit);
   updates_ = checkpoint.numbers.at("updates");
+  const auto partial = checkpoint.numbers.find("partial updates");
+  partial_updates_ = partial == checkpoint.numbers.end() ? 0 : partial->second;
   progress_ = checkpoint.progress;
   continues_ = true;
 }

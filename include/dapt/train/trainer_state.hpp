@@ -38,8 +38,9 @@ void note(TensorLayouts& layouts, const std::string& name, const Value& value) {
 
 /// `visit(f)` calls f(parameter name, entry name, Tensor& or std::int64_t&) for the optimizer's state. The tensors are not copied.
 template <class Visit>
-void collect_state(Checkpoint& checkpoint, const TrainedWeights& weights, std::int64_t updates, Visit visit) {
+void collect_state(Checkpoint& checkpoint, const TrainedWeights& weights, std::int64_t updates, std::int64_t partial_updates, Visit visit) {
   checkpoint.numbers["updates"] = updates;
+  if (partial_updates > 0) checkpoint.numbers["partial updates"] = partial_updates;
   for (const auto& [name, weight] : weights) checkpoint.tensors["weights/" + name] = weight;
   visit([&](std::string_view parameter, std::string_view entry, auto& value) {
     if constexpr (!is_tensor<decltype(value)>) checkpoint.numbers[optimizer_entry(parameter, entry)] = value;
@@ -51,7 +52,7 @@ void collect_state(Checkpoint& checkpoint, const TrainedWeights& weights, std::i
 /// a step, so a checkpoint may lack them. `elsewhere`: the parameters whose states other ranks take.
 template <class Visit>
 void require_fitting_state(const Checkpoint& checkpoint, const TrainedWeights& weights, const TensorLayouts& first_state, Visit visit, const std::set<std::string>& elsewhere) {
-  std::set<std::string> expected = {"updates"};
+  std::set<std::string> expected = {"updates", "partial updates"};
   const auto require_tensor = [&](const std::string& name, const Tensor& like) {
     const auto found = checkpoint.tensors.find(name);
     require(found != checkpoint.tensors.end(), "Trainer: the checkpoint has no tensor ", name);
