@@ -1,5 +1,6 @@
 // An own adapter: one trained factor for each output of the chosen linear layers, in the manner of (IA)^3 (Liu et al. 2022, arXiv:2205.05638).
 // Run: custom_adapter
+#include <algorithm>
 #include <cstdio>
 
 #include <ATen/ops/ones.h>
@@ -20,9 +21,12 @@ struct OutputScale {
 
   template <dapt::CausalLM M>
   State attach(M& model) const {
-    for (const auto& parameter : model.parameters()) parameter.value.set_requires_grad(false);
+    const dapt::NamedParameters parameters = model.parameters();
+    for (const auto& parameter : parameters) parameter.value.set_requires_grad(false);
     State state;
     for (dapt::Linear* linear : model.linears()) {
+      const auto is_own = [&](const auto& parameter) { return parameter.name == linear->name + ".weight"; };
+      if (std::none_of(parameters.begin(), parameters.end(), is_own)) continue;  // the head of a model that ties it to its embedding
       dapt::require(!linear->adapted, "OutputScale: ", linear->name, " already has an adapter");
       const dapt::Tensor factor = at::ones({linear->weight.size(0)}, linear->weight.options().requires_grad(false)).set_requires_grad(true);
       linear->adapted = [factor](const dapt::Tensor& input, const dapt::Linear& layer) { return layer.plain(input).mul(factor); };
@@ -35,11 +39,14 @@ struct OutputScale {
   template <dapt::CausalLM M>
   void merge(State& state, M& model) const {
     const at::NoGradGuard no_grad;
-    const auto linears = model.linears();
-    for (std::size_t i = 0; i < linears.size(); ++i) {
-      linears[i]->thaw();  // a quantised weight becomes an ordinary one
-      linears[i]->weight.mul_(state.factors[i].value.unsqueeze(1));
-      linears[i]->adapted = nullptr;
+    auto factor = state.factors.begin();
+    for (dapt::Linear* linear : model.linears()) {
+      if (!linear->adapted) continue;
+      linear->thaw();  // a quantised weight becomes an ordinary one
+      linear->weight.mul_(factor->value.unsqueeze(1));
+      if (linear->bias.defined()) linear->bias.mul_(factor->value);
+      linear->adapted = nullptr;
+      ++factor;
     }
   }
 };

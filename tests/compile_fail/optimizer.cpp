@@ -11,6 +11,8 @@ struct Descent {
 #ifndef BREAK_State
   struct State {
     dapt::Tensor gradient;
+    double power = 1;
+    std::int64_t steps = 0;
   };
 #else
   struct State {
@@ -37,7 +39,13 @@ struct Descent {
 #endif
 #ifndef BREAK_visit
   template <class F>
-  void visit(State& state, F&& f) const;
+  void visit(State& state, F&& f) const {
+#ifdef BREAK_visit_types
+    f("power", state.power);  // a checkpoint would cut it
+#else
+    f("steps", state.steps);
+#endif
+  }
 #endif
 };
 static_assert(dapt::check_optimizer<Descent>());

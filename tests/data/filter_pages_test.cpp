@@ -126,6 +126,28 @@ TEST_CASE("score_pages sets the score of every page, whatever the chunks") {
   }
 }
 
+TEST_CASE("score_pages asks for no score of no pages") {
+  struct Sizes {
+    static constexpr std::string_view name = "sizes";
+    std::vector<std::size_t>* sizes;
+    std::vector<double> score(std::span<const Page> pages) const {
+      sizes->push_back(pages.size());
+      return std::vector<double>(pages.size(), 1);
+    }
+  };
+  std::vector<std::size_t> sizes;
+  const auto count = [&](const std::vector<Page>& pages, std::int64_t at_once) {
+    sizes.clear();
+    return (pages | dapt::score_pages(Sizes{&sizes}, at_once) | ranges::to<std::vector>()).size();
+  };
+  REQUIRE(count(scored_pages(), 2) == 4);
+  REQUIRE(sizes == std::vector<std::size_t>{2, 2});
+  REQUIRE(count(scored_pages(), 3) == 4);
+  REQUIRE(sizes == std::vector<std::size_t>{3, 1});
+  REQUIRE(count({}, 3) == 0);
+  REQUIRE(sizes.empty());
+}
+
 TEST_CASE("score_pages refuses scores that are none") {
   const auto pages = scored_pages();
   const auto score = [&](BadScorer scorer) { return pages | dapt::score_pages(scorer) | ranges::to<std::vector>(); };

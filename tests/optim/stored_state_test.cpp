@@ -83,6 +83,23 @@ TEST_CASE("a value comes back as the nearest number of its block's map, by the C
   }
 }
 
+TEST_CASE("a value above 0 in a block without a negative one never becomes 0, by both ways") {
+  Tensor values = at::full({512}, 1e-12);
+  values[0] = 1.0;
+  values[1] = 0.0;
+  values[256] = -1.0;  // the second block is signed: there the nearest number is 0
+  const dapt::Quantized quantized = dapt::quantize_blockwise(values), other = dapt::detail::quantize_by_operations(values);
+  REQUIRE(at::equal(quantized.codes, other.codes));
+  const Tensor back = dapt::dequantize_blockwise(quantized);
+  REQUIRE(back[1].item<double>() == 0);
+  REQUIRE(back[2].item<double>() == Approx(0.325e-6));  // the middle of 0.1 to 0.55, the lower half of the lowest decade, times 1e-6
+  REQUIRE(back[257].item<double>() == 0);
+}
+
+TEST_CASE("AdamW with states in 8 bits keeps the laws where a block holds second moments over more than seven decades") {
+  REQUIRE(dapt::testing::optimizer_failures(StoredState<AdamW>{}, {.shape = {300, 257}, .dtype = at::kBFloat16}) == Failures{});
+}
+
 TEST_CASE("a run's header says how states are stored, also below GaLore") {
   const dapt::GaLore<StoredState<AdamW>> rule{.rank = 4};
   const auto header = dapt::describe_optimizer(rule, {{"model.layers.0.mlp.up_proj.weight", at::zeros({8, 8})}, {"norm", at::zeros({8})}}, 1e-3);

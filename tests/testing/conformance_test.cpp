@@ -2,10 +2,14 @@
 #include <catch2/catch.hpp>
 
 #include <dapt/adapters/full_parameter.hpp>
+#include <dapt/adapters/lora.hpp>
+#include <dapt/core/pull_range.hpp>
 #include <dapt/optim/adamw.hpp>
 #include <dapt/testing/archetypes.hpp>
 #include <dapt/testing/conformance.hpp>
+#include <dapt/testing/resume.hpp>
 
+#include <ATen/ops/equal.h>
 #include <ATen/ops/ones.h>
 #include <ATen/ops/rand_like.h>
 
@@ -18,7 +22,7 @@ namespace {
 /// AdamW with one thing done wrong.
 struct Broken {
   static constexpr std::string_view name = "broken";
-  enum class Fault { none, decays_without_lr, draws, averages, climbs, hides_a_moment, keeps_gradient, reads_a_moment } fault = Fault::none;
+  enum class Fault { none, decays_without_lr, draws, averages, climbs, hides_a_moment, keeps_gradient, reads_a_moment, reassigns } fault = Fault::none;
   AdamW rule = {};
   struct State {
     AdamW::State inner;
@@ -36,6 +40,7 @@ struct Broken {
   void step(Tensor& weight, State& state, const StepInfo& info) const {
     if (fault == Fault::decays_without_lr) weight.mul_(0.99);
     state.last = state.inner.gradient.clone();
+    if (fault == Fault::reassigns) weight = weight.clone();
     rule.step(weight, state.inner, info);
     if (fault == Fault::draws && info.lr > 0) weight.add_(at::rand_like(weight), 1e-4);
   }
@@ -64,6 +69,34 @@ TEST_CASE("each law of an optimizer is noticed when it is broken") {
   REQUIRE(laws_broken(Broken::Fault::hides_a_moment) == "L5");
   REQUIRE(laws_broken(Broken::Fault::keeps_gradient).find("L6") != std::string::npos);
   REQUIRE(laws_broken(Broken::Fault::reads_a_moment) == "L8");
+  REQUIRE(laws_broken(Broken::Fault::reassigns) == "L1");
+}
+
+namespace {
+
+/// Descent by the last micro-batch alone.
+struct Replaces {
+  static constexpr std::string_view name = "replaces";
+  struct State {
+    Tensor gradient;
+  };
+  State init(const dapt::NamedParameter&) const { return {}; }
+  void accumulate(State& state, const Tensor& gradient) const { state.gradient = gradient; }
+  Tensor& accumulated(State& state) const { return state.gradient; }
+  void step(Tensor& weight, State& state, const StepInfo& info) const {
+    weight.sub_(state.gradient, info.lr);
+    state.gradient.reset();
+  }
+  template <class F>
+  void visit(State&, F&&) const {}
+};
+
+}  // namespace
+
+TEST_CASE("a lost micro-batch is noticed in bf16, and where a step is far smaller than a weight") {
+  const dapt::testing::Failures expected = {"replaces: L3: accumulating g1, then g2 steps otherwise than accumulating g1 + g2"};
+  REQUIRE(dapt::testing::optimizer_failures(Replaces{}, {.dtype = at::kBFloat16}) == expected);
+  REQUIRE(dapt::testing::optimizer_failures(Replaces{}, {.lr = 1e-6}) == expected);
 }
 
 TEST_CASE("gradient descent, the smallest optimizer, keeps the laws") {
@@ -80,6 +113,37 @@ TEST_CASE("the toy stream keeps the law of streams, and a stream that forgets it
 
 namespace {
 
+/// Writes each batch to the tensors of the one before the last.
+class Reuses : public dapt::PullRange<Reuses, dapt::Batch> {
+ public:
+  std::optional<dapt::Batch> next() {
+    const dapt::Batch fresh = *inner_.next();
+    dapt::Batch& buffer = buffers_[given_++ % 2];
+    if (!buffer.input_ids.defined()) return buffer = fresh;
+    buffer.input_ids.copy_(fresh.input_ids);
+    buffer.labels.copy_(fresh.labels);
+    return buffer;
+  }
+  dapt::StreamPosition position() const { return inner_.position(); }
+  void seek(dapt::StreamPosition position) { inner_.seek(position); }
+
+ private:
+  dapt::testing::ToyStream inner_;
+  dapt::Batch buffers_[2];
+  std::size_t given_ = 0;
+};
+
+}  // namespace
+
+TEST_CASE("a stream that writes batches to the tensors of earlier ones is noticed, alone and in a run") {
+  using dapt::testing::Failures;
+  REQUIRE(dapt::testing::batch_stream_failures([] { return Reuses(); }, 3) == Failures{"batch 0: a later one was written to its tensors; each batch must own its tensors"});
+  REQUIRE(dapt::testing::resume_failures(dapt::FullParameter{}, AdamW{}, [] { return Reuses(); }) ==
+          Failures{"the stream: a later batch was written to the tensors of batch 0; each batch must own its tensors"});
+}
+
+namespace {
+
 /// Marks one parameter too many as trainable.
 struct Leaky : dapt::FullParameter {
   static constexpr std::string_view name = "leaky";
@@ -91,10 +155,10 @@ struct Leaky : dapt::FullParameter {
   }
 };
 
-/// A factor on each layer's output, with two faults to choose from.
+/// A factor on each layer's output, with faults to choose from.
 struct Faulty {
   static constexpr std::string_view name = "faulty";
-  bool idle_parameter = false, stays_after_merge = false;
+  bool idle_parameter = false, stays_after_merge = false, forgets_bias = false, takes_tied = false, repeats_a_name = false;
   struct State {
     dapt::NamedParameters factors;
   };
@@ -104,9 +168,10 @@ struct Faulty {
     for (const auto& parameter : model.parameters()) parameter.value.set_requires_grad(false);
     State state;
     for (dapt::Linear* linear : model.linears()) {
+      if (!takes_tied && linear->weight.is_same(model.parameters()[0].value)) continue;
       const Tensor factor = at::ones({1}).requires_grad_(true), idle = at::ones({1}).requires_grad_(true);
       linear->adapted = [factor](const Tensor& input, const dapt::Linear& layer) { return layer.plain(input).mul(factor); };
-      state.factors.push_back({linear->name + ".factor", factor});
+      state.factors.push_back({repeats_a_name ? "factor" : linear->name + ".factor", factor});
       if (idle_parameter) state.factors.push_back({linear->name + ".idle", idle});
     }
     return state;
@@ -118,8 +183,10 @@ struct Faulty {
     const c10::NoGradGuard no_grad;
     const std::size_t step = idle_parameter ? 2 : 1;
     for (std::size_t i = 0; i < state.factors.size(); i += step) {
-      model.linears()[i / step]->weight.mul_(state.factors[i].value);
-      model.linears()[i / step]->adapted = nullptr;
+      dapt::Linear& linear = *model.linears()[i / step];
+      linear.weight.mul_(state.factors[i].value);
+      if (linear.bias.defined() && !forgets_bias) linear.bias.mul_(state.factors[i].value);
+      linear.adapted = nullptr;
     }
   }
 };
@@ -133,6 +200,31 @@ TEST_CASE("a parameter that no gradient reaches, and an adapter that merge leave
           Failures{"faulty: A5: the loss has no gradient for model.layers.0.mlp.up_proj.idle", "faulty: A5: the loss has no gradient for lm_head.idle"});
   REQUIRE(dapt::testing::adapter_failures(Faulty{.stays_after_merge = true}) ==
           Failures{"faulty: A3: after merge model.layers.0.mlp.up_proj still has an adapter in its forward pass", "faulty: A3: after merge lm_head still has an adapter in its forward pass"});
+}
+
+TEST_CASE("an adapter that merges without the bias, takes a head that is the embedding, or has a name twice is noticed; one that refuses such a head is not") {
+  using dapt::testing::Failures;
+  const std::string merged = "faulty: A3: the merged model has another loss than the adapted one";
+  REQUIRE(dapt::testing::adapter_failures(Faulty{.forgets_bias = true}) == Failures{merged + " (in a model with biases)"});
+  REQUIRE(dapt::testing::adapter_failures(Faulty{.takes_tied = true}) == Failures{merged + " (in a model whose head is its embedding)"});
+  REQUIRE(dapt::testing::adapter_failures(Faulty{.repeats_a_name = true}) == Failures{"faulty: A6: two trainable parameters have the name factor"});
+  REQUIRE(dapt::testing::adapter_failures(dapt::Lora{.targets = {"lm_head"}}) == Failures{});
+}
+
+TEST_CASE("the toy model's biases and tied head") {
+  dapt::testing::ToyLM plain, biased({.biases = true}), tied({.tied_head = true});
+  const auto names = [](dapt::testing::ToyLM& model) {
+    std::vector<std::string> all;
+    for (const auto& parameter : model.parameters()) all.push_back(parameter.name);
+    return all;
+  };
+  const std::string e = "model.embed_tokens.weight", w = "model.layers.0.mlp.up_proj", v = "lm_head";
+  REQUIRE(names(plain) == std::vector{e, w + ".weight", v + ".weight"});
+  REQUIRE(names(biased) == std::vector{e, w + ".weight", w + ".bias", v + ".weight", v + ".bias"});
+  REQUIRE(names(tied) == std::vector{e, w + ".weight"});
+  REQUIRE(tied.linears()[1]->weight.is_same(tied.parameters()[0].value));
+  REQUIRE(tied.weight_parts()[2][0].name == e);
+  for (std::size_t i : {0, 1}) REQUIRE(at::equal(plain.linears()[i]->weight, biased.linears()[i]->weight));
 }
 
 TEST_CASE("an adapter that leaves a base parameter open is noticed") {

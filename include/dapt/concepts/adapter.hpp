@@ -20,7 +20,7 @@ namespace dapt {
 /// | `adapter.trainable_parameters(state)` | `NamedParameters` | what trains, by name, in a fixed order, each with the factor on its learning rate (`lr_factor`, usually 1); reading and writing their values is the adapter's whole saved state |
 /// | `adapter.merge(state, model)`         | void              | folds the adapter into the base weights and leaves the forward pass      |
 ///
-/// Optional: `adapter.describe()` -> RunHeader, what a run's header says of it. Optional: `adapter.saved_bytes(state, linear, tokens)` -> std::int64_t, what
+/// Optional: `adapter.describe()` -> RunHeader, what a run's header says of it, and what is compared when a run goes on from a checkpoint. Optional: `adapter.saved_bytes(state, linear, tokens)` -> std::int64_t, what
 /// it keeps in `linear` for the backward pass beside the layer's input: for memory plans (train/memory_plan.hpp).
 ///
 /// Laws (run them with `dapt::testing::adapter_failures(adapter)`):
@@ -28,7 +28,9 @@ namespace dapt {
 ///   A2 every trainable parameter requires a gradient, and no other parameter of the model does;
 ///   A3 after merge the loss is that of the adapted model, within the rounding of the weights, and no layer is adapted any more;
 ///   A4 writing the trainable parameters of one attached model into another gives the same loss;
-///   A5 the gradient of the loss reaches every trainable parameter.
+///   A5 the gradient of the loss reaches every trainable parameter;
+///   A6 no two trainable parameters have one name.
+/// They must hold for layers with a bias, too, and a layer whose weight is another parameter's (a tied head) is left out or refused: what merge does to it, it does to both.
 template <class A, class M>
 concept AdapterFor = std::movable<A> && CausalLM<M> && requires(const A& adapter, M& model, typename A::State& state) {
   { A::name } -> std::convertible_to<std::string_view>;

@@ -20,7 +20,7 @@ namespace dapt {
 /// | `stream.position()`   | `StreamPosition` | of the next batch: the one the next `begin()` (or a increment) will give     |
 /// | `stream.seek(p)`      | void             | continue at a position that `position()` of an equally built stream said     |
 ///
-/// Law: after `seek(p)` the batches are those that followed when `position()` said `p`.
+/// Laws: after `seek(p)` the batches are those that followed when `position()` said `p`; a batch owns its tensors, so that no later one is written to them: a trainer holds a whole window of them.
 template <class S>
 concept BatchStream = ranges::input_range<S> && std::same_as<ranges::range_value_t<S>, Batch> &&
                       requires(S& stream, const S& constant, StreamPosition position) {

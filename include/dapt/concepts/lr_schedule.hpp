@@ -8,7 +8,8 @@
 namespace dapt {
 
 /// LrSchedule. `schedule.factor(progress)` -> double in [0, inf): what the base lr is multiplied with at this step. Pure.
-/// Optional: `static constexpr bool T::needs_budget` (a run without a limit is refused), `schedule.describe()` -> std::string for the run's header.
+/// Optional: `static constexpr bool T::needs_budget` (a run without a limit is refused), `schedule.describe()` -> std::string for the run's header, with all options of the schedule, because a
+/// run that goes on from a checkpoint compares it; without it the type's name is compared.
 template <class T>
 concept LrSchedule = std::copyable<T> && requires(const T& schedule, const Progress& progress) {
   { schedule.factor(progress) } -> std::same_as<double>;

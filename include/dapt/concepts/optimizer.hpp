@@ -18,10 +18,13 @@ namespace dapt {
 
 namespace detail {
 
-/// Accepts what a state may hold; used to ask whether `visit` can be called.
+/// Accepts what a state may hold; used to ask whether `visit` can be called, and by check_optimizer with what.
 struct StateVisitor {
-  void operator()(std::string_view, Tensor&) const {}
-  void operator()(std::string_view, std::int64_t&) const {}
+  template <class Value>
+  void operator()(std::string_view, Value&) const {
+    static_assert(std::same_as<Value, Tensor> || std::same_as<Value, std::int64_t>,
+                  "dapt::Optimizer [visit_types]: visit shows a value that is neither a dapt::Tensor nor a std::int64_t; keep a double in a tensor, a flag in a std::int64_t.");
+  }
 };
 
 template <class T> concept OptimizerHasName = requires { { T::name } -> std::convertible_to<std::string_view>; };
@@ -71,7 +74,7 @@ struct StepMemory {
 ///
 /// `weight` comes detached and without gradient recording. `info.step` counts from 1; `info.lr` is after the schedule. What is summed up within a window is no part of `visit`.
 /// Laws (run them on your own rule with `dapt::testing::optimizer_failures(rule)`; empty means none is broken):
-///   L1 with `info.lr == 0`, `step` leaves the weight as it was;
+///   L1 with `info.lr == 0`, `step` leaves the weight as it was; with any other, it writes to the weight's memory (`weight.sub_(...)`) and does not replace the tensor;
 ///   L2 the same weight, state and gradients give the same bits;
 ///   L3 accumulating g1 then g2 steps as accumulating g1 + g2 does, within rounding;
 ///   L4 on a convex quadratic with a small lr, 100 steps lower the loss;
@@ -80,7 +83,7 @@ struct StepMemory {
 ///   L7 after `accumulated(state).reset()` it is as if nothing had been accumulated;
 ///   L8 of what `visit` shows, `accumulate` and `accumulated` read nothing but what `visit_read_by_accumulate` shows, where the rule has that, else nothing.
 ///
-/// Optional: `rule.describe(parameters, lr)` -> RunHeader: what a run's header says, the effective lr of each group included; throws where an option matches no parameter;
+/// Optional: `rule.describe(parameters, lr)` -> RunHeader: what a run's header says, the effective lr of each group included, and what is compared when a run goes on from a checkpoint; throws where an option matches no parameter;
 /// `rule.depends_on_order()` -> bool: what is accumulated depends on which micro-batch came first, so that several ranks are refused;
 /// `rule.visit_read_by_accumulate(state, f)`: as `visit`, for those of its entries that L8 names; they are kept by every rank where states are sharded, all else by one;
 /// `rule.step_memory(parameter, gradient_dtype)` -> StepMemory: what a step needs beside the state, for memory plans (train/memory_plan.hpp), which find the rest by
@@ -158,6 +161,7 @@ consteval bool check_optimizer() {
   static_assert(detail::OptimizerShowsAccumulated<T>, "dapt::Optimizer [accumulated]: add  dapt::Tensor& accumulated(State& state) const;");
   static_assert(detail::OptimizerSteps<T>, "dapt::Optimizer [step]: add  void step(dapt::Tensor& weight, State& state, const dapt::StepInfo& info) const;");
   static_assert(detail::OptimizerVisitsState<T>, "dapt::Optimizer [visit]: add  template <class F> void visit(State& state, F&& f) const;  calling f(name, tensor) and f(name, int64) for all of it.");
+  if constexpr (detail::OptimizerVisitsState<T>) [[maybe_unused]] const auto shows = [](const T& rule, typename T::State& state) { rule.visit(state, detail::StateVisitor{}); };  // looks into visit
   return Optimizer<T>;
 }
 

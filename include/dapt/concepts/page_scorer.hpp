@@ -15,7 +15,9 @@ namespace dapt {
 /// | expression            | returns               | meaning                                                                     |
 /// |-----------------------|-----------------------|-----------------------------------------------------------------------------|
 /// | `T::name`             | string_view           | shown in the summary of the filter                                          |
-/// | `scorer.score(pages)` | `std::vector<double>` | one finite score a page, larger is more of the domain; a page's score does not depend on its neighbours; throws dapt::Error naming work and page where it cannot score |
+/// | `scorer.score(pages)` | `std::vector<double>` | one finite score a page, larger is more of the domain; a page's score does not depend on its neighbours; throws dapt::Error naming work and page where it cannot score; `pages` is not empty |
+///
+/// `score_pages(scorer)` keeps a copy of the scorer.
 template <class T>
 concept PageScorer = requires(const T& scorer, std::span<const Page> pages) {
   { T::name } -> std::convertible_to<std::string_view>;

@@ -22,7 +22,9 @@ inline void accumulate_gradient(Tensor& sum, const Tensor& gradient, at::ScalarT
   sum.add_(gradient);
 }
 
-/// L2 norm in fp32; NaN or infinite where an element is.
-inline double gradient_norm(const Tensor& gradient) { return at::linalg_vector_norm(gradient, 2, {}, false, at::kFloat).item<double>(); }
+/// L2 norm in fp32, of fp64 in fp64; NaN or infinite where an element is.
+inline double gradient_norm(const Tensor& gradient) {
+  return at::linalg_vector_norm(gradient, 2, {}, false, c10::promoteTypes(gradient.scalar_type(), at::kFloat)).item<double>();
+}
 
 }  // namespace dapt

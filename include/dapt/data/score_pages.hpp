@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cmath>
+#include <concepts>
 #include <cstdint>
 #include <optional>
 #include <utility>
@@ -36,6 +37,7 @@ class ScoreSource {
       if (page == nullptr) break;
       ready_.push_back(*page);
     }
+    if (ready_.empty()) return;
     const std::vector<double> scores = scorer_.score(ready_);
     require(scores.size() == ready_.size(), "scorer ", Scorer::name, ": found ", scores.size(), " scores for ", ready_.size(), " pages, expected one each");
     for (std::size_t i = 0; i < ready_.size(); ++i) {
@@ -55,6 +57,7 @@ class ScoreSource {
 /// Stage Page -> Page with `score` set; keeps a copy of the scorer. `pages_at_once` are held in memory: what the scorer may work on in parallel.
 template <PageScorer Scorer>
 auto score_pages(Scorer scorer, std::int64_t pages_at_once = 256) {
+  static_assert(std::copy_constructible<Scorer>, "dapt::score_pages keeps a copy of the scorer: give it a copy constructor, or keep what cannot be copied in a std::shared_ptr.");
   return stage([scorer = std::move(scorer), pages_at_once](auto pages) { return ScoreSource(std::move(pages), scorer, pages_at_once); });
 }
 

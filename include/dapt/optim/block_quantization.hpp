@@ -1,7 +1,8 @@
 // Blockwise dynamic 8-bit quantization: Dettmers et al. 2021 (arXiv:2110.02861), sections 2.1 and 2.2. A block's values are divided by the largest
-// magnitude and become the nearest of 256 numbers, denser towards zero over seven decades. The maps are those of bitsandbytes 0.50; two differences: there
-// each tensor has the signed or the unsigned map for good, here a block without a negative value takes the unsigned one, which is twice as fine; and
-// bitsandbytes' search on the CPU is approximate, ours finds the nearest number.
+// magnitude and become the nearest of 256 numbers, denser towards zero over seven decades. The maps are those of bitsandbytes 0.50; three differences: there
+// each tensor has the signed or the unsigned map for good, here a block without a negative value takes the unsigned one, which is twice as fine;
+// bitsandbytes' search on the CPU is approximate, ours finds the nearest number; and there the smallest values of the unsigned map become 0, here the least number above it, because
+// a second moment of 0 below a first one that is not leaves a step divided by eps alone.
 #pragma once
 
 #include <algorithm>
@@ -21,6 +22,7 @@
 #include <ATen/ops/empty_like.h>
 #include <ATen/ops/from_blob.h>
 #include <ATen/ops/linspace.h>
+#include <ATen/ops/maximum.h>
 #include <ATen/ops/where.h>
 
 #include <dapt/core/tensor.hpp>
@@ -95,7 +97,8 @@ inline Quantized quantize_by_operations(const Tensor& flat) {
   const Tensor scaled = rows.mul(largest.clamp_min(1e-38).reciprocal()).clamp_(-1, 1);
   const auto bounds = [&](bool is_signed) { return map_tensor(DynamicMap::of(is_signed).values(), flat).unfold(0, 2, 1).mean(1); };
   const Tensor is_finite = largest.isfinite();
-  const Tensor codes = at::where(negative, at::bucketize(scaled, bounds(true)), at::bucketize(scaled, bounds(false))).to(at::kByte).mul_(is_finite);
+  const Tensor nearest = at::where(negative, at::bucketize(scaled, bounds(true)), at::bucketize(scaled, bounds(false))).to(at::kByte);
+  const Tensor codes = at::maximum(nearest, rows.gt(0).to(at::kByte)).mul_(is_finite);
   const Tensor scales = at::where(is_finite, at::where(negative, largest.neg(), largest), std::numeric_limits<double>::quiet_NaN());
   return {codes.view(-1).narrow(0, 0, count).contiguous(), scales.view(-1)};
 }
@@ -141,7 +144,7 @@ inline Quantized quantize_blockwise(const Tensor& values) {
         const DynamicMap& map = DynamicMap::of(negative != 0);
         std::array<float, quantization_block> scaled;  // a loop of its own, which the compiler turns into vector code
         for (std::int64_t i = first; i < last; ++i) scaled[static_cast<std::size_t>(i - first)] = std::min(std::max(from[i] * factor, -1.0f), 1.0f);
-        for (std::int64_t i = first; i < last; ++i) codes[i] = map.code(scaled[static_cast<std::size_t>(i - first)]);
+        for (std::int64_t i = first; i < last; ++i) codes[i] = std::max(map.code(scaled[static_cast<std::size_t>(i - first)]), static_cast<std::uint8_t>(from[i] > 0));  // the signed map's positive numbers are above 127
       }
     });
   }

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <concepts>
 #include <cstdint>
 #include <optional>
 #include <sstream>
@@ -37,7 +38,8 @@ class RecordedStream : public PullRange<RecordedStream<Stream>, Batch> {
     else at_.emplace(ranges::begin(stream_));
     if (*at_ == ranges::end(stream_)) return std::nullopt;
     Batch batch = **at_;
-    batches.push_back({batch.input_ids.clone(), batch.labels.clone(), batch.position_ids.clone(), batch.document_starts.clone(), batch.supervised_tokens});
+    given.push_back(batch);
+    batches.push_back(copy_of(batch));
     return batch;
   }
   StreamPosition position() const { return stream_.position(); }
@@ -46,7 +48,8 @@ class RecordedStream : public PullRange<RecordedStream<Stream>, Batch> {
     at_.reset();
   }
 
-  std::vector<Batch> batches;
+  std::vector<Batch> batches;  ///< as they were then
+  std::vector<Batch> given;    ///< what the reader has
 
  private:
   Stream stream_;
@@ -70,11 +73,6 @@ struct Snapshots {
     batches.push_back(stream.batches.size());
   }
 };
-
-inline bool same_batch(const Batch& a, const Batch& b) {
-  return at::equal(a.input_ids, b.input_ids) && at::equal(a.labels, b.labels) && at::equal(a.position_ids, b.position_ids) && at::equal(a.document_starts, b.document_starts) &&
-         a.supervised_tokens == b.supervised_tokens;
-}
 
 /// The first tensor or number that differs, by its name in the checkpoint; empty where none does.
 inline std::string first_difference(const Checkpoint& a, const Checkpoint& b) {
@@ -100,6 +98,7 @@ Failures resume_failures(const Adapter& adapter, const Rule& rule, const Open& o
   using Stream = detail::RecordedStream<decltype(open())>;
   using Run = Trainer<Model, Adapter, Rule>;
   using Record = detail::Snapshots<Run, Stream>;
+  static_assert(std::copy_constructible<Adapter> && std::copy_constructible<Rule>, "dapt::testing::resume_failures: each run takes copies of the adapter and of the rule; give both a copy constructor.");
   require(options.max_steps >= 2, "resume_failures: max_steps is ", options.max_steps, ", expected at least 2");
   Failures failures;
 
@@ -110,6 +109,12 @@ Failures resume_failures(const Adapter& adapter, const Rule& rule, const Open& o
   whole.train(stream, expected);
   const auto steps = static_cast<std::int64_t>(expected.records.size());
   require(steps == options.max_steps, "resume_failures: the stream ended after ", steps, " of ", options.max_steps, " steps");
+
+  for (std::size_t i = 0; i < stream.batches.size(); ++i) {
+    if (detail::same_batch(stream.given[i], stream.batches[i])) continue;
+    failures.push_back("the stream: a later batch was written to the tensors of batch " + std::to_string(i) + "; each batch must own its tensors");
+    return failures;
+  }
 
   const auto check = [&](std::int64_t stopped_after) -> std::string {
     const auto done = static_cast<std::size_t>(stopped_after);

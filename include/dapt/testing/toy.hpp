@@ -27,6 +27,8 @@ struct ToyOptions {
   std::uint64_t seed = 0;
   at::ScalarType dtype = at::kFloat;
   at::Device device = at::kCPU;  ///< the values are the same on all
+  bool biases = false;           ///< of both linear layers
+  bool tied_head = false;        ///< the head's weight is the embedding
 };
 
 /// CausalLM that predicts a token from the one before it: embedding e, h = e + tanh(W e), logits = V h. W is "model.layers.0.mlp.up_proj", V "lm_head".
@@ -34,12 +36,14 @@ class ToyLM {
  public:
   explicit ToyLM(ToyOptions options = {}) {
     at::Generator generator = at::detail::createCPUGenerator(options.seed);
-    const auto weight = [&](std::int64_t rows, std::int64_t columns) {
-      return at::randn({rows, columns}, generator, at::TensorOptions(at::kFloat)).mul_(0.3).to(options.device, options.dtype);
+    const auto values = [&](std::vector<std::int64_t> shape) {
+      return at::randn(shape, generator, at::TensorOptions(at::kFloat)).mul_(0.3).to(options.device, options.dtype);
     };
-    embed_tokens_ = weight(options.vocab_size, options.hidden_size);
-    up_proj_ = std::make_unique<Linear>(Linear{"model.layers.0.mlp.up_proj", weight(options.hidden_size, options.hidden_size), {}, {}});
-    head_ = std::make_unique<Linear>(Linear{"lm_head", weight(options.vocab_size, options.hidden_size), {}, {}});
+    embed_tokens_ = values({options.vocab_size, options.hidden_size});
+    up_proj_ = std::make_unique<Linear>(Linear{"model.layers.0.mlp.up_proj", values({options.hidden_size, options.hidden_size}), {}, {}});
+    head_ = std::make_unique<Linear>(Linear{"lm_head", options.tied_head ? embed_tokens_ : values({options.vocab_size, options.hidden_size}), {}, {}});
+    for (Linear* linear : linears())
+      if (options.biases) linear->bias = values({linear->weight.size(0)});
   }
 
   LossSum loss(const Batch& batch) { return {chosen_log_probs(batch).sum().neg(), batch.supervised_tokens}; }
@@ -48,19 +52,26 @@ class ToyLM {
     return chosen_log_probs(batch);
   }
   NamedParameters parameters() {
-    return {{"model.embed_tokens.weight", embed_tokens_}, {up_proj_->name + ".weight", up_proj_->weight}, {"lm_head.weight", head_->weight}};
+    NamedParameters all = {{"model.embed_tokens.weight", embed_tokens_}};
+    for (const NamedParameters& part : {of(*up_proj_), of(*head_)})
+      for (const NamedParameter& parameter : part)
+        if (!parameter.value.is_same(embed_tokens_)) all.push_back(parameter);
+    return all;
   }
   std::vector<Linear*> linears() { return {up_proj_.get(), head_.get()}; }
 
   std::vector<NamedParameters> weight_parts() {
-    std::vector<NamedParameters> parts;
-    for (const NamedParameter& parameter : parameters()) parts.push_back({parameter});
-    return parts;
+    return {NamedParameters{{"model.embed_tokens.weight", embed_tokens_}}, of(*up_proj_), of(*head_)};
   }
   void set_weight_gate(WeightGate* gate) { gate_ = gate; }
   WeightGate* weight_gate() const { return gate_; }
 
  private:
+  NamedParameters of(const Linear& linear) const {
+    NamedParameters all = {{linear.weight.is_same(embed_tokens_) ? "model.embed_tokens.weight" : linear.name + ".weight", linear.weight}};
+    if (linear.bias.defined()) all.push_back({linear.name + ".bias", linear.bias});
+    return all;
+  }
   Tensor chosen_log_probs(const Batch& batch) const {
     const auto enter = [&](std::size_t part) {
       if (gate_ != nullptr) gate_->enter(part, Pass::forward);

@@ -1,6 +1,7 @@
 // What a run's header says of a setting.
 #pragma once
 
+#include <concepts>
 #include <cstdint>
 #include <map>
 #include <sstream>
@@ -8,6 +9,9 @@
 #include <utility>
 #include <vector>
 
+#include <c10/util/Type.h>
+
+#include <dapt/concepts/lr_schedule.hpp>
 #include <dapt/concepts/optimizer.hpp>
 #include <dapt/core/named_parameter.hpp>
 #include <dapt/core/run_result.hpp>
@@ -15,6 +19,14 @@
 #include <dapt/train/trained_parameter.hpp>
 
 namespace dapt::detail {
+
+/// What `schedule` says of itself, else its type: two runs with other schedules must not have one header.
+template <LrSchedule Schedule>
+std::string describe_schedule_or_type(const Schedule& schedule) {
+  if constexpr (requires { schedule.describe(); }) return schedule.describe();
+  else if constexpr (std::same_as<Schedule, ConstantLr>) return "constant";
+  else return c10::demangle_type<Schedule>();
+}
 
 template <class Adapter, class Rule, class Schedule>
 RunHeader describe_training(const Adapter& adapter, const Rule& rule, const Schedule& schedule, const TrainOptions& options, const std::vector<TrainedParameter<Rule>>& trained) {
@@ -38,7 +50,7 @@ RunHeader describe_training(const Adapter& adapter, const Rule& rule, const Sche
   header.append(describe_optimizer(rule, parameters, options.lr));
   if (factors.size() > 1 || factors.begin()->first != 1)
     for (const auto& [factor, group] : factors) header.add("lr factor", text(factor, " (", group.first, " parameters, the first ", group.second, ")"));
-  if constexpr (requires { schedule.describe(); }) header.add("lr schedule", schedule.describe());
+  if constexpr (!std::same_as<Schedule, ConstantLr>) header.add("lr schedule", describe_schedule_or_type(schedule));
   header.add("batch", text(options.batch_size, " rows in micro-batches of ", options.micro_batch_size, options.layer_wise ? ", layer-wise steps" : ""));
   if (options.max_grad_norm > 0) header.add("max_grad_norm", text(options.max_grad_norm, options.layer_wise ? " (each parameter by its own norm)" : ""));
   if (options.on_bad_loss == OnBadLoss::skip) header.add("on_bad_loss", "skip");

@@ -175,7 +175,9 @@ Trainer<Model, Adapter, Rule, Schedule>::Trainer(Model& model, Adapter adapter, 
   if (options_.shard_weights) parted = detail::parted_weights(model_, "TrainOptions: shard_weights");
   detail::Owners owners;
   if (options_.shard_states) owners = detail::owners_of(rule_, parameters, parted ? &*parted : nullptr, options_.ranks->size());
+  std::set<std::string> names;
   for (const NamedParameter& parameter : parameters) {
+    require(names.insert(parameter.name).second, "Trainer: the adapter ", Adapter::name, " has two trainable parameters ", parameter.name, "; a checkpoint would keep one of them");
     const double factor = parameter.lr_factor * (options_.lr_factor ? options_.lr_factor(parameter) : 1);
     require(factor >= 0 && std::isfinite(factor), "Trainer: lr_factor is ", factor, " for ", parameter.name, ", expected 0 or more");
     Trained& trained = trained_.emplace_back(Trained{parameter, parameter.value.detach(), factor, rule_.init(parameter)});
@@ -185,7 +187,7 @@ Trainer<Model, Adapter, Rule, Schedule>::Trainer(Model& model, Adapter adapter, 
   }
   require(!trained_.empty(), "Trainer: the adapter has no trainable parameter");
   const double factor = schedule_.factor({1, 0});  // so that a schedule's bad option shows now
-  require(factor >= 0 && std::isfinite(factor), "Trainer: the learning-rate schedule's first factor is ", factor, ", expected 0 or more");
+  require(factor >= 0 && std::isfinite(factor), "Trainer: the first factor of the learning-rate schedule ", detail::describe_schedule_or_type(schedule_), " is ", factor, ", expected 0 or more");
   require(!is_shared() || !depends_on_order(rule_), "Trainer: ", Rule::name, " takes subspaces from a window's first micro-batch, of which each of ", is_shared() ? options_.ranks->size() : 1,
           " ranks has another; take them from the window's sum");
   require(!is_shared() || devices().size() == 1, "Trainer: the model lies on several devices, which ", is_shared() ? options_.ranks->size() : 1, " ranks cannot share; give each rank one");
@@ -278,7 +280,10 @@ TrainReport Trainer<Model, Adapter, Rule, Schedule>::train(Stream&& stream, Obse
       report.stopped_because = "end of stream";
       break;
     }
-    record.lr = options_.lr * schedule_.factor({record.step, fraction(progress_.windows)});
+    const double factor = schedule_.factor({record.step, fraction(progress_.windows)});
+    require(factor >= 0 && std::isfinite(factor), "Trainer: the factor of the learning-rate schedule ", detail::describe_schedule_or_type(schedule_), " is ", factor, " at step ", record.step,
+            ", expected 0 or more; the weights are those before it");
+    record.lr = options_.lr * factor;
     const Outcome outcome = run_window(window, devices, record);
     if (outcome == Outcome::stopped) {
       report.stopped_because = "stop requested";
