@@ -222,7 +222,6 @@ void GradientSteps<Rule>::step(Trained& trained) {
   if (shared_ != nullptr) shared_->step(trained, info);
   else rule_.step(trained.weight, trained.state, info);
   require(trained.weight.is_alias_of(trained.parameter.value), "Trainer: ", Rule::name, " replaced the weight ", trained.parameter.name, " instead of writing to it: weight.sub_(...), not weight = ...");
-  require(trained.weight.is_alias_of(trained.parameter.value), "Trainer: ", Rule::name, " replaced the weight ", trained.parameter.name, " instead of writing to it: weight.sub_(...), not weight = ...");
 }
 
 }  // namespace dapt::detail
