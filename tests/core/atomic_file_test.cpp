@@ -66,6 +66,31 @@ TEST_CASE("What a killed process left of a file is removed, what another one wri
   REQUIRE(files_in(folder.path()) == 2);
 }
 
+TEST_CASE("Two files that are written at once under one name do not mix: the second is refused, the first is whole") {
+  const TemporaryFolder folder;
+  const auto file = folder.path() / "a.bin";
+  AtomicFile first(file);
+  first.write("first, ");
+  REQUIRE_THROWS_WITH(AtomicFile(file), Catch::Contains(file.string() + ": another process writes it just now"));
+  first.write("and whole");
+  first.commit();
+  REQUIRE(read_bytes(file) == "first, and whole");
+  AtomicFile next(file);  // what was committed is locked no longer
+  next.write("next");
+  next.commit();
+  REQUIRE(read_bytes(file) == "next");
+  REQUIRE(files_in(folder.path()) == 1);
+}
+
+TEST_CASE("What a killed process with this one's number left half-written is no part of the next file") {
+  const TemporaryFolder folder;
+  const auto file = folder.path() / "a.bin";
+  std::ofstream(folder.path() / (".a.bin." + std::to_string(::getpid()) + ".tmp")) << "longer than what is written now";
+  write_file_atomically(file, "new");
+  REQUIRE(read_bytes(file) == "new");
+  REQUIRE(files_in(folder.path()) == 1);
+}
+
 TEST_CASE("A write that fails half way keeps the old file and names it") {
   const TemporaryFolder folder;
   const auto file = folder.path() / "a.bin";

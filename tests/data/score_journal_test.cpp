@@ -121,16 +121,51 @@ TEST_CASE("scores of another run, or of other pages, are not taken up") {
   REQUIRE(folder.run(pages, 3) == 5);  // none of these touched it
 }
 
-TEST_CASE("two runs that write the same scores are found out") {
+TEST_CASE("of two runs that write the same scores the second is refused before it touches them, and the first ends whole") {
+  const ScoresFolder folder, alone;
+  const dapt::ScoreHeader header{"length", {}};
+  const auto pages = pages_of_lengths(2);
+  const std::vector<double> scores{1, 2};
+  for (const ScoresFolder* of : {&alone, &folder}) {
+    ScoreJournal one(of->file, header, 1), other(of->file, header, 1);
+    one.begin();
+    one.add({pages.data(), 1}, {scores.data(), 1});
+    if (of == &folder) {
+      REQUIRE_THROWS_WITH(other.begin(), Catch::Contains("s.jsonl: another run writes these scores just now"));
+      ScoreJournal late(of->file, header, 1);
+      REQUIRE(late.remembered() == 1);
+      REQUIRE_THROWS_WITH(late.begin(), Catch::Contains("another run writes these scores just now"));
+    }
+    one.add({pages.data() + 1, 1}, {scores.data() + 1, 1});
+    one.finish();
+  }
+  REQUIRE(ScoresFolder::content(folder.file) == ScoresFolder::content(alone.file));
+  REQUIRE(ScoresFolder::content(folder.file).ends_with("\"score\":2.0}\n"));
+  REQUIRE_FALSE(std::filesystem::exists(folder.partial));
+}
+
+TEST_CASE("scores that another run wrote to meanwhile are found out") {
   const ScoresFolder folder;
   const dapt::ScoreHeader header{"length", {}};
   const Page page{"w", 1, "text", {}};
   const double score = 1;
-  ScoreJournal one(folder.file, header, 1), other(folder.file, header, 1);
-  for (ScoreJournal* journal : {&one, &other}) journal->begin();
-  for (ScoreJournal* journal : {&one, &other}) journal->add({&page, 1}, {&score, 1});
-  REQUIRE_THROWS_WITH(one.finish(), Catch::Contains("s.jsonl: ") && Catch::Contains("another run wrote to it as well"));
+  {
+    ScoreJournal one(folder.file, header, 1);
+    one.begin();
+    one.add({&page, 1}, {&score, 1});
+    std::ofstream(folder.partial, std::ios::app) << "as where files have no locks\n";
+    REQUIRE_THROWS_WITH(one.finish(), Catch::Contains("s.jsonl: ") && Catch::Contains("another run wrote to it as well"));
+  }
   REQUIRE_FALSE(std::filesystem::exists(folder.file));
+  std::filesystem::remove(folder.partial);
+  ScoreJournal before(folder.file, header, 1);  // what it read is not what is there when it begins
+  {
+    ScoreJournal meanwhile(folder.file, header, 1);
+    meanwhile.begin();
+    meanwhile.add({&page, 1}, {&score, 1});
+  }
+  REQUIRE_THROWS_WITH(before.begin(), Catch::Contains("another run wrote to ") && Catch::Contains("since it was read"));
+  REQUIRE(ScoreJournal(folder.file, header, 1).remembered() == 1);
 }
 
 TEST_CASE("of a run that scored no whole batch nothing is left, and neither infinite scores are written nor folders replaced") {

@@ -29,10 +29,29 @@ inline void flush_folder(const std::filesystem::path& folder) {
   require(reason == 0 || reason == EINVAL || reason == ENOTSUP || reason == EBADF || reason == EROFS, folder.string(), ": cannot flush the folder to the disk: ", std::strerror(reason));
 }
 
+/// Opens `file` and locks it for this descriptor alone. -1 with errno EWOULDBLOCK where another one holds it, in this process or in any other on this file system, or with open's own reason; on a
+/// file system without locks the file is opened without one.
+inline int open_locked(const std::filesystem::path& file, int flags) {
+  for (int tries = 50;;) {
+    const int descriptor = ::open(file.c_str(), flags | O_CLOEXEC, 0666);
+    if (descriptor < 0) return -1;
+    const int reason = ::flock(descriptor, LOCK_EX | LOCK_NB) == 0 ? 0 : errno;
+    struct stat held = {}, named = {};
+    const bool same = ::fstat(descriptor, &held) == 0 && ::stat(file.c_str(), &named) == 0 && held.st_dev == named.st_dev && held.st_ino == named.st_ino;
+    const bool last = --tries == 0;  // who asks whether it is a leftover holds it for a moment only
+    if (reason != EWOULDBLOCK && (same || last)) return descriptor;
+    ::close(descriptor);
+    errno = EWOULDBLOCK;
+    if (last) return -1;
+    if (same) ::usleep(1000);  // else it was renamed or removed before it was locked: what goes by that name now
+  }
+}
+
 }  // namespace detail
 
 /// Write, then commit. Without commit (an exception on the way) the target stays as it was and nothing is left beside it.
 /// What a process that was killed left half-written for the same target is removed; it is told from what another process writes just now by a lock.
+/// Two that are written at once under one name (processes with one number, as in containers) do not mix: the second throws.
 /// Every failure is a dapt::Error that names the target and the system's reason. A target that is there and no regular file (a folder, a device) is refused: it would be replaced.
 class AtomicFile {
  public:
@@ -42,12 +61,17 @@ class AtomicFile {
     const auto status = std::filesystem::status(target_, error);
     require(!std::filesystem::exists(status) || std::filesystem::is_regular_file(status), target_.string(), ": is no regular file, and would be replaced by one");
     remove_leftovers();
-    struct stat seen = {};
-    do {  // again where another process took it for a leftover before it was locked
-      if (descriptor_ >= 0) ::close(descriptor_);
-      descriptor_ = ::open(temporary_.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
-      if (descriptor_ < 0) fail_with_reason("cannot create a file in its folder");
-    } while (::flock(descriptor_, LOCK_EX | LOCK_NB) == 0 && ::fstat(descriptor_, &seen) == 0 && seen.st_nlink == 0);
+    descriptor_ = detail::open_locked(temporary_, O_WRONLY | O_CREAT);
+    if (descriptor_ < 0) {
+      require(errno != EWOULDBLOCK, target_.string(), ": another process writes it just now (", temporary_.filename().string(), " is locked)");
+      fail_with_reason("cannot create a file in its folder");
+    }
+    if (::ftruncate(descriptor_, 0) != 0) {  // a killed process of this number may have left it
+      const int reason = errno;
+      ::close(descriptor_);
+      errno = reason;
+      fail_with_reason("cannot empty the file beside it");
+    }
   }
   AtomicFile(const AtomicFile&) = delete;
   AtomicFile& operator=(const AtomicFile&) = delete;

@@ -1,9 +1,11 @@
 // Scores that take long to make, kept as they are made: a run that was stopped or killed goes on behind the last batch of pages whose scores were written.
 #pragma once
 
+#include <cerrno>
 #include <chrono>
 #include <cmath>
 #include <cstdint>
+#include <cstring>
 #include <filesystem>
 #include <fstream>
 #include <memory>
@@ -15,8 +17,12 @@
 #include <utility>
 #include <vector>
 
+#include <fcntl.h>
+#include <unistd.h>
+
 #include <dapt/concepts/page_scorer.hpp>
 #include <dapt/core/append_file.hpp>
+#include <dapt/core/atomic_file.hpp>
 #include <dapt/core/error.hpp>
 #include <dapt/core/page.hpp>
 #include <dapt/data/score_file.hpp>
@@ -31,6 +37,7 @@ class ScoreJournal {
   ScoreJournal(std::filesystem::path file, const ScoreHeader& header, std::int64_t pages_at_once)
       : file_(std::move(file)), partial_(file_.parent_path() / ("." + file_.filename().string() + ".partial")), header_(score_file_header(header)), pages_at_once_(pages_at_once) {
     require(pages_at_once >= 1, "ScoreJournal: pages_at_once is ", pages_at_once, ", expected at least 1");
+    found_bytes_ = partial_bytes();
     std::ifstream in(partial_, std::ios::binary);
     std::string line;
     if (!std::getline(in, line) || in.eof()) return;  // without its end the header was being written
@@ -51,6 +58,7 @@ class ScoreJournal {
   ~ScoreJournal() {
     std::error_code ignored;
     if (out_ && written_ < pages_at_once_ && remembered_ == 0) std::filesystem::remove(partial_, ignored);
+    if (lock_ >= 0) ::close(lock_);
   }
 
   const std::filesystem::path& partial() const { return partial_; }
@@ -59,12 +67,15 @@ class ScoreJournal {
   /// Pages whose scores the next run would remember.
   std::int64_t kept() const { return remembered_ + written_ / pages_at_once_ * pages_at_once_; }
 
-  /// Opens the file for writing; of several processes one does. Throws where it cannot be written.
+  /// Opens the file for writing; of several processes one does. Throws where it cannot be written, and where another journal writes it: it is locked while this one lives.
   void begin() {
     writing([&] {
       std::error_code error;
       const auto status = std::filesystem::status(file_, error);
       require(!std::filesystem::exists(status) || std::filesystem::is_regular_file(status), "is no regular file, and would be replaced by one");
+      lock_ = detail::open_locked(partial_, O_WRONLY | O_CREAT);
+      require(lock_ >= 0, errno == EWOULDBLOCK ? "another run writes these scores just now: " : "cannot write: ", partial_.string(), errno == EWOULDBLOCK ? " is locked" : std::string(": ") + std::strerror(errno));
+      require(partial_bytes() == found_bytes_, "another run wrote to ", partial_.string(), " since it was read; the same command goes on from there");
       if (bytes_ > 0) {
         std::filesystem::resize_file(partial_, bytes_, error);
         require(!error, "cannot cut ", partial_.string(), " to ", bytes_, " bytes: ", error.message());
@@ -127,6 +138,13 @@ class ScoreJournal {
   }
 
  private:
+  /// 0 where it is not there.
+  std::uintmax_t partial_bytes() const {
+    std::error_code error;
+    const std::uintmax_t bytes = std::filesystem::file_size(partial_, error);
+    return error ? 0 : bytes;
+  }
+
   /// Errors name the file that was asked for.
   template <class Work>
   void writing(const Work& work) const {
@@ -141,6 +159,8 @@ class ScoreJournal {
   std::string header_;
   std::int64_t pages_at_once_, remembered_ = 0, passed_ = 0, written_ = 0;
   std::uintmax_t bytes_ = 0;  ///< of the partial file: up to the last batch that was found, then of all that was written
+  std::uintmax_t found_bytes_ = 0;
+  int lock_ = -1;  ///< on the partial file
   std::optional<ScoreReader> reader_;
   std::optional<AppendFile> out_;
   std::chrono::steady_clock::time_point flushed_ = std::chrono::steady_clock::now();
