@@ -5,31 +5,33 @@
 #include <array>
 #include <cstdint>
 #include <filesystem>
-#include <fstream>
 #include <string>
 #include <string_view>
 #include <vector>
 
 #include <nlohmann/json.hpp>
+#include <unicode/uchar.h>
+#include <unicode/utf8.h>
 
 #include <dapt/core/error.hpp>
 #include <dapt/core/json.hpp>
+#include <dapt/data/input_file.hpp>
+#include <dapt/data/utf8.hpp>
 
 namespace dapt {
 
-/// Terms found without regard to ASCII case, as whole words: no ASCII letter or digit stands right before or after. (Japanese terms have
-/// no such neighbours, so they are found anywhere.) Where several terms start at one place, the longest counts.
+/// Terms found without regard to ASCII case, as whole words: where a term begins or ends with a letter or digit of a script with spaces (before U+2E80, as for_each_word has it), no ASCII
+/// letter or digit stands right beside it. Japanese terms are found anywhere. Where several terms start at one place, the longest counts.
 class Terms {
  public:
   /// Throws where no term is left after leaving out empty ones.
   explicit Terms(const std::vector<std::string>& terms) {
-    for (const std::string& term : terms) {
-      const auto first = term.find_first_not_of(" \t\r"), last = term.find_last_not_of(" \t\r");
-      if (first != std::string::npos) terms_.push_back(lower(std::string_view(term).substr(first, last - first + 1)));
-    }
+    for (const std::string& term : terms)
+      if (const std::string_view trimmed = trim_white_space(term); !trimmed.empty()) terms_.push_back(lower(trimmed));
     require(!terms_.empty(), "the list of domain terms is empty");
     std::sort(terms_.begin(), terms_.end());
     terms_.erase(std::unique(terms_.begin(), terms_.end()), terms_.end());
+    for (const std::string& term : terms_) edges_.push_back(edges(term));
     for (std::size_t i = 0; i < terms_.size(); ++i) by_first_byte_[static_cast<unsigned char>(terms_[i][0])].push_back(i);
     for (auto& candidates : by_first_byte_) {
       std::stable_sort(candidates.begin(), candidates.end(), [this](auto a, auto b) { return terms_[a].size() > terms_[b].size(); });
@@ -50,11 +52,12 @@ class Terms {
     std::vector<bool> seen(terms_.size(), false);
     Count count;
     for (std::size_t i = 0; i < view.size(); ++i) {
-      if (i > 0 && is_word(view[i - 1])) continue;
+      const bool inside_word = i > 0 && is_word(view[i - 1]);
       for (const std::size_t candidate : by_first_byte_[static_cast<unsigned char>(view[i])]) {
         const std::string_view term = terms_[candidate];
         const std::size_t after = i + term.size();
-        if (view.substr(i, term.size()) != term || (after < view.size() && is_word(view[after]))) continue;
+        if (inside_word && edges_[candidate].begins_word) continue;
+        if (view.substr(i, term.size()) != term || (edges_[candidate].ends_word && after < view.size() && is_word(view[after]))) continue;
         ++count.occurrences;
         count.distinct += !seen[candidate];
         seen[candidate] = true;
@@ -66,6 +69,21 @@ class Terms {
   }
 
  private:
+  struct Edges {
+    bool begins_word, ends_word;
+  };
+  static Edges edges(std::string_view term) {
+    Edges found{};
+    const auto size = static_cast<std::int64_t>(term.size());
+    for (std::int64_t at = 0; at < size;) {
+      const bool first = at == 0;
+      UChar32 c = 0;
+      U8_NEXT(term.data(), at, size, c);
+      found.ends_word = c < 0x2E80 && u_isalnum(c) != 0;
+      if (first) found.begins_word = found.ends_word;
+    }
+    return found;
+  }
   static bool is_word(char c) { return (c >= 'a' && c <= 'z') || (c >= '0' && c <= '9'); }
   static std::string lower(std::string_view text) {
     std::string lowered(text);
@@ -74,33 +92,41 @@ class Terms {
   }
 
   std::vector<std::string> terms_;
+  std::vector<Edges> edges_;  // of each
   std::array<std::vector<std::size_t>, 256> by_first_byte_;
 };
 
 /// Reads terms from files: *.jsonl gives the "answers" (array) or "answer" (string) of each line, as question and cloze files have them;
-/// any other file has one term a line. Throws dapt::Error with file:line.
+/// any other file has one term a line. Files may be gzip or zstd; .gz, .zst and .zstd count for nothing. Throws dapt::Error with file:line, also for what is no UTF-8.
 inline Terms read_terms(const std::vector<std::filesystem::path>& paths) {
   std::vector<std::string> terms;
   for (const auto& path : paths) {
-    std::ifstream stream(path, std::ios::binary);
-    require(stream.is_open(), "cannot read domain terms from ", path.string());
+    require(!std::filesystem::is_directory(path), path.string(), ": is a folder, expected a file of domain terms");
+    InputFile file(path);
+    std::filesystem::path name = path;
+    if (name.extension() == ".gz" || name.extension() == ".zst" || name.extension() == ".zstd") name.replace_extension();
+    constexpr std::size_t most_bytes = std::size_t{1} << 24;
     std::string line;
-    for (std::int64_t number = 1; std::getline(stream, line); ++number) {
+    for (std::int64_t number = 1; file.read_line(line, most_bytes); ++number) {
+      const std::string where = path.string() + ":" + std::to_string(number);
+      require(line.size() <= most_bytes, where, ": is longer than ", most_bytes, " bytes, expected a term");
+      if (const auto at = ill_formed_utf8(line)) fail(where, ": byte ", *at, " of the line is no UTF-8, expected a file of domain terms in UTF-8");
+      require(line.find('\0') == std::string::npos, where, ": has a NUL byte, expected a file of domain terms in UTF-8");
       if (number == 1 && line.starts_with("\xEF\xBB\xBF")) line.erase(0, 3);
-      if (path.extension() != ".jsonl") {
+      if (name.extension() != ".jsonl") {
         terms.push_back(line);
         continue;
       }
-      if (line.find_first_not_of(" \t\r") == std::string::npos) continue;
+      if (only_white_space(line)) continue;
       try {
-        const auto value = detail::parse_json(line, path.string() + ":" + std::to_string(number));
+        const auto value = detail::parse_json(line, where);
         if (value.contains("answers")) {
           for (const auto& answer : value.at("answers")) terms.push_back(answer.get<std::string>());
         } else {
           terms.push_back(value.at("answer").get<std::string>());
         }
       } catch (const nlohmann::json::exception& error) {
-        fail(path.string(), ":", number, ": expected an object with \"answers\": [string...] or \"answer\": string: ", error.what());
+        fail(where, ": expected an object with \"answers\": [string...] or \"answer\": string: ", error.what());
       }
     }
   }

@@ -70,4 +70,19 @@ inline bool only_white_space(std::string_view text) {
   return true;
 }
 
+/// Well-formed UTF-8 without the Unicode white space at its ends.
+inline std::string_view trim_white_space(std::string_view text) {
+  const auto size = static_cast<std::int64_t>(text.size());
+  std::int64_t begin = size, end = size;
+  for (std::int64_t at = 0; at < size;) {
+    const std::int64_t start = at;
+    UChar32 code_point = 0;
+    U8_NEXT(text.data(), at, size, code_point);
+    if (u_isUWhiteSpace(code_point)) continue;
+    begin = std::min(begin, start);
+    end = at;
+  }
+  return text.substr(static_cast<std::size_t>(begin), static_cast<std::size_t>(end - begin));
+}
+
 }  // namespace dapt

@@ -43,6 +43,8 @@ class NgramCrossEntropyScorer {
   std::vector<double> score(std::span<const Page> pages) const;
 
   int refits() const { return refits_; }
+  /// Whether the last refit changed so few pages that the fit counts as done; false where max_refits ended it, 0 among them.
+  bool settled() const { return settled_; }
 
  private:
   struct Entry {
@@ -67,6 +69,7 @@ class NgramCrossEntropyScorer {
   std::unordered_map<std::uint64_t, double> weights_;  // n-gram -> log ratio
   double unknown_weight_ = 0;                          // of an n-gram that the fit never saw
   int refits_ = 0;
+  bool settled_ = false;
 };
 
 inline NgramCrossEntropyScorer::NgramCrossEntropyScorer(std::span<const Page> pages, const std::vector<bool>& seeds, NgramScorerOptions options) : options_(options) {
@@ -109,7 +112,7 @@ inline NgramCrossEntropyScorer::NgramCrossEntropyScorer(std::span<const Page> pa
   const double prior = options.prior_share * total.all;
   const auto without = [](Counts from, double times, bool in_domain) { return Counts{from.domain - (in_domain ? times : 0), from.all - times}; };
 
-  for (bool settled = options.max_refits == 0; !settled && refits_ < options.max_refits; ++refits_) {
+  for (; !settled_ && refits_ < options.max_refits; ++refits_) {
     std::vector<char> next(pages.size());
     parallel_for(count, options.threads, [&](std::int64_t i) {
       const Counts others = without(total, bag_sizes[i], domain[i]);
@@ -123,7 +126,7 @@ inline NgramCrossEntropyScorer::NgramCrossEntropyScorer(std::span<const Page> pa
     });
     std::int64_t changed = 0;
     for (std::size_t i = 0; i < next.size(); ++i) changed += next[i] != domain[i];
-    settled = static_cast<double>(changed) < options.settled * static_cast<double>(count);
+    settled_ = static_cast<double>(changed) < options.settled * static_cast<double>(count);
     domain = std::move(next);
     count_split(domain);
   }
