@@ -126,15 +126,21 @@ TEST_CASE("score_pages sets the score of every page, whatever the chunks") {
   }
 }
 
+namespace {
+
+/// Notes how many pages it is asked to score at once.
+struct Sizes {
+  static constexpr std::string_view name = "sizes";
+  std::vector<std::size_t>* sizes;
+  std::vector<double> score(std::span<const Page> pages) const {
+    sizes->push_back(pages.size());
+    return std::vector<double>(pages.size(), 1);
+  }
+};
+
+}  // namespace
+
 TEST_CASE("score_pages asks for no score of no pages") {
-  struct Sizes {
-    static constexpr std::string_view name = "sizes";
-    std::vector<std::size_t>* sizes;
-    std::vector<double> score(std::span<const Page> pages) const {
-      sizes->push_back(pages.size());
-      return std::vector<double>(pages.size(), 1);
-    }
-  };
   std::vector<std::size_t> sizes;
   const auto count = [&](const std::vector<Page>& pages, std::int64_t at_once) {
     sizes.clear();
@@ -200,6 +206,34 @@ TEST_CASE("the histogram's edges are the decimals that a person writes: a score 
     REQUIRE(rows[i].from == scores[i]);
     REQUIRE(rows[i].pages == 1);
   }
+}
+
+TEST_CASE("the histogram's printed edges are its edges: as thresholds they keep what their rows say") {
+  std::vector<double> scores;
+  for (int i = 0; i < 300; ++i) scores.push_back(1234567 + i);
+  std::ostringstream text;
+  print_histogram(text, histogram_of(scores), 0, 100);
+  std::istringstream lines(text.str());
+  std::string line;
+  std::getline(lines, line);
+  REQUIRE_THAT(line, Catch::Contains("from 1234567 to 1234866;"));
+  std::getline(lines, line);
+  int rows = 0;
+  for (double edge = 0; std::getline(lines, line); ++rows) {
+    std::int64_t pages = 0, kept = 0;
+    std::string from;
+    std::istringstream(line) >> from >> pages >> kept;
+    if (from == "lower") continue;
+    edge = std::stod(from);
+    CAPTURE(line);
+    REQUIRE(kept == std::count_if(scores.begin(), scores.end(), [&](double score) { return score >= edge; }));
+  }
+  REQUIRE(rows > 20);
+  dapt::ThresholdPages pages(0.5, 1);
+  pages.add({"w", 1, "text", 2.0 / 3, ""});
+  std::ostringstream shown;
+  shown << pages;
+  REQUIRE_THAT(shown.str(), Catch::Contains("  0.6666666666666666  w page 1\n"));
 }
 
 TEST_CASE("the histogram: one far score does not press all others into one row") {

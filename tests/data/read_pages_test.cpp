@@ -231,6 +231,7 @@ TEST_CASE("read_pages goes behind links in a folder, but not round in a circle")
   link("../../corpus", "elsewhere/a/top");  // to the root itself
   link("../..", "elsewhere/a/above");      // and to what holds the root
   link("nowhere", "corpus/d.txt");
+  link("e.txt", "corpus/e.txt");  // to itself
   std::vector<std::string> works;
   for (const Page& page : dapt::read_pages(folder.path() / "corpus")) works.push_back(page.work);
   REQUIRE(works == std::vector<std::string>{"a/a/1.txt", "b.txt", "c.txt"});

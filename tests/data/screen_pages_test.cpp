@@ -271,8 +271,17 @@ TEST_CASE("overlap: two items that share n-grams are both found, and pages tell,
   REQUIRE(summary.kept == std::ssize(kept));
 }
 
-TEST_CASE("overlap: an item without words is refused by its name") {
-  REQUIRE_THROWS_WITH(OverlapFinder(std::vector<EvaluationItem>{{"qa 7", "?!"}}), Catch::Contains("item qa 7 has no word"));
+TEST_CASE("overlap: an item without words is passed over and counted, the others are found") {
+  const OverlapFinder finder({{"qa 6", "alone"}, {"qa 7", "?!"}, {"qa 8", "here"}});
+  REQUIRE(finder.without_words() == 1);
+  const auto found = finder.find("It stands here?!");
+  REQUIRE(found.size() == 1);
+  REQUIRE((found[0].item == 2 && found[0].share == 1));
+  REQUIRE(finder.find("?!").empty());
+  const std::vector<Page> pages{{"w", 1, "nothing of it?!", {}, "p.jsonl:1"}};
+  dapt::ScreenSummary summary;
+  REQUIRE((pages | dapt::screen_pages({.overlap = &finder}, &summary) | ranges::to<std::vector>()).size() == 1);
+  REQUIRE((summary.evaluation_items == 2 && summary.overlapping_items == 0));
 }
 
 TEST_CASE("overlap: no evaluation item stands in the Debian corpora, what they share is what sets of n-grams made in Python share") {

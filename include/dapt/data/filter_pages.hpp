@@ -83,7 +83,7 @@ class FilterSource {
       Page& page = ready_[position_++];
       if (*page.score >= options_.min_score) return std::move(page);
     }
-    require(count_.kept.pages > 0, "filter_pages: none of ", count_.dropped.pages, " pages has a score of at least ", options_.min_score, " (highest ", count_.scores.highest(), ")");
+    require(count_.kept.pages > 0, "filter_pages: none of ", count_.dropped.pages, " pages has a score of at least ", shortest_decimal(options_.min_score), " (highest ", shortest_decimal(count_.scores.highest()), ")");
     return std::nullopt;
   }
 
@@ -151,7 +151,7 @@ inline std::ostream& operator<<(std::ostream& out, const FilterSummary& summary)
     if (summary.tokens_counted) out << part.tokens << " tokens, ";
     out << part.estimated_tokens() << " tokens at two characters each\n";
   };
-  out << "filter: " << (summary.scorer.empty() ? "score of the file" : summary.scorer) << " >= " << summary.min_score << '\n';
+  out << "filter: " << (summary.scorer.empty() ? "score of the file" : summary.scorer) << " >= " << shortest_decimal(summary.min_score) << '\n';
   line("  kept    ", summary.kept);
   line("  dropped ", summary.dropped);
   if (summary.agreement) {

@@ -39,13 +39,15 @@ struct Overlap {
 
 class OverlapFinder {
  public:
-  /// Throws where an item has no word.
+  /// An item without a letter or digit stands in no page.
   explicit OverlapFinder(std::vector<EvaluationItem> items, OverlapOptions options = {});
 
   /// The items that stand in `text`, by rising place. May be called from several threads.
   std::vector<Overlap> find(std::string_view text) const;
 
   const std::vector<EvaluationItem>& items() const { return items_; }
+  /// Items that nothing can be searched for.
+  std::int64_t without_words() const { return std::count(ngrams_.begin(), ngrams_.end(), 0); }
 
  private:
   struct Place {  // of an n-gram
@@ -68,11 +70,11 @@ inline OverlapFinder::OverlapFinder(std::vector<EvaluationItem> items, OverlapOp
   length_is_used_.assign(static_cast<std::size_t>(options.ngram) + 1, false);
   for (const EvaluationItem& item : items_) {
     const std::vector<std::uint64_t> words = words_without_punctuation(item.text);
-    require(!words.empty(), "overlap: item ", item.id, " has no word: \"", item.text, "\"");
     const std::size_t length = std::min(words.size(), static_cast<std::size_t>(options.ngram));
-    length_is_used_[length] = true;
     const Place first{static_cast<std::int32_t>(ngrams_.size()), 0};
     ngrams_.push_back(0);
+    if (length == 0) continue;
+    length_is_used_[length] = true;
     for (std::size_t start = 0; start + length <= words.size(); ++start) {
       std::uint64_t ngram = 0;
       for (std::size_t i = start; i < start + length; ++i) ngram = longer_ngram(ngram, words[i]);

@@ -122,8 +122,12 @@ namespace detail {
 inline void list_files(const std::filesystem::path& folder, std::vector<std::filesystem::path>& around, std::vector<std::filesystem::path>& files) {
   for (const std::filesystem::directory_entry& entry : std::filesystem::directory_iterator(folder)) {
     if (entry.path().filename().string().starts_with('.')) continue;
-    if (entry.is_regular_file()) files.push_back(entry.path());
-    if (!entry.is_directory()) continue;
+    std::error_code error;
+    const std::filesystem::file_status status = std::filesystem::status(entry.path(), error);
+    if (error == std::errc::too_many_symbolic_link_levels) continue;  // a link to itself leads nowhere, as one to what is not there
+    if (status.type() == std::filesystem::file_type::none) throw std::filesystem::filesystem_error("cannot look at", entry.path(), error);
+    if (std::filesystem::is_regular_file(status)) files.push_back(entry.path());
+    if (!std::filesystem::is_directory(status)) continue;
     std::filesystem::path real = std::filesystem::canonical(entry.path());
     if (std::find(around.begin(), around.end(), real) != around.end()) continue;
     around.push_back(std::move(real));

@@ -50,7 +50,7 @@ class ScreenSource {
   ScreenSource(Pages pages, ScreenOptions options, ScreenSummary* summary) : pages_(std::move(pages)), options_(std::move(options)), summary_(summary) {
     count_.searched_duplicates = options_.duplicates != nullptr;
     count_.on_duplicate = options_.on_duplicate;
-    count_.evaluation_items = options_.overlap != nullptr ? std::ssize(options_.overlap->items()) : 0;
+    count_.evaluation_items = options_.overlap != nullptr ? std::ssize(options_.overlap->items()) - options_.overlap->without_words() : 0;
     count_.on_overlap = options_.on_overlap;
     if (options_.duplicates == nullptr) return;
     for (const Duplicate& copy : options_.duplicates->found) originals_.try_emplace(copy.of);

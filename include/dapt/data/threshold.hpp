@@ -3,6 +3,7 @@
 #pragma once
 
 #include <algorithm>
+#include <charconv>
 #include <cmath>
 #include <cstdint>
 #include <iomanip>
@@ -18,6 +19,12 @@
 #include <dapt/core/page.hpp>
 
 namespace dapt {
+
+/// The shortest decimal that is read back as `number`: as a threshold it keeps what the number itself keeps.
+inline std::string shortest_decimal(double number) {
+  char digits[32];
+  return std::string(digits, std::to_chars(digits, digits + sizeof digits, number).ptr);
+}
 
 class ScoreHistogram {
  public:
@@ -126,16 +133,14 @@ inline std::ostream& print_histogram(std::ostream& out, const ScoreHistogram& hi
   std::int64_t longest = 1;
   for (const auto& row : rows) longest = std::max(longest, row.pages);
   std::ostringstream text;
-  text << "scores of " << histogram.pages() << " pages, from " << histogram.lowest() << " to " << histogram.highest() << "; a threshold at the start of a row keeps what the row says\n"
+  text << "scores of " << histogram.pages() << " pages, from " << shortest_decimal(histogram.lowest()) << " to " << shortest_decimal(histogram.highest()) << "; a threshold at the start of a row keeps what the row says\n"
        << "  score from      pages  would keep pages   characters\n";
   for (std::size_t i = 0; i < rows.size(); ++i) {
     const auto& [from, pages, kept_pages, kept_characters] = rows[i];
-    std::ostringstream edge;
-    if (std::isinf(from)) edge << "lower";
-    else edge << from;
+    const std::string edge = std::isinf(from) ? "lower" : shortest_decimal(from);
     const bool here = std::isfinite(threshold) && from <= threshold && (i + 1 == rows.size() || threshold < rows[i + 1].from);
     const auto bar = static_cast<std::size_t>((40 * pages + longest - 1) / longest);
-    text << std::setw(12) << edge.str() << std::setw(11) << pages << std::setw(18) << kept_pages << std::setw(13) << kept_characters << "  " << std::string(bar, '#')
+    text << std::setw(12) << edge << std::setw(11) << pages << std::setw(18) << kept_pages << std::setw(13) << kept_characters << "  " << std::string(bar, '#')
          << (here ? "  <- threshold" : "") << '\n';
   }
   return out << text.str();
@@ -187,7 +192,7 @@ class ThresholdPages {
 /// Each page's score, place and first words, from the highest score to the lowest.
 inline std::ostream& operator<<(std::ostream& out, const ThresholdPages& pages) {
   const auto print = [&](const Page& page) {
-    out << "  " << *page.score << "  " << page.work << " page " << page.page << (page.source.empty() ? "" : " (" + page.source + ")") << "\n    " << page.text << '\n';
+    out << "  " << shortest_decimal(*page.score) << "  " << page.work << " page " << page.page << (page.source.empty() ? "" : " (" + page.source + ")") << "\n    " << page.text << '\n';
   };
   if (!pages.above().empty()) out << "the lowest pages that are kept\n";
   std::for_each(pages.above().rbegin(), pages.above().rend(), print);
