@@ -11,6 +11,7 @@
 #include <dapt/core/atomic_file.hpp>
 #include <dapt/core/error.hpp>
 #include <dapt/data/packed_stream.hpp>
+#include <dapt/data/pull_view.hpp>
 #include <dapt/data/read_pages.hpp>
 #include <dapt/data/token_store.hpp>
 #include <dapt/data/tokenize.hpp>
@@ -51,6 +52,10 @@ class Output {
 /// A part of the lines must not pass for all of them.
 void require_no_stop() { dapt::require(!stop_requested, "tokenize: stopped before the last page; what it wrote to a file is removed"); }
 
+auto read_stoppably(const RunOptions& run) {
+  return dapt::read_pages(run.pages.pages, {.policy = bad_input(run.pages)}) | dapt::at_each([](const dapt::Page&) { require_no_stop(); });
+}
+
 std::vector<std::int32_t> numbers(const at::Tensor& row) {
   const at::Tensor values = row.to(at::kInt).contiguous();
   return {values.const_data_ptr<std::int32_t>(), values.const_data_ptr<std::int32_t>() + values.numel()};
@@ -60,7 +65,7 @@ void tokenize_pages(const RunOptions& run) {
   const dapt::AnyTokenizer tokenizer = dapt::load_tokenizer(run.models.front());
   Output output(run.out);
   std::int64_t pages = 0, tokens = 0;
-  for (const dapt::TokenizedPage& page : dapt::read_pages(run.pages.pages, {.policy = bad_input(run.pages)}) | dapt::tokenize(tokenizer, {.threads = run.threads})) {
+  for (const dapt::TokenizedPage& page : read_stoppably(run) | dapt::tokenize(tokenizer, {.threads = run.threads})) {
     output.line({{"work", page.work}, {"page", page.page}, {"ids", page.input_ids}});
     ++pages;
     tokens += std::ssize(page.input_ids);
@@ -74,7 +79,7 @@ void tokenize_pages(const RunOptions& run) {
 void tokenize_packed(const RunOptions& run) {
   const dapt::AnyTokenizer tokenizer = dapt::load_tokenizer(run.models.front());
   dapt::PackSummary packed;
-  auto sequences = dapt::read_pages(run.pages.pages, {.policy = bad_input(run.pages)}) | dapt::tokenize(tokenizer, {.threads = run.threads}) | dapt::pack(pack_options(run.packing, tokenizer), &packed) |
+  auto sequences = read_stoppably(run) | dapt::tokenize(tokenizer, {.threads = run.threads}) | dapt::pack(pack_options(run.packing, tokenizer), &packed) |
                    ranges::to<std::vector>();
   dapt::PackedStream stream(std::move(sequences), {.seed = run.seed, .epochs = 1});
   Output output(run.out);

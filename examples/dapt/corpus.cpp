@@ -1,10 +1,14 @@
 #include "corpus.hpp"
 
+#include <bit>
 #include <cmath>
+#include <cstdint>
 #include <limits>
 #include <memory>
 #include <ostream>
 #include <sstream>
+#include <system_error>
+#include <utility>
 
 #include <nlohmann/json.hpp>
 #include <range/v3/range/conversion.hpp>
@@ -79,6 +83,14 @@ class Findings {
   std::vector<std::string> copies_, overlaps_;
 };
 
+/// Each of several processes reads all of a file; of a pipe each would get a part.
+void require_whole_for_all(const char* option, const fs::path& file) {
+  std::error_code error;
+  const fs::file_status status = fs::status(file, error);
+  if (processes() == nullptr || file.empty() || !fs::exists(status)) return;
+  dapt::require(fs::is_regular_file(status) || fs::is_directory(status), option, ": ", file.string(), " is no file or folder, and several processes cannot each read all of it; write it to a file");
+}
+
 /// Options that exclude each other, or that nothing would come of.
 void check_options(const PageOptions& options, const std::vector<dapt::EvaluationItem>& items) {
   dapt::require(options.contamination != "drop" || !items.empty(), "--contamination drop has no effect without --qa or --cloze");
@@ -89,7 +101,31 @@ void check_options(const PageOptions& options, const std::vector<dapt::Evaluatio
   const std::pair<bool, const char*> need_scores[] = {{options.min_score.has_value(), "--min-score"}, {!options.labels.empty(), "--labels"}, {!options.write_scores.empty(), "--write-scores"}};
   require_distinct({{"--write-scores", options.write_scores}, {"--findings", options.findings}});
   for (const auto& [given, name] : need_scores) dapt::require(!given || options.scorer != "none" || !options.scores.empty(), name, " has no effect with --scorer none");
+  for (const auto& [option, file] : {std::pair("--pages", options.pages), std::pair("--scores", options.scores), std::pair("--labels", options.labels)}) require_whole_for_all(option, file);
+  for (const fs::path& file : options.terms) require_whole_for_all("--terms", file);
 }
+
+/// What this process read of the pages, in their order. Each of several reads them itself, and all must have read the same.
+class PagesRead {
+ public:
+  void add(const dapt::Page& page) {
+    if (processes() == nullptr) return;
+    ++pages_;
+    hash_ = dapt::splitmix64(hash_ ^ dapt::fnv1a(page.work + '\0' + std::to_string(page.page) + '\0' + page.text));
+    if (page.score) hash_ = dapt::splitmix64(hash_ ^ std::bit_cast<std::uint64_t>(*page.score));
+  }
+  /// Behind the last page; once, however often it is called.
+  void require_same() {
+    if (std::exchange(ended_, true)) return;
+    any_stops();  // as a scorer that is shared asks before each batch: a process that has more pages asks for more
+    require_same_in_all("what was read of --pages", std::to_string(pages_) + " pages with the checksum " + std::to_string(hash_));
+  }
+
+ private:
+  std::int64_t pages_ = 0;
+  std::uint64_t hash_ = 0;
+  bool ended_ = false;
+};
 
 dapt::FilterOptions filter_options(const PageOptions& options, std::optional<double> rule, const dapt::AnyTokenizer* tokenizer, int threads) {
   const auto min_score = options.min_score ? options.min_score : rule;
@@ -167,10 +203,12 @@ std::vector<dapt::Page> read_all_pages(const PageOptions& options) {
 
 std::vector<dapt::EvaluationItem> evaluation_items(const TaskOptions& tasks) {
   std::vector<dapt::EvaluationItem> items;
+  require_whole_for_all("--qa", tasks.qa);
+  require_whole_for_all("--cloze", tasks.cloze);
   if (!tasks.qa.empty())
-    for (const dapt::Question& question : dapt::read_questions(tasks.qa)) items.push_back({tasks.qa.filename().string() + " " + question.id, question.question});
+    for (const dapt::Question& question : dapt::read_questions(tasks.qa)) items.push_back({dapt::utf8_name(tasks.qa.filename().string()) + " " + question.id, question.question});
   if (!tasks.cloze.empty())
-    for (const dapt::ClozeItem& item : dapt::read_cloze(tasks.cloze)) items.push_back({tasks.cloze.filename().string() + " " + item.id, item.sentence_with(item.answer)});
+    for (const dapt::ClozeItem& item : dapt::read_cloze(tasks.cloze)) items.push_back({dapt::utf8_name(tasks.cloze.filename().string()) + " " + item.id, item.sentence_with(item.answer)});
   return items;
 }
 
@@ -180,19 +218,32 @@ CorpusReport filter_corpus(const PageOptions& options, const std::vector<dapt::E
   Findings findings(is_first_process() ? options.findings : fs::path());  // files that cannot be written are told before the work
   if (!options.write_scores.empty() && is_first_process()) const dapt::AtomicFile can_be_written(options.write_scores);
 
+  dapt::PageLabels labels;
+  if (!options.labels.empty()) labels = dapt::read_page_labels(options.labels);
+
+  std::shared_ptr<dapt::ScoreJournal> journal;
   const auto read = [&] { return dapt::read_pages(options.pages, {.policy = bad_input(options), .threads = threads}); };
-  std::optional<dapt::Duplicates> duplicates;
-  if (options.duplicates != "off") duplicates = dapt::find_duplicates(read, {.threads = threads});
+  const auto read_before = [&] { return read() | dapt::at_each([&](const dapt::Page&) { stop_where(stop_requested, journal.get()); }); };
   std::optional<dapt::OverlapFinder> overlap;
   if (options.contamination != "off" && !items.empty()) overlap.emplace(items);
   const auto fate = [](const std::string& option) { return option == "drop" ? dapt::Found::drop : dapt::Found::report; };
-  dapt::ScreenOptions screen{.duplicates = duplicates ? &*duplicates : nullptr,
-                             .on_duplicate = fate(options.duplicates),
+  dapt::ScreenOptions screen{.on_duplicate = fate(options.duplicates),
                              .overlap = overlap ? &*overlap : nullptr,
                              .on_overlap = fate(options.contamination),
                              .threads = threads};
 
-  ChosenScorer scorer = choose_scorer(options, [&](std::size_t max_bytes) { return dapt::sample_pages(read() | dapt::screen_pages(screen), max_bytes); }, threads);
+  std::optional<dapt::Duplicates> duplicates;
+  const auto search = [&] {  // takes long: no sooner than its result is needed, so that wrong options are told before
+    if (options.duplicates == "off" || duplicates) return;
+    dapt::require_repeatable(options.pages, "the search for copies", " or leave the search out (dapt --duplicates off)");
+    duplicates = dapt::find_duplicates(read_before, {.threads = threads});
+    screen.duplicates = &*duplicates;
+  };
+  const auto sample = [&](std::size_t max_bytes) {
+    search();
+    return dapt::sample_pages(read_before() | dapt::screen_pages(screen), max_bytes);
+  };
+  ChosenScorer scorer = choose_scorer(options, sample, threads);
   std::shared_ptr<dapt::ScoreReader> stored;
   if (!options.scores.empty()) {
     stored = std::make_shared<dapt::ScoreReader>(options.scores);
@@ -200,9 +251,12 @@ CorpusReport filter_corpus(const PageOptions& options, const std::vector<dapt::E
   }
 
   CorpusReport report;
-  std::shared_ptr<dapt::ScoreJournal> journal;
-  if (!options.write_scores.empty()) {
-    const dapt::ScoreHeader header{options.scorer, scorer.min_score, scorer.made_by};
+  if (overlap && overlap->without_words() > 0) report.notes.push_back(std::to_string(overlap->without_words()) + " evaluation items without a letter or digit cannot be searched for");
+  const dapt::ScoreHeader header{options.scorer, scorer.min_score, scorer.made_by};
+  std::optional<dapt::AtomicFile> field_scores;  // made anew each time: a page whose own score has changed is known by its text, which has not
+  if (options.scorer == "field") {
+    if (!options.write_scores.empty() && is_first_process()) field_scores.emplace(options.write_scores);
+  } else if (!options.write_scores.empty()) {
     if (options.takes_written && holds_scores(options.write_scores, header)) {
       stored = std::make_shared<dapt::ScoreReader>(options.write_scores);
       scorer = {.min_score = scorer.min_score};  // its models are not needed
@@ -211,31 +265,42 @@ CorpusReport filter_corpus(const PageOptions& options, const std::vector<dapt::E
       journal = score_journal(options, header, scorer.pages_at_once, report);
     }
   }
+  dapt::FilterOptions filter;
+  if (stored || scorer.scores) filter = filter_options(options, scorer.min_score, tokenizer, threads);
+  if (!options.scores.empty()) filter.scorer = stored->header().scorer + " of " + dapt::utf8_name(options.scores.string());
+  if (!labels.empty()) filter.labels = &labels;
+
+  search();
   screen.tell_duplicate = [&](const auto& copy, const auto& original, const auto& duplicate) { findings.add(copy, original, duplicate); };
   screen.tell_overlap = [&](const auto& page, const auto& item, double share) { findings.add(page, item, share); };
   const auto reader = read();
-  const auto pages = reader | dapt::screen_pages(screen, &report.screen);
+  PagesRead pages_read;
+  const auto pages = reader | dapt::at_each([&](const dapt::Page& page) { pages_read.add(page); }) | dapt::screen_pages(screen, &report.screen);
 
   const auto take_one = [&](const dapt::Page& page) {
     stop_where(stop_requested, journal.get());
     take(page);
   };
-  dapt::PageLabels labels;
-  if (!options.labels.empty()) labels = dapt::read_page_labels(options.labels);
   const auto take_filtered = [&](auto&& scored) {
-    dapt::FilterOptions filter = filter_options(options, scorer.min_score, tokenizer, threads);
-    if (!options.scores.empty()) filter.scorer = stored->header().scorer + " of " + dapt::utf8_name(options.scores.string());
-    if (!labels.empty()) filter.labels = &labels;
-    for (const dapt::Page& page : scored | dapt::filter_pages(filter, &report.filter.emplace())) take_one(page);
+    const auto ended = [&] {
+      pages_read.require_same();
+      if (journal) journal->finish();
+      if (field_scores) field_scores->commit();
+      field_scores.reset();
+    };
+    for (const dapt::Page& page : scored | dapt::at_end(ended) | dapt::filter_pages(filter, &report.filter.emplace())) take_one(page);
   };
   if (stored) {
     take_filtered(pages | dapt::stored_scores(stored));
   } else if (journal) {
-    take_filtered(pages | dapt::score_pages(dapt::JournaledScorer(stoppable(scorer, journal), journal), scorer.pages_at_once) | dapt::at_end([&] { journal->finish(); }));
+    take_filtered(pages | dapt::score_pages(dapt::JournaledScorer(stoppable(scorer, journal), journal), scorer.pages_at_once));
+  } else if (field_scores) {
+    take_filtered(pages | dapt::score_pages(stoppable(scorer, nullptr), scorer.pages_at_once) | dapt::record_scores(header, [&](std::string_view line) { field_scores->write(line); }));
   } else if (scorer.scores) {
     take_filtered(pages | dapt::score_pages(stoppable(scorer, nullptr), scorer.pages_at_once));
   } else {
     for (const dapt::Page& page : pages) take_one(page);
+    pages_read.require_same();
   }
   if (scorer.note) report.notes.push_back(scorer.note());
   report.read = reader.source().summary();

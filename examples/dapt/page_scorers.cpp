@@ -75,14 +75,34 @@ ChosenScorer shared(ChosenScorer scorer, const std::string& models) {
   return scorer;
 }
 
+/// What each text begins with.
+std::optional<std::int32_t> start_token(const dapt::AnyTokenizer& tokenizer) {
+  const dapt::SpecialTokens& special = tokenizer.special_tokens();
+  return special.adds_bos ? special.bos : special.end_of_document;
+}
+
+/// The ids of one are given to both models. Files that differ may give the same ids, so these are compared.
+dapt::AnyTokenizer tokenizer_of_both(const PageOptions& options) {
+  const dapt::AnyTokenizer domain = dapt::load_tokenizer(options.domain_model), general = dapt::load_tokenizer(options.general_model);
+  const auto differ = [&](const std::string& how) {
+    dapt::fail("--scorer lm: the tokenizers of ", options.domain_model.string(), " and ", options.general_model.string(), " differ: ", how, "; expected two models with one tokenizer");
+  };
+  if (domain.vocab_size() != general.vocab_size()) differ(std::to_string(domain.vocab_size()) + " and " + std::to_string(general.vocab_size()) + " entries");
+  if (start_token(domain) != start_token(general)) differ("texts begin with another token");
+  for (const std::string text : {"The quick brown fox jumps over the lazy dog, twice; isn't it 1,234.5 times \"better\"?", "  for (int i = 0; i < n; ++i)\n\treturn {x[i], y_i};\n\n# see https://example.org/a?b=c&d",
+                                 "Größere Straßen, déjà vu, naïve façade, żółw, Привет мир, Ελληνικά", "日本語の文章は、漢字とひらがなとカタカナでできている。東京都２０２４年", "中文分词 한국어 العربية हिन्दी ไทย 🙂"})
+    if (domain.encode(text, dapt::SpecialText::as_text) != general.encode(text, dapt::SpecialText::as_text)) differ("other ids for \"" + text.substr(0, text.find('\n')) + "\"");
+  return domain;
+}
+
 ChosenScorer scorer_of_models(const PageOptions& options) {
   dapt::require(!options.domain_model.empty() && !options.general_model.empty(), "--scorer lm needs --domain-model and --general-model");
   struct Models {
     explicit Models(const PageOptions& options)
-        : tokenizer(dapt::load_tokenizer(options.domain_model)),
+        : tokenizer(tokenizer_of_both(options)),
           domain(dapt::load_llama(options.domain_model, at::kBFloat16)),
           general(dapt::load_llama(options.general_model, at::kBFloat16)),
-          scorer(domain, general, tokenizer, {.start = tokenizer.special_tokens().adds_bos ? tokenizer.special_tokens().bos : tokenizer.special_tokens().end_of_document}) {}
+          scorer(domain, general, tokenizer, {.start = start_token(tokenizer)}) {}
     dapt::AnyTokenizer tokenizer;
     dapt::Llama domain, general;
     dapt::LmCrossEntropyScorer<dapt::Llama, dapt::Llama, dapt::AnyTokenizer> scorer;  // refers to the others
@@ -115,7 +135,7 @@ ChosenScorer scorer_from_terms(const PageOptions& options, const std::function<d
   scorer.min_score = filter.min_score;
   scorer.made_by = stamp(terms) + ", fitted to " + std::to_string(sample.pages.size()) + " of " + std::to_string(sample.read) + " pages (" + std::to_string(hash_of_texts(sample.pages)) + ")";
   std::string note = "n-gram cross-entropy difference from " + std::to_string(filter.seed_pages) + " seed pages with one of " + std::to_string(terms.list().size()) +
-                " terms, settled after " + std::to_string(filter.scorer.refits()) + " refits";
+                " terms, " + (filter.scorer.settled() ? "" : "not ") + "settled after " + std::to_string(filter.scorer.refits()) + " refits";
   if (!sample.whole()) note += "; fitted to " + std::to_string(sample.pages.size()) + " of " + std::to_string(sample.read) + " pages (--fit-mib)";
   scorer.note = [note] { return note; };
   return scorer;

@@ -60,26 +60,22 @@ std::string separator(const RunOptions& run, const dapt::AnyTokenizer& tokenizer
   return "end-of-document token, id " + std::to_string(*tokenizer.special_tokens().end_of_document);
 }
 
-/// What stands where one document ends and the next begins, for the first such place that lies inside a sequence: text, ids, text.
-std::string first_border(const Run& run, bool separated) {
-  const dapt::SpecialTokens& special = run.tokenizer.special_tokens();
-  constexpr std::size_t shown = 8;
-  for (std::size_t i = 0; i < run.sequences.size(); ++i) {
-    const dapt::PackedSequence sequence = run.sequences[i];
-    const std::vector<std::int32_t>& ids = sequence.input_ids;
-    for (std::size_t at = 1; at < ids.size(); ++at) {
-      const bool after_separator = separated && ids[at - 1] == special.end_of_document, at_bos = special.adds_bos && ids[at] == special.bos;
-      if (!after_separator && !at_bos && sequence.document_starts[at] != static_cast<std::int32_t>(at)) continue;
-      const std::size_t end = after_separator ? at - 1 : at, next = at_bos ? at + 1 : at, begin = end - std::min(end, shown), stop = std::min(ids.size(), next + shown);
-      const auto text = [&](std::size_t from, std::size_t to) {
-        return nlohmann::json(run.tokenizer.decode(std::vector(ids.begin() + static_cast<std::ptrdiff_t>(from), ids.begin() + static_cast<std::ptrdiff_t>(to)))).dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
-      };
-      std::string between;
-      for (std::size_t t = end; t < next; ++t) between += ' ' + std::to_string(ids[t]);
-      return text(begin, end) + (between.empty() ? " | " : " [" + between.substr(1) + "] ") + text(next, stop);
-    }
-  }
-  return "none inside a sequence";
+/// What stands where the first document ends and the second begins, as it is trained on: text, ids, text.
+std::string first_border(const Run& run) {
+  const dapt::TokenStore& store = run.sequences.store();
+  if (store.documents() < 2) return "none in one document";
+  const dapt::PackOptions& packing = run.sequences.options();
+  const std::int64_t bos = packing.bos.has_value(), end = bos + store.tokens_before(1), next = end + packing.separator.has_value() + bos;  // among all tokens, with what is put between them
+  const auto ids = [&](std::int64_t from, std::int64_t to) {
+    std::vector<std::int32_t> found;
+    for (std::int64_t at = from; at < to; ++at) found.push_back(run.sequences[static_cast<std::size_t>(at / packing.max_length)].input_ids[static_cast<std::size_t>(at % packing.max_length)]);
+    return found;
+  };
+  const auto text = [&](std::int64_t from, std::int64_t to) { return nlohmann::json(run.tokenizer.decode(ids(from, to))).dump(-1, ' ', false, nlohmann::json::error_handler_t::replace); };
+  constexpr std::int64_t shown = 8;
+  std::string between;
+  for (const std::int32_t id : ids(end, next)) between += ' ' + std::to_string(id);
+  return text(std::max(bos, end - shown), end) + (between.empty() ? " | " : " [" + between.substr(1) + "] ") + text(next, std::min(next + shown, next + store.tokens_before(2) - store.tokens_before(1)));
 }
 
 /// The store that the run names, or one that is made of its pages.
@@ -197,7 +193,7 @@ Run prepare_run(const RunOptions& run) {
   header.add("training data", std::to_string(packed.documents + packed.empty_documents) + " pages, " + std::to_string(packed.source_tokens) + " tokens in " + std::to_string(packed.sequences) +
                                   " sequences of " + std::to_string(run.packing.max_length) + ", documents " +
                                   (run.packing.isolate_documents ? "isolated from each other" : "joined") + ", between them: " + separator(run, prepared.tokenizer));
-  header.add("first border of documents", first_border(prepared, run.packing.eos));
+  header.add("first border of documents", first_border(prepared));
   header.add("held-out pages", std::to_string(prepared.held_out.size()));
   header.add("seed", std::to_string(run.seed));
   header.add("gradient checkpointing", checkpointing(run).name());

@@ -241,6 +241,41 @@ class Program(unittest.TestCase):
         self.assertRefused(run(*asked, "--stop", r"\x"), "expected n, t or")
         self.assertRefused(run("eval", "--model", model, "--cloze", domain / "cloze.jsonl", "--stop", "x"), "no effect without --qa")
 
+    def test_texts_and_names_in_brackets_stay_as_they_are(self):
+        base, qa, results, config = self.folder / "[a,b]", self.folder / "qa.jsonl", self.folder / "results.json", self.folder / "run.toml"
+        base.mkdir()
+        write_model(base, source)
+        qa.write_text(json.dumps({"id": "q", "question": "Which tool unpacks?", "answers": ["dpkg"]}) + "\n")
+        stops, layout = ["[END]", "[a,b]", "[]", "%%", "{}"], "[INST] {question} [/INST]"
+        asked = ("eval", "--qa", qa, "--dtype", "fp32", "--threads", 1, "--out", results)
+        words = (*asked, "--model", "[a,b]", "--question-layout", layout, "--stop", stops[0], stops[1], *(word for stop in stops[2:] for word in ("--stop", stop)))
+        config.write_text(f"[eval]\nmodel = '[a,b]'\nquestion-layout = '{layout}'\nstop = {stops}\n")
+        for command in (words, ("launch", "-n", 1, "--", *words), (*asked, "--config", config)):
+            with self.subTest(command[0] if command != words else "words"):
+                results.unlink(missing_ok=True)
+                result = subprocess.run([program, *map(str, command)], capture_output=True, text=True, cwd=self.folder)
+                self.assertEqual(result.returncode, 0, result.stderr)
+                found = json.loads(results.read_text())
+                self.assertEqual((found["model"], found["settings"]["qa_exact"]["prompt"].split("\n")[-1]), ("[a,b]", layout))
+                self.assertEqual(json.loads(found["settings"]["qa_exact"]["stop"]), stops)
+        for before in (("--config", config, "launch"), ("launch", "--config", config)):
+            self.assertRefused(run(*before, "-n", 1, "--", *words), "--config has no effect on launch; give it after --")
+        self.assertRefused(run("launch", "-n", 1, "check", base), "launch: found no --")
+
+    def test_what_the_system_refuses_is_said_in_plain_words(self):
+        loop = self.folder / "loop"
+        loop.symlink_to(loop)
+        for options, message in [(("--model", loop), f"dapt: error: {loop}/tokenizer.json: Too many levels of symbolic links\n"), (("--model", "m" * 300), f"dapt: error: {'m' * 300}/tokenizer.json: File name too long\n")]:
+            self.assertEqual(run("tokenize", *options, "--pages", self.pages).stderr, message)
+        small = ("--rank", 2, "--max-steps", 1)
+        result = run("train", "--model", model, "--pages", self.pages, "--max-length", 10**18, "--dtype", "fp32", "--out", self.folder / "out", *small)
+        self.assertTrue(result.stderr.endswith("\ndapt: error: out of memory\n"), result.stderr)
+        for options, message in [(("--rank", 2**40), f"--rank: found {2**40}, expected at most 1048576"), (("--seed", -1), "--seed: found -1, expected a whole number from 0 to 2^64 - 1"),
+                                 (("--seed", 2**64), f"--seed: found {2**64}, expected"), (("--max-tokens", 2**63), f"--max-tokens: found {2**63}, expected less than 2^63"),
+                                 (("--modules-to-save", "\udce9"), "--modules-to-save: found \\xE9, expected UTF-8"), (("--start-token", "x\udce9"), "--start-token: found x\\xE9, expected UTF-8")]:
+            with self.subTest(message):
+                self.assertRefused(self.train(self.folder / "out", *small, *options), message)
+
     def test_ctrl_c_saves_what_was_reached(self):
         out = self.folder / "stopped"
         command = [program, "train", "--model", model, "--pages", self.pages, "--max-length", "64", "--batch-size", "2", "--max-steps", "100000", "--out", out]
@@ -349,7 +384,7 @@ class Program(unittest.TestCase):
         scores, kept = self.folder / "scores.jsonl", self.folder / "kept.jsonl"
         result = run("filter", "--pages", self.pages, "--scorer", "field", "--write-scores", scores)
         self.assertEqual(result.returncode, 0, result.stderr)
-        self.assertIn("scores of 12 pages, from 0 to 0.916667", result.stderr)
+        self.assertIn("scores of 12 pages, from 0 to 0.9166666666666666;", result.stderr)
         self.assertIn("duplicates: none of 12 pages is a copy of an earlier one", result.stderr)
         self.assertIn("no threshold is set", result.stderr)
         scores.unlink()
@@ -358,7 +393,7 @@ class Program(unittest.TestCase):
         result = run("filter", "--pages", self.pages, "--scores", scores, "--min-score", 0.5, "--show", 1, "--out", kept)
         self.assertEqual(result.returncode, 0, result.stderr)
         self.assertEqual([json.loads(line)["score"] for line in kept.read_text().splitlines()], [i / 12 for i in range(6, 12)])
-        lowest, highest = result.stderr.index("the lowest pages that are kept\n  0.5  w page 6"), result.stderr.index("the highest pages that are dropped\n  0.416667  w page 5")
+        lowest, highest = result.stderr.index("the lowest pages that are kept\n  0.5  w page 6"), result.stderr.index("the highest pages that are dropped\n  0.4166666666666667  w page 5")
         self.assertLess(lowest, highest)
         self.assertRefused(run("filter", "--pages", self.pages, "--scores", scores, "--out", kept), "--scores needs --min-score")
         self.assertRefused(run("filter", "--pages", self.pages, "--scores", scores, "--scorer", "field"), "two sources")
@@ -385,6 +420,80 @@ class Program(unittest.TestCase):
         self.assertEqual(result.returncode, 0, result.stderr)
         self.assertIn("the scores of 256 pages are those of a run that was stopped", result.stderr)
         self.assertEqual(scores.read_text(), whole)
+
+    def test_scores_of_the_field_are_written_anew(self):
+        def pages(factor):
+            self.write_pages([{"work": "w", "page": i, "text": f"Page {i} tells how dpkg unpacks {i * i}.", "score": factor * i} for i in range(300)])
+
+        scores = self.folder / "scores.jsonl"
+        filtering = ("filter", "--pages", self.pages, "--scorer", "field", "--duplicates", "off", "--write-scores", scores)
+        pages(1)
+        self.assertEqual(run(*filtering).returncode, 0)
+        scores.rename(self.folder / ".scores.jsonl.partial")  # as a run that was stopped leaves it
+        pages(2)
+        result = run(*filtering)
+        self.assertEqual(result.returncode, 0, result.stderr)
+        self.assertEqual([json.loads(line)["score"] for line in scores.read_text().splitlines()[1:]], [2 * i for i in range(300)])
+
+    def test_two_models_with_other_tokenizers_do_not_score_together(self):
+        general, domain = self.folder / "general", self.folder / "domain"
+        for folder in (general, domain):
+            folder.mkdir()
+            write_model(folder, source)
+        tokenizer = json.loads((domain / "tokenizer.json").read_text())
+        filtering = ("filter", "--pages", self.pages, "--duplicates", "off", "--scorer", "lm", "--domain-model", domain, "--general-model", general)
+        (domain / "tokenizer.json").write_text(json.dumps(tokenizer))  # other bytes, the same ids
+        result = run(*filtering)
+        self.assertEqual(result.returncode, 0, result.stderr)
+        vocabulary = tokenizer["model"]["vocab"]
+        vocabulary["a"], vocabulary["b"] = vocabulary["b"], vocabulary["a"]
+        (domain / "tokenizer.json").write_text(json.dumps(tokenizer))
+        self.assertRefused(run(*filtering), f"the tokenizers of {domain} and {general} differ: other ids for ")
+        (domain / "tokenizer.json").write_bytes((general / "tokenizer.json").read_bytes())
+        (domain / "tokenizer_config.json").write_text('{"bos_token": "<|padding|>", "add_bos_token": true}')
+        self.assertRefused(run(*filtering), "differ: texts begin with another token")
+
+    def test_filter_judges_its_options_and_a_signal_before_it_searches_for_copies(self):
+        with self.pages.open("a") as pages:
+            pages.write("no page\n")  # which the search comes to first
+        terms = self.folder / "terms"
+        terms.write_text("dpkg\n")
+        scored = ("filter", "--pages", self.pages, "--out", self.folder / "kept.jsonl")
+        for options, message in [(("--scorer", "field"), "--scorer field needs --min-score"), (("--scores", terms), "terms:1: no valid JSON"), (("--scorer", "terms", "--terms", self.folder / "none"), "cannot read "),
+                                 (("--scorer", "field", "--min-score", 0, "--labels", terms), "terms:1: "), (("--terms", terms), "--terms has no effect"),
+                                 (("--show", 3), "--show has no effect with --scorer none"), ((), "pages.jsonl:13: ")]:
+            with self.subTest(message):
+                self.assertRefused(run(*scored, *options), message)
+        labels = self.folder / "labels"
+        os.mkfifo(labels)
+        process = subprocess.Popen(list(map(str, [program, *scored, "--scorer", "field", "--min-score", 0, "--labels", labels])), stderr=subprocess.PIPE, text=True)
+        self.addCleanup(process.kill)
+        with labels.open("w") as writer:  # opened when the program reads
+            process.send_signal(signal.SIGTERM)
+            writer.write('{"work": "w", "page": 1, "domain": true}\n')
+        self.assertIn("stopped before the last page; nothing was written", process.communicate(timeout=60)[1])
+        self.assertEqual(process.returncode, 1)
+
+    def test_tokenize_packed_stops_while_it_reads(self):
+        pages = self.folder / "pipe"
+        os.mkfifo(pages)
+        process = subprocess.Popen([program, "tokenize", "--packed", "--model", model, "--pages", pages], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        self.addCleanup(process.kill)
+        with pages.open("w") as writer:
+            process.send_signal(signal.SIGTERM)
+            time.sleep(0.1)
+            writer.write(self.pages.read_text() + "no page\n")  # which it would come to
+        self.assertIn("stopped before the last page", process.communicate(timeout=60)[1])
+
+    def test_evaluation_files_of_any_name_and_items_without_words_are_taken(self):
+        qa, findings = os.fsencode(self.folder / "q") + b"\xE9.jsonl", self.folder / "findings.jsonl"
+        with open(qa, "w") as file:
+            file.write('{"id": "1", "question": "!?", "answers": ["x"]}\n{"id": "2", "question": "Page 3 tells how dpkg unpacks package number 3", "answers": ["x"]}\n')
+        result = subprocess.run([program, "filter", "--pages", self.pages, "--qa", qa, "--findings", findings], capture_output=True, text=True)
+        self.assertEqual(result.returncode, 0, result.stderr)
+        self.assertIn("contamination: 1 of 1 evaluation items stand in 1 pages", result.stderr)
+        self.assertIn("1 evaluation items without a letter or digit cannot be searched for", result.stderr)
+        self.assertEqual(json.loads(findings.read_text())["item"], "q\\xE9.jsonl 2")
 
     def test_pages_of_a_pipe_are_read_once_and_refused_where_they_are_needed_twice(self):
         terms, kept = self.folder / "terms.txt", self.folder / "kept.jsonl"
@@ -696,6 +805,24 @@ class Program(unittest.TestCase):
         self.assertEqual([row[2:6] for row in rows], [["0", "3369.2", "6.28", "0.00"], ["1", "3369.2", "6.28", "0.00"]])
         self.assertIn("cuda:0: embedding, layers 0 to 15; cuda:1: layers 16 to 31, norm and head", result.stdout)
         self.assertRefused(run("check", folder, "--devices", 2, "--ranks", 2), "each of --ranks 2 processes has one device")
+
+    def test_check_plans_what_train_takes(self):
+        base = self.folder / "base"
+        base.mkdir()
+        write_model(base, source)
+        self.assertEqual(self.train(self.folder / "out", "--rank", 2, "--layers-to-transform", 1, "--max-steps", 1, base=base).returncode, 0)
+        for options in (("--layers-to-transform", 1), ("--rank-pattern", r"layers\.1\..*=4"), ("--targets-regex", r".*layers\.1\..*q_proj"), ("--modules-to-save", "layers.1.input_layernorm"),
+                        ("--init-adapter", self.folder / "out/adapter")):
+            with self.subTest(options):
+                result = run("check", base, "--adapter", "lora", "--max-length", 64, "--threads", 1, *options)
+                self.assertEqual(result.returncode, 0, result.stderr + result.stdout)
+                self.assertIn("LoRA ", result.stdout)
+        (base / "model.safetensors").unlink()
+        config = json.loads((base / "config.json").read_text())
+        (base / "config.json").write_text(json.dumps(config | {"hidden_size": 320, "intermediate_size": 320}))
+        result = run("check", base, "--rank", 129, "--init-lora-weights", "pissa", "--max-length", 64, "--threads", 1)
+        self.assertEqual(result.returncode, 0, result.stderr + result.stdout)
+        self.assertRefused(run("launch", "-n", 2, "--", "check", base), "dapt check is the work of one process")
 
     def test_check_names_all_that_it_refuses(self):
         folder = self.folder / "broken"

@@ -118,10 +118,14 @@ with tempfile.TemporaryDirectory() as name:
         assert [process.returncode for process in processes] == [1, 1], said
         assert message in said[0], said[0]
 
-    for number, (difference, message) in enumerate({("--pages", work / "other.jsonl"): "the checksum of the training data is ", ("--model", work / "other"): "the fingerprint of ", ("--lr", "2e-3"): "setting train is ",
+    for number, (difference, message) in enumerate({("--pages", work / "other.jsonl"): "what was read of --pages is ", ("--model", work / "other"): "the fingerprint of ", ("--lr", "2e-3"): "setting train is ",
                                                     ("--max-steps", STEPS + 1): "setting train is "}.items()):
         end_unlike("train", command(f"unlike-{number}", *CLIPPED)[1:], difference, message)
         assert not (work / f"unlike-{number}" / "log.jsonl").exists() or not log(f"unlike-{number}")
+
+    for name in ("pages", "other"):
+        run(1, "tokenize", "--model", work / "model", "--pages", work / f"{name}.jsonl", "--store", work / f"{name}.store")
+    end_unlike("train", training("unlike-store", "--store", work / "pages.store", "--max-steps", STEPS)[1:], ("--store", work / "other.store"), "the checksum of the training data is ")
 
     # A folder that another run writes to is refused by all, before one of them writes a store beside that run's.
     (work / "held").mkdir()
@@ -264,6 +268,16 @@ with tempfile.TemporaryDirectory() as name:
     (work / "others.jsonl").write_text((work / "many.jsonl").read_text().replace("package 90000.", "package 90001."))
     end_unlike("filter", scored, ("--domain-model", work / "clipped-1" / "model"), "what scores the pages is ")
     end_unlike("filter", scored, ("--pages", work / "others.jsonl"), "rank 1 reads other pages than rank 0, somewhere from ")
+    (work / "fewer.jsonl").write_text("".join((work / "many.jsonl").read_text().splitlines(True)[:512]))  # as many as are scored at once
+    end_unlike("filter", scored, ("--pages", work / "fewer.jsonl"), "rank 1 reads other pages than rank 0, somewhere from ")
+    unscored = ("--pages", work / "many.jsonl", "--duplicates", "off", "--threads", 1, "--out", work / "unlike.jsonl", "--rank-timeout", 20)
+    end_unlike("filter", unscored, ("--pages", work / "others.jsonl"), "what was read of --pages is 600 pages with the checksum ")
+    assert not (work / "unlike.jsonl").exists()
+
+    # Of a pipe each process would read a part.
+    os.mkfifo(work / "pipe")
+    for option, others in {"--pages": (), "--qa": ("--pages", work / "many.jsonl"), "--terms": ("--pages", work / "many.jsonl", "--scorer", "terms", "--min-score", 0)}.items():
+        assert f"{option}: {work}/pipe is no file or folder, and several processes" in run(2, "filter", *others, "--duplicates", "off", option, work / "pipe", code=1), option
 
     # A filter whose process is killed, and one that is stopped, go on behind the pages whose scores were written.
     (work / "more.jsonl").write_text("".join(json.dumps({"work": "w", "page": i, "text": f"Page {i} tells how dpkg unpacks package {i * i}."}) + "\n" for i in range(1600)))

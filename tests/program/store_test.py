@@ -5,6 +5,7 @@ usage: store_test.py SOURCE_DIR BUILD_DIR
 import gzip
 import json
 import pathlib
+import shutil
 import struct
 import subprocess
 import sys
@@ -108,6 +109,21 @@ class Store(unittest.TestCase):
         results = [json.loads((self.folder / out / "small/result.json").read_text()) for out in ("pages", "store")]
         self.assertEqual(results[0]["metrics"], results[1]["metrics"])
         self.assertEqual(results[0]["metrics"][0]["name"], "perplexity")
+
+    def test_the_header_shows_the_first_border_of_documents(self):
+        def border(texts, *options, length=8):
+            pages = self.folder / "few.jsonl"
+            pages.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+            result = self.run_program("train", "--model", self.model, "--pages", pages, "--max-length", length, "--batch-size", 1, "--dtype", "fp32", "--threads", 1, "--max-steps", 1, "--out", self.folder / "out", *options)
+            self.assertEqual(result.returncode, 0, result.stderr)
+            shutil.rmtree(self.folder / "out")
+            return self.header(result.stderr)["first border of documents"]
+
+        texts = ["one two three", "four five", "six"]
+        self.assertEqual(border(texts), '"one two three" [0] "four five"')
+        self.assertEqual(border(texts, "--no-eos"), '"one two three" | "four five"')
+        self.assertEqual(border(texts[:1]), "none in one document")
+        self.assertEqual(border(texts, length=1), '"one two three" [0] "four five"')  # no row holds it
 
     def test_tokenize_says_what_the_store_holds(self):
         ids = [json.loads(line)["ids"] for line in self.succeed("tokenize", "--model", self.model, "--pages", self.pages).splitlines() if line.startswith("{")]

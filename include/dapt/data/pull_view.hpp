@@ -78,6 +78,23 @@ auto stage(MakeSource make_source) {
   });
 }
 
+/// Stage that gives what it gets, once `look` has seen it.
+template <class Look>
+auto at_each(Look look) {
+  return stage([look = std::move(look)](auto values) {
+    struct Source {
+      decltype(values) values_;
+      Look look_;
+      auto next() {
+        const auto* value = values_.next();
+        if (value != nullptr) look_(*value);
+        return value == nullptr ? std::nullopt : std::optional(*value);
+      }
+    };
+    return Source{std::move(values), look};
+  });
+}
+
 /// Stage that gives what it gets, and calls `done` when that has ended, before a later stage learns of it.
 inline auto at_end(std::function<void()> done) {
   return stage([done = std::move(done)](auto values) {
