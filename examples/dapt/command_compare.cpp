@@ -10,6 +10,7 @@
 
 #include <dapt/core/error.hpp>
 #include <dapt/io/checkpoint.hpp>
+#include <dapt/io/peft_adapter.hpp>
 #include <dapt/io/setting_result.hpp>
 #include <dapt/report/json_lines.hpp>
 #include <dapt/report/report.hpp>
@@ -118,7 +119,8 @@ void compare(RunOptions run, const std::vector<SettingOptions>& settings, const 
     budget = &setting.budget;
     const fs::path folder = run.out / folder_name(setting.name);
     dapt::RunHeader own = identity;
-    for (const auto& [option, value] : setting.given) own.add(option, value);
+    for (const auto& [option, value] : setting.given)  // a folder may have been moved, and its name be written in several ways
+      own.add(option, option == "--init-adapter" ? "the adapter of fingerprint " + std::to_string(dapt::PeftAdapter(setting.adapter.init_adapter).fingerprint()) : value);
     if (auto stored = stored_result(folder, continuation, own)) comparison.add(std::move(*stored), train_options(run, setting.budget));
     else complete(folder, run_setting(comparison, run, setting, folder, continuation, own, evaluate), own);
     print_result(std::cerr, comparison.result().settings.back());

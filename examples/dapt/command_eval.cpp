@@ -146,7 +146,7 @@ void add_eval(CLI::App& app) {
   CLI::App* command = app.add_subcommand("eval", "Score models and adapters: few-shot exact match, log-probability MRR, perplexity.");
   add_model_options(*command, *run, true);
   add_device_option(*command, *run);
-  command->add_option("--peft", run->peft, "adapter folder in PEFT's layout, scored on the model; may be given several times");
+  take_as_given(command->add_option("--peft", run->peft, "adapter folder in PEFT's layout, scored on the model; may be given several times"));
   add_task_options(*command, run->tasks);
   command->add_option("--pages", run->pages.pages, "pages that training has not seen, for the perplexity");
   const CLI::Option* max_length = command->add_option("--max-length", run->packing.max_length, "tokens of one window of the perplexity")->check(CLI::PositiveNumber)->capture_default_str();

@@ -1,11 +1,14 @@
 // dapt launch: starts a command as several processes of this machine, and ends them together.
+#include <algorithm>
 #include <atomic>
 #include <cerrno>
 #include <csignal>
 #include <cstdio>
 #include <cstring>
 #include <memory>
+#include <span>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include <arpa/inet.h>
@@ -110,13 +113,19 @@ void launch(LaunchOptions options) {
 
 }  // namespace
 
-void add_launch(CLI::App& app) {
+void add_launch(CLI::App& app, std::span<char* const> arguments) {
   auto options = std::make_shared<LaunchOptions>();
   CLI::App* command = app.add_subcommand("launch", "Run train, compare, eval or filter as several processes of this machine: dapt launch -n 2 -- train ...");
   command->add_option("-n,--processes", options->processes, "how many")->check(CLI::PositiveNumber)->capture_default_str();
   command->add_option("--port", options->port, "where they meet (0: a free one)")->check(CLI::Range(0, 65535));
   command->add_option("command", options->command, "the command and its options, after --")->required();
-  command->callback([options] { launch(*options); });
+  command->callback([&app, arguments, options] {
+    dapt::require(app.get_config_ptr()->count() == 0, "--config has no effect on launch; give it after --, to the command");
+    const auto mark = std::ranges::find(arguments, std::string_view("--"), [](const char* word) { return std::string_view(word); });
+    dapt::require(mark != arguments.end(), "launch: found no --, expected the command after it: dapt launch -n 2 -- train ...");
+    options->command.assign(mark + 1, arguments.end());  // CLI11 would split words from [ to ]
+    launch(*options);
+  });
 }
 
 }  // namespace dapt_program

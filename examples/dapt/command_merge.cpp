@@ -7,6 +7,7 @@
 #include <dapt/io/merge_peft_adapter.hpp>
 
 #include "commands.hpp"
+#include "interrupt.hpp"
 #include "options.hpp"
 #include "processes.hpp"
 
@@ -39,7 +40,11 @@ void add_merge(CLI::App& app) {
   command->add_option("--quantize", options->quantize, "of the base before the adapter is added: adapter (as its file says it was trained), none (the folder's weights), int8, nf4")
       ->check(CLI::IsMember({"adapter", "none", "int8", "nf4"}))
       ->capture_default_str();
-  command->callback([options] { require_one_process("merge"); merge(*options); });
+  command->callback([options] {
+    end_on_signals();
+    require_one_process("merge");
+    merge(*options);
+  });
 }
 
 }  // namespace dapt_program

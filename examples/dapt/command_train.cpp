@@ -5,6 +5,7 @@
 #include <dapt/core/error.hpp>
 
 #include "commands.hpp"
+#include "evaluation.hpp"
 #include "processes.hpp"
 #include "run.hpp"
 #include "training.hpp"
@@ -24,7 +25,10 @@ void train(RunOptions run, SettingOptions setting, const ContinuationOptions& co
   print_header(std::cerr, prepared.header);
   const auto not_scored = [](dapt::Llama&) { return std::vector<dapt::MetricValue>(); };
   Comparison comparison([&] { return load_base(run); }, [&] { return open_stream(run, setting.budget, prepared.sequences); }, not_scored);
-  print_result(std::cerr, run_setting(comparison, run, setting, run.out, continuation, prepared.identity, held_out_perplexity(run, setting.budget, continuation, prepared)));
+  const Evaluate evaluate = held_out_perplexity(run, setting.budget, continuation, prepared);
+  dapt::RunHeader identity = prepared.identity;
+  if (evaluate) identity.add(held_out_checksum, Evaluation(run.tasks, prepared.held_out, run.packing.max_length).checksum());
+  print_result(std::cerr, run_setting(comparison, run, setting, run.out, continuation, identity, evaluate));
 }
 
 }  // namespace

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <functional>
+#include <span>
 
 #include <CLI/CLI.hpp>
 
@@ -14,6 +15,6 @@ void add_eval(CLI::App& app);
 void add_merge(CLI::App& app);
 void add_filter(CLI::App& app);
 void add_tokenize(CLI::App& app);
-void add_launch(CLI::App& app);
+void add_launch(CLI::App& app, std::span<char* const> arguments);  // all of main's
 
 }  // namespace dapt_program

@@ -34,6 +34,11 @@ inline void stop_on_signals() {
   for (const int signal : {SIGINT, SIGTERM}) sigaction(signal, &action, nullptr);
 }
 
+/// For a command that has nothing to save on its way.
+inline void end_on_signals() {
+  for (const int number : {SIGINT, SIGTERM}) std::signal(number, SIG_DFL);
+}
+
 /// For a run that tells of itself in files: a terminal that is closed, or a reader of its messages that ends, is no reason to end.
 inline void outlive_the_terminal() {
   for (const int number : {SIGHUP, SIGPIPE}) std::signal(number, SIG_IGN);

@@ -4,6 +4,7 @@
 #include <sstream>
 
 #include <dapt/core/error.hpp>
+#include <dapt/data/utf8.hpp>
 #include <dapt/io/peft_adapter.hpp>
 
 namespace dapt_program {
@@ -81,7 +82,7 @@ std::string lora_description(const SettingOptions& setting) {
   const AdapterOptions& options = setting.adapter;
   std::ostringstream text;
   if (!options.init_adapter.empty()) {
-    text << "LoRA from " << options.init_adapter.string();
+    text << "LoRA from " << dapt::utf8_name(options.init_adapter.string());
   } else {
     text << (options.use_rslora ? "rsLoRA" : "LoRA") << " rank " << options.rank;
     if (options.use_dora) text << ", DoRA";

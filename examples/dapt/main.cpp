@@ -1,9 +1,15 @@
 // dapt: domain-adaptive pretraining from the command line, on the library and nothing else. docs/reference/command-line.md
 #include <cstdio>
 #include <exception>
+#include <filesystem>
 #include <memory>
+#include <new>
+#include <span>
+#include <stdexcept>
+#include <string>
 
 #include <CLI/CLI.hpp>
+#include <c10/util/Exception.h>
 
 #include <dapt/core/product.hpp>
 #include <dapt/kernels/memory.hpp>
@@ -12,6 +18,18 @@
 #include "interrupt.hpp"
 #include "processes.hpp"
 #include "toml_config.hpp"
+
+namespace {
+
+/// What the library says as it is; what the system and LibTorch say without the words that are for programmers.
+std::string message_of(const std::exception& error) {
+  if (const auto* of_files = dynamic_cast<const std::filesystem::filesystem_error*>(&error)) return of_files->path1().string() + ": " + of_files->code().message();
+  if (const auto* of_tensors = dynamic_cast<const c10::Error*>(&error)) return of_tensors->what_without_backtrace();
+  if (dynamic_cast<const std::bad_alloc*>(&error) != nullptr || dynamic_cast<const std::length_error*>(&error) != nullptr) return "out of memory";
+  return error.what();
+}
+
+}  // namespace
 
 int main(int argc, char** argv) {
   dapt::make_products_independent_of_the_batch();
@@ -27,7 +45,7 @@ int main(int argc, char** argv) {
   dapt_program::add_merge(app);
   dapt_program::add_filter(app);
   dapt_program::add_tokenize(app);
-  dapt_program::add_launch(app);
+  dapt_program::add_launch(app, std::span<char* const>(argv, static_cast<std::size_t>(argc)));
   dapt::keep_freed_memory();  // of the C library's allocator; tcmalloc keeps it anyway
   dapt_program::stop_on_signals();
   try {
@@ -36,9 +54,10 @@ int main(int argc, char** argv) {
     return app.exit(error);
   } catch (const std::exception& error) {
     const auto* ranks = dapt_program::processes();
-    if (ranks == nullptr) std::fprintf(stderr, "dapt: error: %s\n", error.what());
-    else std::fprintf(stderr, "dapt, rank %d: error: %s\n", ranks->rank(), error.what());
-    dapt_program::leave_processes(error.what());
+    const std::string message = message_of(error);
+    if (ranks == nullptr) std::fprintf(stderr, "dapt: error: %s\n", message.c_str());
+    else std::fprintf(stderr, "dapt, rank %d: error: %s\n", ranks->rank(), message.c_str());
+    dapt_program::leave_processes(message);
     return 1;
   }
   dapt_program::leave_processes("");

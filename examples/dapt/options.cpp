@@ -1,32 +1,65 @@
 #include "options.hpp"
 
 #include <algorithm>
+#include <cerrno>
+#include <cstdlib>
 #include <tuple>
+#include <type_traits>
 #include <vector>
 
 #include <dapt/core/error.hpp>
+#include <dapt/data/utf8.hpp>
 #include <dapt/models/recompute.hpp>
 
 namespace dapt_program {
+namespace {
+
+/// A text that goes into JSON files, which hold no other.
+const CLI::Validator utf8([](const std::string& text) { return dapt::ill_formed_utf8(text) ? "found " + dapt::utf8_name(text) + ", expected UTF-8" : std::string(); }, "");
+
+/// strtoll and strtoull, by which CLI11 reads whole numbers, give the nearest that there is for one beyond 64 bits, and 2^64 - 1 for -1.
+template <class Whole>
+CLI::Validator in_64_bits(const char* expected) {
+  return CLI::Validator([expected](const std::string& text) {
+    errno = 0;
+    if constexpr (std::is_signed_v<Whole>) std::strtoll(text.c_str(), nullptr, 0);
+    else std::strtoull(text.c_str(), nullptr, 0);
+    const bool fits = errno != ERANGE && (std::is_signed_v<Whole> || text.find('-') == std::string::npos);
+    return fits ? std::string() : "found " + text + ", expected " + expected;
+  }, "");
+}
+
+/// No layer is wider; a tensor of a larger rank could not be described, let alone made.
+const CLI::Validator up_to_most_rank([](const std::string& text) {
+  double rank = 0;
+  return CLI::detail::lexical_cast(text, rank) && rank <= 1 << 20 ? std::string() : "found " + text + ", expected at most 1048576";
+}, "");
+
+}  // namespace
+
+CLI::Option* take_as_given(CLI::Option* option) {
+  constexpr int most_words = 10000;
+  return option->allow_extra_args(false)->expected(1, most_words)->take_all();
+}
 
 void add_setting_options(CLI::App& app, SettingOptions& setting) {
   AdapterOptions& adapter = setting.adapter;
   app.add_option("--adapter", adapter.adapter, "what trains: none, lora, full")->check(CLI::IsMember({"none", "lora", "full"}))->capture_default_str();
-  app.add_option("--rank", adapter.rank, "LoRA rank")->check(CLI::PositiveNumber)->capture_default_str();
+  app.add_option("--rank", adapter.rank, "LoRA rank")->check(CLI::PositiveNumber)->check(up_to_most_rank)->capture_default_str();
   app.add_option("--alpha", adapter.alpha, "LoRA alpha; the scaling is alpha / rank (default: equal to rank)");
-  app.add_option("--targets", adapter.targets, "linear layers that LoRA adapts, by the end of their names (default: all but the head)")->delimiter(',');
-  app.add_option("--targets-regex", adapter.targets_regex, "linear layers that LoRA adapts, by a regular expression for the whole name; instead of --targets");
-  app.add_option("--exclude-modules", adapter.exclude_modules, "linear layers that LoRA leaves out, by the end of their names")->delimiter(',');
+  take_as_given(app.add_option("--targets", adapter.targets, "linear layers that LoRA adapts, by the end of their names (default: all but the head)"))->delimiter(',')->check(utf8);
+  app.add_option("--targets-regex", adapter.targets_regex, "linear layers that LoRA adapts, by a regular expression for the whole name; instead of --targets")->check(utf8);
+  take_as_given(app.add_option("--exclude-modules", adapter.exclude_modules, "linear layers that LoRA leaves out, by the end of their names"))->delimiter(',')->check(utf8);
   app.add_option("--layers-to-transform", adapter.layers_to_transform, "numbers of the layers that LoRA adapts (default: all)")->delimiter(',');
   for (auto [name, pattern, what] : {std::tuple("--rank-pattern", &adapter.rank_pattern, "REGEX=RANK"), std::tuple("--alpha-pattern", &adapter.alpha_pattern, "REGEX=ALPHA")})
-    app.add_option(name, *pattern, std::string(what) + ": another value for the layers whose names end with a match; may be given several times")->allow_extra_args(false)->take_all();
+    app.add_option(name, *pattern, std::string(what) + ": another value for the layers whose names end with a match; may be given several times")->allow_extra_args(false)->take_all()->check(utf8);
   app.add_flag("--use-rslora", adapter.use_rslora, "scale LoRA by alpha / sqrt(rank)");
   app.add_flag("--use-dora", adapter.use_dora, "DoRA: also train the length of each row of the adapted weights");
   app.add_option("--init-lora-weights", adapter.init_lora_weights, "default, gaussian, pissa (the weights' principal part), pissa_niter_N (the same by a randomized SVD, fast)")
       ->capture_default_str();
   app.add_option("--lora-dropout", adapter.lora_dropout, "dropout on LoRA's input (default: 0)");
   app.add_option("--loraplus-lr-ratio", adapter.loraplus_lr_ratio, "LoRA+: learning rate of B over that of A")->capture_default_str();
-  app.add_option("--modules-to-save", adapter.modules_to_save, "modules that train whole beside LoRA, e.g. embed_tokens,lm_head")->delimiter(',');
+  take_as_given(app.add_option("--modules-to-save", adapter.modules_to_save, "modules that train whole beside LoRA, e.g. embed_tokens,lm_head"))->delimiter(',')->check(utf8);
   app.add_option("--modules-to-save-lr", adapter.modules_to_save_lr, "their learning rate (default: that of the rest)");
   app.add_option("--init-adapter", adapter.init_adapter, "folder in PEFT's layout: go on from this LoRA, with its options");
 
@@ -34,8 +67,8 @@ void add_setting_options(CLI::App& app, SettingOptions& setting) {
   app.add_option("--optimizer", optimizer.optimizer, "adamw, galore-adamw, lion, adafactor, apollo, apollo-mini")
       ->check(CLI::IsMember({"adamw", "galore-adamw", "lion", "adafactor", "apollo", "apollo-mini"}))
       ->capture_default_str();
-  app.add_option("--galore-rank", optimizer.galore_rank, "rank of GaLore's projection")->check(CLI::PositiveNumber)->capture_default_str();
-  app.add_option("--apollo-rank", optimizer.apollo_rank, "rank of APOLLO's projection")->check(CLI::PositiveNumber)->capture_default_str();
+  app.add_option("--galore-rank", optimizer.galore_rank, "rank of GaLore's projection")->check(CLI::PositiveNumber)->check(up_to_most_rank)->capture_default_str();
+  app.add_option("--apollo-rank", optimizer.apollo_rank, "rank of APOLLO's projection")->check(CLI::PositiveNumber)->check(up_to_most_rank)->capture_default_str();
   app.add_option("--update-proj-gap", optimizer.update_proj_gap, "steps between two projections of GaLore and APOLLO")->check(CLI::PositiveNumber)->capture_default_str();
   app.add_option("--scale", optimizer.scale,
                  "of the projected matrices' updates: their effective lr is lr * scale with GaLore (default 0.25), lr * sqrt(scale) with apollo (1) and apollo-mini (128)");
@@ -66,8 +99,8 @@ void add_setting_options(CLI::App& app, SettingOptions& setting) {
   })->capture_default_str();
   app.add_option("--batch-size", budget.batch_size, "sequences of one optimizer step")->check(CLI::PositiveNumber)->capture_default_str();
   app.add_option("--micro-batch-size", budget.micro_batch_size, "sequences of one forward pass; divides the batch size")->check(CLI::PositiveNumber)->capture_default_str();
-  app.add_option("--max-steps", budget.max_steps, "stop after so many optimizer steps")->check(CLI::NonNegativeNumber);
-  app.add_option("--max-tokens", budget.max_tokens, "stop after so many supervised tokens")->check(CLI::NonNegativeNumber);
+  app.add_option("--max-steps", budget.max_steps, "stop after so many optimizer steps")->check(CLI::NonNegativeNumber)->check(in_64_bits<std::int64_t>("less than 2^63"));
+  app.add_option("--max-tokens", budget.max_tokens, "stop after so many supervised tokens")->check(CLI::NonNegativeNumber)->check(in_64_bits<std::int64_t>("less than 2^63"));
   app.add_option("--max-minutes", budget.max_minutes, "stop after so many minutes of training")->check(CLI::NonNegativeNumber);
   app.add_option("--max-grad-norm", budget.max_grad_norm, "clip the gradient's norm (0: never)")->check(CLI::NonNegativeNumber)->capture_default_str();
   app.add_flag("--layer-wise", budget.layer_wise, "step each weight as soon as its gradient is complete: with one micro-batch a step the gradients never exist together");
@@ -80,7 +113,6 @@ void note_given(const CLI::App& app, SettingOptions& setting) {
   add_setting_options(known, unused);
   for (const CLI::Option* option : app.get_options())
     if (option->count() > 0 && known.get_option_no_throw(option->get_name()) != nullptr) setting.given[option->get_name()] = CLI::detail::join(option->results(), " ");
-  if (const auto folder = setting.given.find("--init-adapter"); folder != setting.given.end()) folder->second = fs::weakly_canonical(folder->second).string();  // wherever the command is called from
 }
 
 void add_reading_options(CLI::App& app, PageOptions& pages) {
@@ -96,7 +128,7 @@ void add_page_options(CLI::App& app, PageOptions& pages) {
       ->check(CLI::IsMember({"none", "field", "terms", "ngram", "lm", "classifier"}))
       ->capture_default_str();
   app.add_option("--min-score", pages.min_score, "drop pages with a lower score (default: the scorer's own rule)");
-  app.add_option("--terms", pages.terms, "files of domain terms, one a line, or .jsonl files whose answers they are: what scorers terms and ngram start from")->delimiter(',');
+  take_as_given(app.add_option("--terms", pages.terms, "files of domain terms, one a line, or .jsonl files whose answers they are: what scorers terms and ngram start from"))->delimiter(',');
   app.add_option("--domain-model", pages.domain_model, "HF folder, scorer lm");
   app.add_option("--general-model", pages.general_model, "HF folder, scorer lm");
   app.add_option("--classifier", pages.classifier, "HF folder of a BERT, RoBERTa, XLM-RoBERTa or LUKE sequence classifier, scorer classifier");
@@ -137,16 +169,16 @@ void add_item_options(CLI::App& app, TaskOptions& tasks) {
 void add_task_options(CLI::App& app, TaskOptions& tasks) {
   add_item_options(app, tasks);
   app.add_option("--fewshot", tasks.fewshot, "exemplars of the questions, same format");
-  app.add_option("--stop", tasks.stops, "an answer ends before the first of these texts; repeatable (default: \\n)");
-  app.add_option("--exemplar-layout", tasks.exemplar_layout, "of an exemplar (default: Question: {question}\\nAnswer: {answer}\\n\\n)");
-  app.add_option("--question-layout", tasks.question_layout, "of the question (default: Question: {question}\\nAnswer:)");
-  app.add_option("--normalisation", tasks.normalisation, "of answers before they are compared: none, or a list of strip, collapse_spaces, casefold, nfkc, remove_japanese_punctuation (default: strip,casefold)");
+  take_as_given(app.add_option("--stop", tasks.stops, "an answer ends before the first of these texts; repeatable (default: \\n)"))->check(utf8);
+  app.add_option("--exemplar-layout", tasks.exemplar_layout, "of an exemplar (default: Question: {question}\\nAnswer: {answer}\\n\\n)")->check(utf8);
+  app.add_option("--question-layout", tasks.question_layout, "of the question (default: Question: {question}\\nAnswer:)")->check(utf8);
+  app.add_option("--normalisation", tasks.normalisation, "of answers before they are compared: none, or a list of strip, collapse_spaces, casefold, nfkc, remove_japanese_punctuation (default: strip,casefold)")->check(utf8);
   app.add_flag("--one-by-one", tasks.one_by_one, "score each prompt and sentence alone instead of in batches: for numbers that no other item touches");
   add_start_token_option(app, tasks);
 }
 
 void add_start_token_option(CLI::App& app, TaskOptions& tasks) {
-  app.add_option("--start-token", tasks.start_token, "token before each cloze sentence, and before a held-out page (default: BOS where the tokenizer adds it, else end of document)");
+  app.add_option("--start-token", tasks.start_token, "token before each cloze sentence, and before a held-out page (default: BOS where the tokenizer adds it, else end of document)")->check(utf8);
 }
 
 std::vector<CLI::Option*> add_packing_options(CLI::App& app, PackingOptions& packing) {
@@ -157,7 +189,8 @@ std::vector<CLI::Option*> add_packing_options(CLI::App& app, PackingOptions& pac
 
 void add_model_options(CLI::App& app, RunOptions& run, bool several_models) {
   auto* model = app.add_option("--model", run.models, "Hugging Face folder")->required();
-  if (!several_models) model->expected(1);
+  if (several_models) take_as_given(model);
+  else model->allow_extra_args(false)->expected(1);
   app.add_option("--dtype", run.dtype, "of weights and compute: bf16, fp32, or auto (the one that this processor multiplies faster, measured at the start)")
       ->check(CLI::IsMember({"bf16", "fp32", "auto"}))
       ->capture_default_str();
@@ -225,7 +258,7 @@ void check_sharding(const RunOptions& run, bool several, const char* how) {
 
 void add_run_options(CLI::App& app, RunOptions& run) {
   app.add_option("--out", run.out, "folder to write to")->required();
-  app.add_option("--seed", run.seed, "the same seed gives the same run")->capture_default_str();
+  app.add_option("--seed", run.seed, "the same seed gives the same run")->check(in_64_bits<std::uint64_t>("a whole number from 0 to 2^64 - 1"))->capture_default_str();
   add_checkpointing_option(app, run);
   app.add_option("--held-out", run.held_out, "share of the kept pages that is not trained on and gives the perplexity")->check(CLI::Range(0.0, 0.9))->capture_default_str();
 }

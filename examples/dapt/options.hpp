@@ -146,6 +146,9 @@ struct RunOptions {
   int planned_ranks = 1, planned_devices = 1;  // of `check`
 };
 
+/// A list's words as they are given, several after the option's name or each after its own. CLI11 would take a word from [ to ] for a list, and lose the brackets.
+CLI::Option* take_as_given(CLI::Option* option);
+
 void add_setting_options(CLI::App& app, SettingOptions& setting);
 void note_given(const CLI::App& app, SettingOptions& setting);  // after parsing: the setting's options among those of `app`
 void add_reading_options(CLI::App& app, PageOptions& pages);  // --pages, --on-bad-input

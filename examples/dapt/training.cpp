@@ -1,6 +1,8 @@
 #include "training.hpp"
 
 #include <algorithm>
+#include <array>
+#include <charconv>
 #include <fstream>
 #include <iostream>
 #include <iterator>
@@ -14,6 +16,7 @@
 #include <nlohmann/json.hpp>
 
 #include <dapt/adapters/full_parameter.hpp>
+#include <dapt/adapters/lora.hpp>
 #include <dapt/core/append_file.hpp>
 #include <dapt/core/atomic_file.hpp>
 #include <dapt/core/error.hpp>
@@ -91,7 +94,11 @@ class ChosenLora {
   template <dapt::CausalLM M>
   void merge(State& state, M& model) const { options().merge(state, model); }
   std::int64_t saved_bytes(const State& state, const dapt::Linear& linear, std::int64_t tokens) const { return options().saved_bytes(state, linear, tokens); }
-  dapt::RunHeader describe() const { return folder_ ? folder_->describe() : lora_.describe(); }
+  dapt::RunHeader describe() const {
+    dapt::RunHeader header = folder_ ? folder_->describe() : lora_.describe();
+    for (auto& [key, value] : header.entries) value = dapt::utf8_name(value);  // of a folder's name
+    return header;
+  }
 
  private:
   dapt::Lora& options() { return folder_ ? folder_->lora : lora_; }
@@ -296,6 +303,16 @@ class PlannedRanks final : public dapt::Ranks {
   int size_;
 };
 
+/// A number has several: "1e-4" of a command line is "1e-04" of a TOML file.
+std::string one_spelling(const std::string& text) {
+  std::int64_t whole = 0;
+  double number = 0;
+  if (!CLI::detail::lexical_cast(text, number)) return text;
+  if (CLI::detail::lexical_cast(text, whole)) return static_cast<double>(whole) == number ? std::to_string(whole) : text;
+  std::array<char, 32> shortest;
+  return {shortest.data(), std::to_chars(shortest.data(), shortest.data() + shortest.size(), number).ptr};
+}
+
 /// A model of a few weights, with random values.
 dapt::Llama tiny_model(const RunOptions& run) {
   const dapt::LlamaConfig config{.vocab_size = 512, .hidden_size = 128, .intermediate_size = 256, .num_hidden_layers = 1, .num_attention_heads = 2, .num_key_value_heads = 2, .head_dim = 64};
@@ -329,6 +346,8 @@ void require_same_run(const dapt::RunHeader& now, const dapt::RunHeader& then, b
   const std::vector<dapt::HeaderDifference> all = dapt::differences(now, then);
   const bool other_processes = std::any_of(all.begin(), all.end(), [](const auto& difference) { return difference.key == "processes"; });
   for (const auto& [key, here, there] : all) {
+    if (key == "--on-bad-loss" || one_spelling(here) == one_spelling(there)) continue;  // the former decides no step but one that would end the run
+    if (key == held_out_checksum && (here.empty() || there.empty())) continue;  // nothing was measured, or nothing will be
     const std::string difference = key + " is \"" + here + "\" and was \"" + there + "\"";
     if (other_processes && (key == "processes" || key == "threads")) {  // the data come as they would have
       std::cerr << "resumed although " << difference << ": the last bits of sums differ\n";
@@ -388,10 +407,12 @@ void train_tiny_model(const RunOptions& run, const SettingOptions& setting) {
     row.document_starts.push_back(0);
   }
   dapt::PackedStream stream({row}, {.micro_batch_size = 1});
-  with_adapter(setting, [&](const auto& adapter) {
+  const auto train = [&](const auto& adapter) {
     const dapt::TrainOptions options{.batch_size = 2, .max_steps = 1};
     dapt::Trainer(model, adapter, chosen_rule(run, setting), options, chosen_schedule(setting.budget)).train(stream);
-  });
+  };
+  if (uses_lora(setting)) train(dapt::Lora{.rank = 8});  // not the setting's own, which may be of layers that this model has not
+  else train(dapt::FullParameter{});
 }
 
 void check_setting(const SettingOptions& setting, const std::string& dtype, const std::function<bool(const std::string& option)>& given) {

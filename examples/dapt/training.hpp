@@ -32,6 +32,9 @@ bool takes_from_outside(const SettingOptions& setting, const std::string& option
 
 dapt::TrainOptions train_options(const RunOptions& run, const BudgetOptions& budget);
 
+/// The key under which a run says which pages were held out: they decide no step, and matter where they were measured before and are again.
+inline constexpr const char* held_out_checksum = "checksum of the held-out pages";
+
 /// Refuses by name what differs between two runs, or says it where `allow_changes` is set; a setting's options ("--rank") may never differ.
 void require_same_run(const dapt::RunHeader& now, const dapt::RunHeader& then, bool allow_changes);
 

@@ -348,6 +348,24 @@ TEST_CASE("under a constant learning rate a finished run goes on when its budget
   for (std::size_t i = 0; i < wanted.size(); ++i) REQUIRE(at::equal(found[i], wanted[i]));
 }
 
+TEST_CASE("what a bad loss is to do may change, for a run that one ended") {
+  Watch watch;
+  ToyLM model, second;
+  TrainOptions skipping = options_of(watch);
+  skipping.on_bad_loss = OnBadLoss::skip;
+  Trainer stopped(model, FullParameter{}, AdamW{}, options_of(watch)), on(second, FullParameter{}, AdamW{}, skipping);
+  REQUIRE(on.header().find("on_bad_loss") != nullptr);
+  on.restore(stopped.checkpoint());
+  stopped.restore(on.checkpoint());
+}
+
+TEST_CASE("a header of bytes that are no UTF-8, as of a folder's name, does not cost the checkpoint") {
+  const TemporaryFolder folder;
+  Checkpoint checkpoint = small_checkpoint(1);
+  checkpoint.header.add("begins with adapter", "caf\xE9");
+  REQUIRE(*read_checkpoint(write_checkpoint(folder.path(), checkpoint)).header.find("begins with adapter") == "caf\xEF\xBF\xBD");
+}
+
 TEST_CASE("checkpoints on disk: the newest stay, what is incomplete is no checkpoint, what is damaged is named") {
   const TemporaryFolder folder;
   for (const std::int64_t windows : {3, 20, 100}) write_checkpoint(folder.path(), small_checkpoint(windows), 2);

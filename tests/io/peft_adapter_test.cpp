@@ -91,6 +91,19 @@ TEST_CASE("What was saved is loaded: options, names, bits") {
   REQUIRE(SafetensorsFile(folder.path() / "adapter" / "adapter_model.safetensors").contains("base_model.model.model.layers.1.self_attn.q_proj.lora_A.weight"));
 }
 
+TEST_CASE("An adapter is known by what is in its folder, wherever that is") {
+  const AdapterCopy one("llama_bias"), other("llama_bias");
+  const auto fingerprint = [](const AdapterCopy& copy) { return PeftAdapter(copy.folder.path()).fingerprint(); };
+  REQUIRE(fingerprint(one) == fingerprint(other));
+  REQUIRE(*PeftAdapter(one.folder.path()).describe().find("fingerprint of that adapter") == std::to_string(fingerprint(one)));
+  other.tensors([](NamedParameters& all) { all.front().value.flatten()[0] += 1; });
+  one.tensors([](NamedParameters&) {});  // written by the same program
+  REQUIRE(fingerprint(one) != fingerprint(other));
+  const auto before = fingerprint(one);
+  one.config("lora_alpha", 77);
+  REQUIRE(fingerprint(one) != before);
+}
+
 TEST_CASE("All linear layers are written by the names that PEFT matches") {
   auto model = tiny_model("llama_grouped");
   const Lora lora{.rank = 1};

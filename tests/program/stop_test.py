@@ -287,6 +287,79 @@ class Stop(unittest.TestCase):
         self.assertEqual(refused.returncode, 1)
         self.assertIn("fingerprint of the base model is", refused.stderr)
 
+    def test_a_run_goes_on_from_an_adapter_by_another_name_and_not_from_another_adapter(self):
+        first, whole, out, compared = (self.folder / name for name in ("first", "whole", "out", "compared"))
+        self.assertGood(self.run_to_its_end("train", first, "--rank", 2, "--max-steps", 2))
+        adapter = (first / "adapter").rename(self.folder / "caf\udce9")  # a name of another system, which is no UTF-8
+        self.assertGood(self.run_to_its_end("train", self.folder / "second", "--rank", 2, "--max-steps", 3))
+        self.assertGood(self.run_to_its_end("train", whole, "--init-adapter", adapter, "--max-steps", 4))
+        self.assertGood(self.run_to_its_end("train", out, "--init-adapter", adapter, "--max-steps", 2))
+        comparing = ("--held-out", 0, "--max-steps", 2, "--setting", "on = --loraplus-lr-ratio 2")
+        self.assertGood(self.run_to_its_end("compare", compared, *comparing, "--init-adapter", adapter))
+        adapter = adapter.rename(self.folder / "moved")
+        for steps, name in ((3, self.folder / "first/../moved"), (4, adapter)):
+            self.assertGood(self.run_to_its_end("train", out, "--init-adapter", name, "--max-steps", steps, "--resume"))
+        weights = "adapter/adapter_model.safetensors"
+        self.assertEqual((out / weights).read_bytes(), (whole / weights).read_bytes())
+        resumed = self.run_to_its_end("compare", compared, *comparing, "--init-adapter", adapter, "--resume")
+        self.assertGood(resumed)
+        self.assertEqual(resumed.stderr.count("complete already: "), 2)
+        other = ("--init-adapter", self.folder / "second/adapter", "--resume")
+        for refused in (self.run_to_its_end("train", out, "--max-steps", 6, *other), self.run_to_its_end("compare", compared, *comparing, *other)):
+            self.assertEqual(refused.returncode, 1)
+            self.assertIn("fingerprint", refused.stderr)
+
+    def test_a_number_is_the_same_however_it_is_written(self):
+        out, config = self.folder / "out", self.folder / "run.toml"
+        config.write_text("[compare]\nalpha = 4.0\nmax-grad-norm = 1e-4\n")
+        options = ("--max-steps", 1, "--held-out", 0, "--setting")
+        self.assertGood(self.run_to_its_end("compare", out, *options, "one = --rank 2", "--config", config))
+        result = self.run_to_its_end("compare", out, *options, "one = --rank 02 --max-grad-norm 0.0001", "--alpha", 4, "--resume", lr="0.001")
+        self.assertGood(result)
+        self.assertEqual(result.stderr.count("complete already: "), 2)
+        refused = self.run_to_its_end("compare", out, *options, "one = --rank 2", "--alpha", 5, "--max-grad-norm", "1e-4", "--resume")
+        self.assertEqual(refused.returncode, 1)
+        self.assertIn('--alpha is "5" and was "4"', refused.stderr)
+
+    def test_held_out_pages_that_are_others_by_now_are_said_where_they_are_measured(self):
+        store, out, model = self.folder / "pages.store", self.folder / "out", self.model
+        held_out = next(i for i in range(20) if is_held_out("w", i, 0.2))
+        texts = [f"Page {i} tells how dpkg unpacks package {i * i}. " * 20 for i in range(20)]
+
+        def train(steps, *options):
+            command = [program, "train", "--model", model, "--store", store, "--max-length", 64, "--batch-size", 2, "--dtype", "fp32", "--threads", 1, "--rank", 2, "--out", out, "--max-steps", steps, *options]
+            return subprocess.run(list(map(str, command)), capture_output=True, text=True)
+
+        def write_store(text):
+            texts[held_out] = text
+            self.write_pages(texts)
+            store.unlink(missing_ok=True)
+            self.assertGood(subprocess.run(list(map(str, [program, "tokenize", "--model", model, "--pages", self.pages, "--held-out", 0.2, "--store", store])), capture_output=True, text=True))
+
+        write_store("A page that is measured.")
+        self.assertGood(train(1))
+        self.assertGood(train(2, "--eval-steps", 1, "--resume"))  # nothing was measured before
+        write_store("Another page in its place.")
+        refused = train(3, "--eval-steps", 1, "--resume")
+        self.assertEqual(refused.returncode, 1)
+        self.assertIn("--resume: checksum of the held-out pages is ", refused.stderr)
+        result = train(3, "--eval-steps", 1, "--resume", "--allow-changes")
+        self.assertGood(result)
+        self.assertIn("resumed although checksum of the held-out pages is ", result.stderr)
+        self.assertGood(train(4, "--resume"))  # nothing is measured any more
+
+    def test_a_merge_and_a_check_end_at_a_signal(self):
+        self.assertGood(self.run_to_its_end("train", self.folder / "out", "--rank", 2, "--max-steps", 1))
+        broken = self.folder / "broken"
+        broken.mkdir()
+        os.mkfifo(broken / "config.json")
+        for command in (["merge", "--model", broken, "--peft", self.folder / "out/adapter", "--out", self.folder / "merged"], ["check", broken]):
+            process = subprocess.Popen(list(map(str, [program, *command])), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            self.addCleanup(process.kill)
+            with (broken / "config.json").open("w"):  # opened when the program reads
+                process.send_signal(signal.SIGTERM)
+                self.assertEqual(process.wait(timeout=30), -signal.SIGTERM, command[0])
+
     def test_a_checkpoint_folder_that_cannot_be_read_does_not_count_as_empty(self):
         out = self.folder / "out"
         out.mkdir()
@@ -334,8 +407,16 @@ class Stop(unittest.TestCase):
         self.assertEqual([line["skipped_steps"] for line in log], [sum(step <= line["step"] for step in skipped) for line in log])
         self.assertIn(f"{60 - len(skipped)} steps, {len(skipped)} skipped, ", result.stderr)
         self.assertIn("on_bad_loss: skip", result.stderr)
+        ended = self.folder / "ended"
+        self.assertEqual(self.run_to_its_end("train", ended, "--max-steps", 60, "--checkpoint-steps", 1).returncode, 1)
+        result = self.run_to_its_end("train", ended, "--max-steps", 60, "--resume", "--on-bad-loss", "skip")
+        self.assertGood(result)
+        self.assertIn(f"after step {skipped[0] - 1}\n", result.stderr)
+        self.assertEqual(self.log(ended), log)
+        self.assertEqual((ended / "adapter/adapter_model.safetensors").read_bytes(), (out / "adapter/adapter_model.safetensors").read_bytes())
         compared = self.folder / "compared"
         self.assertGood(self.run_to_its_end("compare", compared, "--max-steps", 60, "--held-out", 0, "--setting", "one = --on-bad-loss skip"))
+        self.assertGood(self.run_to_its_end("compare", compared, "--max-steps", 60, "--held-out", 0, "--setting", "one = --on-bad-loss stop", "--resume"))  # complete already
         row = next(row for row in csv.DictReader((compared / "settings.csv").read_text().splitlines(True)) if row["setting"] == "one")
         self.assertEqual((row["steps"], row["skipped"]), (str(60 - len(skipped)), str(len(skipped))))
 

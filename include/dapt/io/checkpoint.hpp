@@ -124,7 +124,7 @@ inline std::filesystem::path write_checkpoint(const std::filesystem::path& folde
         {"header", checkpoint.header.entries},
         {"run", checkpoint.run.entries}};
     AtomicFile file(temporary / "checkpoint.json");
-    file.write(json.dump(1) + "\n");
+    file.write(json.dump(1, ' ', false, nlohmann::ordered_json::error_handler_t::replace) + "\n");  // a header may name a file whose name is no UTF-8
     file.commit();
     if (before_naming) before_naming();
     if (std::filesystem::exists(target)) {

@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdint>
 #include <filesystem>
 #include <map>
 #include <set>
@@ -24,6 +25,7 @@
 #include <dapt/core/precision.hpp>
 #include <dapt/core/quantization.hpp>
 #include <dapt/io/safetensors.hpp>
+#include <dapt/io/weight_folder.hpp>
 
 namespace dapt {
 
@@ -47,8 +49,11 @@ class PeftAdapter {
   RunHeader describe() const {
     RunHeader header = lora.describe();
     header.add("begins with adapter", weights_.path().parent_path().string());
+    header.add("fingerprint of that adapter", std::to_string(fingerprint()));
     return header;
   }
+  /// Tells this adapter from others without reading it whole, wherever its folder is.
+  std::uint64_t fingerprint() const { return weights_fingerprint(weights_.path().parent_path() / "adapter_config.json", {weights_.path()}); }
   /// How the base was stored that the adapter was trained over, and its type; `none` where the file does not say so, as those of other programs, whose type is then unknown.
   Quantization base_quantization() const { return quantization_from_name(metadata("base_quantization", "none")); }
   at::ScalarType base_dtype() const { return dtype_from_name(metadata("base_dtype", "float32")); }

@@ -91,12 +91,14 @@ void restore_state(const Checkpoint& checkpoint, const TrainedWeights& weights, 
   });
 }
 
-/// A budget decides where a run ends and what a schedule says, so it may change under a constant learning rate and under no other.
+/// What decides the steps is compared. A budget decides where a run ends and what a schedule says, so it may change under a constant learning rate and under no other.
 inline void require_same_setting(const RunHeader& here, const RunHeader& there) {
   const std::string* schedule = here.find("lr schedule");
   const bool is_constant = schedule == nullptr || *schedule == "constant";
   for (const auto& [key, ours, theirs] : differences(here, there)) {
     if (is_constant && (key == "max_steps" || key == "max_tokens" || key == "max_minutes")) continue;
+    if (key == "on_bad_loss") continue;  // what was skipped is in the checkpoint's counts; a run that a bad loss ended may go on past it
+    if (key == "begins with adapter") continue;  // a path, which may have changed: its fingerprint is compared
     if (key == "ranks" || key == "optimizer states by rank" || key == "weights by rank") continue;  // the data and their order are the same for any number
     fail("Trainer: the checkpoint is of another setting: ", key, " is \"", ours, "\" here and \"", theirs, "\" in the checkpoint");
   }
