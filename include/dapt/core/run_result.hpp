@@ -45,7 +45,7 @@ inline std::vector<HeaderDifference> differences(const RunHeader& here, const Ru
 /// How training went and why it ended.
 struct TrainReport {
   std::int64_t steps = 0;                  ///< optimizer steps that changed the weights
-  std::int64_t skipped = 0;                ///< windows that changed nothing: no supervised token, or a bad loss under OnBadLoss::skip
+  std::int64_t skipped = 0;                ///< windows that changed nothing (layer-wise but for parameters whose gradients came before a bad one): no supervised token, or a bad loss under OnBadLoss::skip
   std::int64_t tokens = 0;                 ///< supervised tokens of the steps
   double first_loss = 0;                   ///< of the first step, nats per token; NaN where there was none
   double last_loss = 0;                    ///< mean over the last 10 steps (or all, if fewer); NaN where there was none
