@@ -58,6 +58,11 @@ TEST_CASE("tokenize reads control tokens as text: a page cannot end its own docu
   REQUIRE(tokenized.at(0).input_ids == Ids{'<', '/', 's', '>'});
 }
 
+TEST_CASE("tokenize refuses to take no pages at once, which would pass for no pages") {
+  const auto pages = numbered_pages(2);
+  REQUIRE_THROWS_WITH(pages | dapt::tokenize(tokenizer, {.pages_at_once = 0}), "tokenize: pages_at_once is 0, expected at least 1");
+}
+
 TEST_CASE("tokenize hands on what a tokenizer throws in a thread") {
   const auto pages = numbered_pages(50);
   const FailsOnSecond failing;

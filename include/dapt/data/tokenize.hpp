@@ -22,7 +22,9 @@ struct TokenizeOptions {
 template <class Pages, Tokenizer T>
 class TokenizeSource {
  public:
-  TokenizeSource(Pages pages, const T& tokenizer, TokenizeOptions options) : pages_(std::move(pages)), tokenizer_(&tokenizer), options_(options) {}
+  TokenizeSource(Pages pages, const T& tokenizer, TokenizeOptions options) : pages_(std::move(pages)), tokenizer_(&tokenizer), options_(options) {
+    require(options.pages_at_once >= 1, "tokenize: pages_at_once is ", options.pages_at_once, ", expected at least 1");
+  }
 
   std::optional<TokenizedPage> next() {
     if (position_ == ready_.size()) refill();
