@@ -21,6 +21,7 @@
 #include <dapt/data/score_file.hpp>
 #include <dapt/data/score_journal.hpp>
 #include <dapt/data/score_pages.hpp>
+#include <dapt/data/threshold.hpp>
 #include <dapt/data/token_store.hpp>
 #include <dapt/data/tokenize.hpp>
 #include <dapt/data/utf8.hpp>
@@ -388,9 +389,7 @@ void describe(dapt::RunHeader& header, const CorpusReport& report) {
     header.add(name, std::to_string(part.pages) + " pages, " + std::to_string(part.characters) + " characters, " + std::to_string(part.tokens) + " tokens (" +
                          std::to_string(part.estimated_tokens()) + " at two characters each)");
   };
-  std::ostringstream rule;
-  rule << filter.scorer << " >= " << filter.min_score;
-  header.add("page filter", rule.str());
+  header.add("page filter", filter.scorer + " >= " + dapt::shortest_decimal(filter.min_score));
   count("pages kept", filter.kept);
   count("pages dropped", filter.dropped);
   if (filter.agreement) {
