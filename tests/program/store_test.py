@@ -84,7 +84,7 @@ class Store(unittest.TestCase):
 
     def test_a_run_goes_on_from_a_store_where_it_began_with_the_pages(self):
         self.assertEqual(self.train("whole", "--store", self.store, steps=6).returncode, 0)
-        first = self.train("parts", "--pages", self.pages, *self.filter, "--eval-steps", 100)  # which holds the same pages out
+        first = self.train("parts", "--pages", self.pages, *self.filter, "--eval-steps", 3)  # which holds the same pages out
         self.assertEqual(first.returncode, 0, first.stderr)
         second = self.train("parts", "--store", self.store, "--resume", steps=6)
         self.assertEqual(second.returncode, 0, second.stderr)
