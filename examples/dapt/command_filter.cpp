@@ -39,7 +39,7 @@ void filter(RunOptions run) {
 void add_filter(CLI::App& app) {
   auto run = std::make_shared<RunOptions>();
   CLI::App* command = app.add_subcommand("filter", "Find copies and contaminated pages, score pages, drop the low ones, and say what was found, kept and dropped.");
-  command->add_option("--model", run->models, "Hugging Face folder whose tokenizer counts the tokens exactly")->expected(1);
+  command->add_option("--model", run->models, "Hugging Face folder whose tokenizer counts the tokens exactly")->allow_extra_args(false)->expected(1);
   command->add_option("--threads", run->threads, "CPU threads (0: all cores)")->check(CLI::NonNegativeNumber);
   add_page_options(*command, run->pages);
   add_item_options(*command, run->tasks);

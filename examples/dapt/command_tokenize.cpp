@@ -106,7 +106,7 @@ void tokenize_to_store(const RunOptions& run) {
 void add_tokenize(CLI::App& app) {
   auto run = std::make_shared<TokenizeOptions>();
   CLI::App* command = app.add_subcommand("tokenize", "Show the token ids of each page, or the sequences that training reads, one JSON object a line; or store the tokens for training.");
-  command->add_option("--model", run->models, "Hugging Face folder whose tokenizer it is")->required()->expected(1);
+  command->add_option("--model", run->models, "Hugging Face folder whose tokenizer it is")->required()->allow_extra_args(false)->expected(1);
   command->add_option("--threads", run->threads, "CPU threads (0: all cores)")->check(CLI::NonNegativeNumber);
   add_page_options(*command, run->pages);
   add_item_options(*command, run->tasks);

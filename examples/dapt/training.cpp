@@ -135,6 +135,8 @@ struct Stages {
   Finish finish;
   template <class Trainer>
   void operator()(Trainer& trainer) const { finish(trainer); }
+  template <class Trainer>
+  void failed(Trainer& trainer) const { finish(trainer); }
 };
 
 /// Observer that hands on to another one, once that is there.

@@ -824,6 +824,17 @@ class Program(unittest.TestCase):
         self.assertEqual(result.returncode, 0, result.stderr + result.stdout)
         self.assertRefused(run("launch", "-n", 2, "--", "check", base), "dapt check is the work of one process")
 
+    def test_check_tells_special_tokens_without_an_embedding_from_text_s(self):
+        base = self.folder / "base"
+        base.mkdir()
+        write_model(base, source)
+        (base / "added_tokens.json").write_text('{"<pad>": 1024}')
+        self.assertRefused(run("check", base), "the tokenizer has 1025 ids, the model only 1024 embeddings")
+        (base / "special_tokens_map.json").write_text('{"pad_token": "<pad>"}')
+        result = run("check", base)
+        self.assertEqual(result.returncode, 0, result.stderr)
+        self.assertIn("the tokenizer has 1025 ids, the model only 1024 embeddings; those without are special tokens", result.stdout)
+
     def test_check_names_all_that_it_refuses(self):
         folder = self.folder / "broken"
         folder.mkdir()

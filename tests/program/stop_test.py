@@ -408,7 +408,11 @@ class Stop(unittest.TestCase):
         self.assertIn(f"{60 - len(skipped)} steps, {len(skipped)} skipped, ", result.stderr)
         self.assertIn("on_bad_loss: skip", result.stderr)
         ended = self.folder / "ended"
-        self.assertEqual(self.run_to_its_end("train", ended, "--max-steps", 60, "--checkpoint-steps", 1).returncode, 1)
+        result = self.run_to_its_end("train", ended, "--max-steps", 60)
+        self.assertEqual(result.returncode, 1)
+        self.assertEqual([folder.name for folder in (ended / "checkpoints").iterdir()], [f"step-{skipped[0] - 1:09}"])  # what was reached is saved
+        self.assertEqual(self.log(ended), log[:skipped[0] - 1])
+        self.assertTrue((ended / "adapter/adapter_model.safetensors").exists())
         result = self.run_to_its_end("train", ended, "--max-steps", 60, "--resume", "--on-bad-loss", "skip")
         self.assertGood(result)
         self.assertIn(f"after step {skipped[0] - 1}\n", result.stderr)

@@ -13,12 +13,12 @@ class Error : public std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
-/// Throws dapt::Error with the parts written one after the other.
-template <class... Parts>
+/// Throws dapt::Error, or a kind of it, with the parts written one after the other.
+template <class Kind = Error, class... Parts>
 [[noreturn]] void fail(const Parts&... parts) {
   std::ostringstream message;
   (message << ... << parts);
-  throw Error(message.str());
+  throw Kind(message.str());
 }
 
 /// Throws as `fail` does unless `condition` holds; the message is only formatted then.

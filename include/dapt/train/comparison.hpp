@@ -51,7 +51,8 @@ class Comparison {
   }
 
   /// Trains a fresh copy of the base and scores it. `finished(trainer)` is called in between, e.g. to save the adapter; `finished.started(trainer)`, where there
-  /// is such a function, before training, e.g. to restore a checkpoint; observers see each step.
+  /// is such a function, before training, e.g. to restore a checkpoint; `finished.failed(trainer)` where BadLoss ends training, before it is thrown on, e.g. to save what was
+  /// reached; observers see each step.
   /// Throws where the setting's name was used, or its budget, batch size or seed differ from the first setting's.
   template <class Adapter, class Rule, class Schedule, class Finished, class... Observers>
   const SettingResult& run(Setting<Adapter, Rule, Schedule> setting, Finished&& finished, Observers&&... observers);
@@ -101,7 +102,12 @@ const SettingResult& Comparison<Load, Open, Score>::run(Setting<Adapter, Rule, S
   result.header = trainer.header();
   auto stream = open_();
   if constexpr (requires { finished.started(trainer); }) finished.started(trainer);
-  result.train = trainer.train(stream, detail::StepsInto(result.steps), observers...);
+  try {
+    result.train = trainer.train(stream, detail::StepsInto(result.steps), observers...);
+  } catch (const BadLoss&) {
+    if constexpr (requires { finished.failed(trainer); }) finished.failed(trainer);
+    throw;
+  }
   finished(trainer);
   result.metrics = score_(model);
   return add(std::move(result), setting.options);

@@ -199,9 +199,9 @@ bool GradientSteps<Rule>::finish_window(StepRecord& record) {
   if (bad_gradient_) {
     if (shared_ != nullptr) shared_->finish_steps(false);  // layer-wise, some were taken before it
     drop_window();
-    require(options_.on_bad_loss == OnBadLoss::skip, "Trainer: the gradient of ", bad_parameter_, " is not finite at step ", record.step, " (lr ", record.lr,
-            "); ", options_.layer_wise ? "parameters whose gradients came before it have stepped" : "the weights are those before it");
-    return false;
+    if (options_.on_bad_loss == OnBadLoss::skip) return false;
+    require(!options_.layer_wise, "Trainer: the gradient of ", bad_parameter_, " is not finite at step ", record.step, " (lr ", record.lr, "); parameters whose gradients came before it have stepped");
+    fail<BadLoss>("Trainer: the gradient of ", bad_parameter_, " is not finite at step ", record.step, " (lr ", record.lr, "); the weights are those before it");
   }
   double squared_norm = 0;
   for (const Trained& trained : trained_) squared_norm += trained.norm * trained.norm;

@@ -14,8 +14,14 @@ namespace dapt {
 
 /// What to do where a loss or a gradient is NaN or infinite. Neither lets it reach a weight or an optimizer's state.
 enum class OnBadLoss {
-  stop,  ///< throw dapt::Error; the weights are those after the last good step
+  stop,  ///< throw dapt::BadLoss; the weights are those after the last good step. Layer-wise a bad gradient throws dapt::Error: parameters whose gradients came before it have stepped
   skip,  ///< count the window as skipped and go on, up to `most_skipped_in_a_row`
+};
+
+/// The trainer stands as after the last good window, on all ranks: its weights and its checkpoint() are worth saving.
+class BadLoss : public Error {
+ public:
+  using Error::Error;
 };
 
 /// A run of which so many windows were skipped one after the other, for want of supervised tokens or under OnBadLoss::skip, ends with an error: nothing says that it would ever end.

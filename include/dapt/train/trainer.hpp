@@ -381,9 +381,8 @@ auto Trainer<Model, Adapter, Rule, Schedule>::run_window(const Window& window, c
     is_bad = !std::isfinite(loss_sum);
     if (is_bad && !shared_) {
       gradient_steps_.drop_window();
-      require(options_.on_bad_loss == OnBadLoss::skip, "Trainer: the loss is ", loss_sum, " in micro-batch ", number, " of ", window.micro_batches,
-              " at step ", record.step, " (lr ", record.lr, "); the weights are those before it");
-      return Outcome::skipped;
+      if (options_.on_bad_loss == OnBadLoss::skip) return Outcome::skipped;
+      fail<BadLoss>("Trainer: the loss is ", loss_sum, " in micro-batch ", number, " of ", window.micro_batches, " at step ", record.step, " (lr ", record.lr, "); the weights are those before it");
     }
     if (is_bad && !options_.shard_weights) break;  // else the other ranks need this one in every pass
     if (is_last && shared_) shared_->begin_agreement(loss_sum, stop_requested(), seconds_of_run());
@@ -406,9 +405,8 @@ auto Trainer<Model, Adapter, Rule, Schedule>::run_window(const Window& window, c
     progress_.seconds = shared_->seconds();
     if (!std::isfinite(loss_sum)) {
       gradient_steps_.drop_window();
-      require(options_.on_bad_loss == OnBadLoss::skip, "Trainer: the loss is ", loss_sum, " over the micro-batches of ", options_.ranks->size(), " ranks at step ", record.step,
-              " (lr ", record.lr, "); the weights are those before it");
-      return Outcome::skipped;
+      if (options_.on_bad_loss == OnBadLoss::skip) return Outcome::skipped;
+      fail<BadLoss>("Trainer: the loss is ", loss_sum, " over the micro-batches of ", options_.ranks->size(), " ranks at step ", record.step, " (lr ", record.lr, "); the weights are those before it");
     }
   }
   const bool stepped = gradient_steps_.finish_window(record);
