@@ -202,7 +202,7 @@ TEST_CASE("a parameter that no gradient reaches, and an adapter that merge leave
           Failures{"faulty: A3: after merge model.layers.0.mlp.up_proj still has an adapter in its forward pass", "faulty: A3: after merge lm_head still has an adapter in its forward pass"});
 }
 
-TEST_CASE("an adapter that merges without the bias, takes a head that is the embedding, or has a name twice is noticed; one that refuses such a head is not") {
+TEST_CASE("an adapter that merges without the bias, takes a head that is the embedding, or has a name twice is noticed, and one that refuses such a head is not") {
   using dapt::testing::Failures;
   const std::string merged = "faulty: A3: the merged model has another loss than the adapted one";
   REQUIRE(dapt::testing::adapter_failures(Faulty{.forgets_bias = true}) == Failures{merged + " (in a model with biases)"});
