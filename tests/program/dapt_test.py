@@ -828,11 +828,12 @@ class Program(unittest.TestCase):
         base = self.folder / "base"
         base.mkdir()
         write_model(base, source)
-        (base / "added_tokens.json").write_text('{"<pad>": 1024}')
+        added = {f"<added {i}>": i for i in range(923, 1025)}  # behind the tokenizer's own
+        (base / "added_tokens.json").write_text(json.dumps(added))
         result = run("check", base)
         self.assertRefused(result, "1 problem, named above")
         self.assertIn("the tokenizer has 1025 ids, the model only 1024 embeddings", result.stdout)
-        (base / "special_tokens_map.json").write_text('{"pad_token": "<pad>"}')
+        (base / "special_tokens_map.json").write_text(json.dumps({"additional_special_tokens": list(added)}))
         result = run("check", base)
         self.assertEqual(result.returncode, 0, result.stderr)
         self.assertIn("the tokenizer has 1025 ids, the model only 1024 embeddings; those without are special tokens", result.stdout)
