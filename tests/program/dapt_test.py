@@ -296,7 +296,7 @@ class Program(unittest.TestCase):
         whole = self.folder / "whole"
         self.assertEqual(self.train(whole, *options).returncode, 0)
         facts = lambda out: [{key: line[key] for key in ("step", "tokens", "loss", "lr", "grad_norm", "fraction")} for line in map(json.loads, (out / "log.jsonl").read_text().splitlines())]
-        for number in (signal.SIGINT, signal.SIGKILL):
+        for number in (signal.SIGINT,):  # SIGKILL: kill_test.py and stop_test.py, with a smaller model
             out = self.folder / number.name
             command = ["train", "--model", model, "--pages", self.pages, "--max-length", 64, "--batch-size", 2, "--dtype", "fp32", "--threads", 1, "--out", out, *options]
             process = subprocess.Popen([program, *map(str, command)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
