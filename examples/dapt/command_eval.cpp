@@ -105,7 +105,7 @@ void evaluate(RunOptions run) {
   const Evaluation evaluation(run.tasks, run.pages.pages.empty() ? std::vector<dapt::Page>() : read_all_pages(run.pages), run.packing.max_length);
   dapt::require(!evaluation.empty(), "eval: nothing to measure; give --qa, --cloze or --pages");
   require_same_in_all("what is scored", std::to_string(run.models.size()) + " models and " + std::to_string(run.peft.size()) + " adapters in " + run.dtype + ", quantised: " + run.quantize);
-  check_models(run);
+  if (run.models.size() + run.peft.size() > 1) check_models(run);
   if (is_first_process() && !run.out.empty()) {
     if (run.out.has_parent_path()) make_folder(run.out.parent_path());
     const dapt::AtomicFile can_be_written(run.out);
@@ -119,8 +119,9 @@ void evaluate(RunOptions run) {
     const dapt::AnyTokenizer tokenizer = dapt::load_tokenizer(folder);
     dapt::Llama model = dapt::load_llama(folder, dapt::dtype_from_name(run.dtype), llama_options(run));
     if (!peft.empty()) {
-      dapt::load_peft_adapter(peft, model);
-      require_same_in_all("the fingerprint of " + peft.string(), std::to_string(dapt::weights_fingerprint(peft / "adapter_config.json", {peft / "adapter_model.safetensors"})));
+      const dapt::PeftAdapter adapter(peft);
+      require_same_in_all("the fingerprint of " + peft.string(), std::to_string(adapter.fingerprint()));
+      adapter.attach(model);
     }
     const std::string name = peft.empty() ? folder.string() : folder.string() + " + " + peft.string();
     std::vector<dapt::MetricValue> values = evaluation.evaluate(model, tokenizer, name);

@@ -290,41 +290,40 @@ class Program(unittest.TestCase):
         self.assertIn("stop requested", messages)
         self.assertTrue((out / "adapter/adapter_model.safetensors").exists())
 
-    def test_a_run_that_was_stopped_or_killed_goes_on_and_is_the_one_that_was_not(self):
+    def test_a_run_that_was_stopped_goes_on_and_is_the_one_that_was_not(self):
         steps = 7
         options = ["--rank", 4, "--lr", "1e-3", "--max-steps", steps, "--checkpoint-steps", 1]
         whole = self.folder / "whole"
         self.assertEqual(self.train(whole, *options).returncode, 0)
         facts = lambda out: [{key: line[key] for key in ("step", "tokens", "loss", "lr", "grad_norm", "fraction")} for line in map(json.loads, (out / "log.jsonl").read_text().splitlines())]
-        for number in (signal.SIGINT,):  # SIGKILL: kill_test.py and stop_test.py, with a smaller model
-            out = self.folder / number.name
-            command = ["train", "--model", model, "--pages", self.pages, "--max-length", 64, "--batch-size", 2, "--dtype", "fp32", "--threads", 1, "--out", out, *options]
-            process = subprocess.Popen([program, *map(str, command)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-            log = out / "log.jsonl"
-            while process.poll() is None and (not log.exists() or len(log.read_text().splitlines()) < 2):
-                time.sleep(0.02)
-            process.send_signal(number)
-            process.wait()
-            self.assertLess(len(facts(out)), steps, "the run ended before the signal came")
-            self.assertRefused(self.train(out, *options), "holds checkpoints of an earlier run", "--resume")
-            self.assertRefused(self.train(out, *options, "--resume", "--seed", 9), "seed is", "9", "--allow-changes")
-            self.assertRefused(self.train(out, *options, "--resume", "--weight-decay", "0.1"), "the checkpoint is of another setting: optimizer is")
-            result = self.train(out, *options, "--resume")
-            self.assertEqual(result.returncode, 0, result.stderr)
-            self.assertIn("resumed from: ", result.stderr)
-            self.assertEqual(facts(out), facts(whole))
-            weights = "adapter/adapter_model.safetensors"
-            self.assertEqual((out / weights).read_bytes(), (whole / weights).read_bytes())
-            newest = sorted((out / "checkpoints").glob("step-*"))[-1]
-            self.assertEqual(newest.name, f"step-{steps:09}")
-            state = newest / "state.safetensors"
-            whole_state = state.read_bytes()
-            state.write_bytes(whole_state[:-1])  # the newest is damaged: the one before it is taken, that is said, and the damaged one is replaced
-            result = self.train(out, *options, "--resume")
-            self.assertEqual(result.returncode, 0, result.stderr)
-            self.assertIn("checkpoint left out: ", result.stderr)
-            self.assertEqual(state.read_bytes(), whole_state)
-            self.assertEqual((out / weights).read_bytes(), (whole / weights).read_bytes())
+        out = self.folder / "stopped"
+        command = ["train", "--model", model, "--pages", self.pages, "--max-length", 64, "--batch-size", 2, "--dtype", "fp32", "--threads", 1, "--out", out, *options]
+        process = subprocess.Popen([program, *map(str, command)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        log = out / "log.jsonl"
+        while process.poll() is None and (not log.exists() or len(log.read_text().splitlines()) < 2):
+            time.sleep(0.02)
+        process.send_signal(signal.SIGINT)
+        process.wait()
+        self.assertLess(len(facts(out)), steps, "the run ended before the signal came")
+        self.assertRefused(self.train(out, *options), "holds checkpoints of an earlier run", "--resume")
+        self.assertRefused(self.train(out, *options, "--resume", "--seed", 9), "seed is", "9", "--allow-changes")
+        self.assertRefused(self.train(out, *options, "--resume", "--weight-decay", "0.1"), "the checkpoint is of another setting: optimizer is")
+        result = self.train(out, *options, "--resume")
+        self.assertEqual(result.returncode, 0, result.stderr)
+        self.assertIn("resumed from: ", result.stderr)
+        self.assertEqual(facts(out), facts(whole))
+        weights = "adapter/adapter_model.safetensors"
+        self.assertEqual((out / weights).read_bytes(), (whole / weights).read_bytes())
+        newest = sorted((out / "checkpoints").glob("step-*"))[-1]
+        self.assertEqual(newest.name, f"step-{steps:09}")
+        state = newest / "state.safetensors"
+        whole_state = state.read_bytes()
+        state.write_bytes(whole_state[:-1])  # the newest is damaged: the one before it is taken, that is said, and the damaged one is replaced
+        result = self.train(out, *options, "--resume")
+        self.assertEqual(result.returncode, 0, result.stderr)
+        self.assertIn("checkpoint left out: ", result.stderr)
+        self.assertEqual(state.read_bytes(), whole_state)
+        self.assertEqual((out / weights).read_bytes(), (whole / weights).read_bytes())
 
     def test_filter_keeps_by_score_and_says_what(self):
         kept = self.folder / "kept.jsonl"
