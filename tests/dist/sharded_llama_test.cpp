@@ -28,9 +28,10 @@ namespace {
 
 struct LlamaCase {
   const char* name;
-  bool tied = false, lora = false, layer_wise = false;
+  bool tied = false, lora = false, adapts_head = false, layer_wise = false;
   dapt::GradientCheckpointing recomputed = false;
   at::ScalarType dtype = at::kFloat;
+  std::int64_t length = 12;
 };
 
 const LlamaCase llama_cases[] = {{.name = "all parameters"},
@@ -39,7 +40,9 @@ const LlamaCase llama_cases[] = {{.name = "all parameters"},
                                  {.name = "recomputed layers", .recomputed = true},
                                  {.name = "recomputed feed-forward, tied", .tied = true, .recomputed = dapt::GradientCheckpointing::Part::mlp},
                                  {.name = "LoRA", .lora = true},
-                                 {.name = "LoRA, recomputed, bf16", .lora = true, .recomputed = true, .dtype = at::kBFloat16}};
+                                 {.name = "LoRA, recomputed, bf16", .lora = true, .recomputed = true, .dtype = at::kBFloat16},
+                                 {.name = "LoRA, the head too, in several chunks of tokens", .lora = true, .adapts_head = true, .length = 300},
+                                 {.name = "LoRA, the head too, layer-wise", .lora = true, .adapts_head = true, .layer_wise = true, .length = 300}};
 
 dapt::LlamaConfig small_config(bool tied) {
   return {.vocab_size = 32, .hidden_size = 32, .intermediate_size = 48, .num_hidden_layers = 3, .num_attention_heads = 4, .num_key_value_heads = 2, .head_dim = 8, .tie_word_embeddings = tied};
@@ -67,9 +70,19 @@ struct KeepLosses {
   void observe(const dapt::StepRecord& record) { values.push_back(record.loss); }
 };
 
+/// One weight of the second rank's base has another bit.
+void refuse_unlike_bases(dapt::ProcessGroup& group) {
+  for (const bool shards_weights : {false, true}) {
+    dapt::Llama model = small_llama({.name = "unlike"});
+    if (group.rank() == 1) model.parameters()[2].value.view(at::kInt).flatten()[0].bitwise_xor_(1);
+    dapt::Trainer trainer(model, dapt::Lora{.rank = 4}, dapt::AdamW{}, dapt::TrainOptions{.batch_size = 4, .max_steps = 1, .ranks = &group, .shard_states = true, .shard_weights = shards_weights});
+    REQUIRE_THROWS_WITH(trainer.train(dapt::testing::toy_batches()), Catch::Contains("rank 1 is not where rank 0 is before training"));
+  }
+}
+
 LlamaOutcome train_llama(const LlamaCase& which, dapt::ProcessGroup& group, bool shards_weights) {
   dapt::Llama model = small_llama(which);
-  auto stream = dapt::testing::toy_batches({.length = 12, .batches = 19});  // four windows of four, and three quarters of one
+  auto stream = dapt::testing::toy_batches({.length = which.length, .batches = 19});  // four windows of four, and three quarters of one
   const dapt::TrainOptions options{.lr = 1e-2, .batch_size = 4, .max_steps = 5, .layer_wise = which.layer_wise, .ranks = &group, .shard_states = true, .shard_weights = shards_weights};
   LlamaOutcome outcome;
   const auto train = [&](auto adapter) {
@@ -91,9 +104,11 @@ LlamaOutcome train_llama(const LlamaCase& which, dapt::ProcessGroup& group, bool
     outcome.scores = at::cat({outcome.scores, model.token_log_probs(*row.next()).flatten()});
     if (!shards_weights) return;
     dapt::Llama shapes = dapt::Llama::without_storage(small_config(which.tied), which.dtype, {.gradient_checkpointing = which.recomputed});
-    REQUIRE(dapt::plan_memory(shapes, adapter, dapt::AdamW{}, options, 12).rank_weights == outcome.rank_weights);
+    REQUIRE(dapt::plan_memory(shapes, adapter, dapt::AdamW{}, options, which.length).rank_weights == outcome.rank_weights);
   };
-  if (which.lora) train(dapt::Lora{.rank = 4, .dropout = 0.1});
+  dapt::Lora lora{.rank = 4, .dropout = 0.1};
+  if (which.adapts_head) lora.targets = {"q_proj", "down_proj", "lm_head"};
+  if (which.lora) train(lora);
   else train(dapt::FullParameter{});
   return outcome;
 }
@@ -103,6 +118,7 @@ LlamaOutcome train_llama(const LlamaCase& which, dapt::ProcessGroup& group, bool
 TEST_CASE("rank: trains a Llama with and without sharded weights", "[.rank]") {
   at::set_num_threads(1);
   dapt::ProcessGroup group(*dapt::rendezvous_from_environment(), {.timeout = std::chrono::seconds(60)});
+  refuse_unlike_bases(group);
   for (const LlamaCase& which : llama_cases) {
     CAPTURE(which.name);
     const LlamaOutcome whole = train_llama(which, group, false), sharded = train_llama(which, group, true);

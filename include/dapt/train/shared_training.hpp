@@ -48,6 +48,7 @@ class SharedTraining {
     if (options.shard_states) states_.emplace(ranks_, rule_, trained_, std::move(owners.states));
     if (!model) return;
     kept_weights_ = describe_shards(*model, owners.weights, ranks_.size());
+    for (const Tensor& weight : model->weights) add_bits(bits_of_sharded_, weight);
     weights_ = shard_weights(ranks_, std::move(*model), owners.weights);
     for (Trained& t : trained_) t.is_sharded = weights_->find(t.parameter.value) >= 0;
   }
@@ -102,7 +103,7 @@ class SharedTraining {
   double waited() { return exchange_.waited() + (states_ ? states_->waited() : 0); }
   double waited_for_weights() { return weights_ ? weights_->waited() : 0; }
 
-  /// The bits of all weights and of what each rank keeps of the optimizer's state, and the place in the run, compared with those of rank 0; of what is sharded there is nothing to compare.
+  /// The bits of all weights and of what each rank keeps of the optimizer's state, and the place in the run, compared with those of rank 0; of weights that are sharded, the bits before they were.
   void require_equal(const NamedParameters& model, const RunProgress& progress, const char* when);
 
   /// Adds to rank 0's checkpoint what the others keep.
@@ -137,6 +138,8 @@ class SharedTraining {
     if (states_) states_->give_weights(parameters);
   }
 
+  static void add_bits(std::uint64_t& hash, const Tensor& values) { hash = splitmix64(hash ^ hash_of_bits(values)); }
+
   Ranks& ranks_;
   const Rule& rule_;
   std::vector<Trained>& trained_;
@@ -148,6 +151,7 @@ class SharedTraining {
   std::optional<StateShards<Rule>> states_;
   std::unique_ptr<WeightWindow> weights_;
   std::string kept_weights_;
+  std::uint64_t bits_of_sharded_ = 0;
 };
 
 template <class Rule>
@@ -169,12 +173,11 @@ void SharedTraining<Rule>::exchange_rest(bool is_bad) {
 template <class Rule>
 void SharedTraining<Rule>::require_equal(const NamedParameters& model, const RunProgress& progress, const char* when) {
   const at::NoGradGuard no_grad;
-  std::uint64_t weights = 0, state = 0;
-  const auto add_weight = [&](const Tensor& weight) { weights = splitmix64(weights ^ hash_of_bits(weight)); };
+  std::uint64_t weights = bits_of_sharded_, state = 0;
   for (const NamedParameter& parameter : model)
-    if (!weights_ || weights_->find(parameter.value) < 0) add_weight(parameter.value);
+    if (!weights_ || weights_->find(parameter.value) < 0) add_bits(weights, parameter.value);
   for (Trained& trained : trained_) {
-    if (!trained.is_sharded) add_weight(trained.weight);
+    if (!trained.is_sharded) add_bits(weights, trained.weight);
     const auto add = [&](std::string_view, auto& value) {
       if constexpr (is_tensor<decltype(value)>) state = splitmix64(state ^ (value.defined() ? hash_of_bits(value) : 0));
       else state = splitmix64(state ^ static_cast<std::uint64_t>(value));
