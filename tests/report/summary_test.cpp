@@ -27,7 +27,7 @@ SettingResult model(std::string name, double qa, double mrr, double perplexity =
 ComparisonResult comparison(std::vector<SettingResult> settings) {
   ComparisonResult result;
   result.base = model("base", 0.2, 0.5);
-  result.settings = std::move(settings);
+  result.settings.assign(settings.begin(), settings.end());
   return result;
 }
 

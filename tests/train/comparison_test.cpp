@@ -58,6 +58,20 @@ TEST_CASE("settings start from the same base and see the same data") {
   REQUIRE(result.base.metrics[0].details.contains("seconds"));
 }
 
+TEST_CASE("the result of one setting stays where it is while others are run and added") {
+  auto runs = comparison();
+  const TrainOptions options{.batch_size = 1, .max_steps = 1};
+  const auto setting = [&](std::string name) { return Setting{.name = std::move(name), .description = "", .adapter = Lora{}, .rule = AdamW{}, .options = options}; };
+  const auto nothing = [](auto&) {};
+  const dapt::SettingResult& first = runs.run(setting("a"), nothing);
+  const dapt::SettingResult& second = runs.run(setting("b"), nothing);
+  const dapt::SettingResult& third = runs.add({.name = "c", .description = "", .header = {}, .metrics = {}, .steps = {}, .train = {}}, options);
+  runs.run(setting("d"), nothing);
+  const auto& settings = runs.result().settings;
+  REQUIRE(std::vector{&first, &second, &third} == std::vector{&settings[0], &settings[1], &settings[2]});
+  REQUIRE(first.name == "a");
+}
+
 TEST_CASE("settings that cannot be compared are refused") {
   auto runs = comparison();
   const auto nothing = [](auto&) {};

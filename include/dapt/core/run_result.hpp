@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <deque>
 #include <map>
 #include <string>
 #include <utility>
@@ -74,7 +75,7 @@ struct SettingResult {
 struct ComparisonResult {
   RunHeader header;  ///< what all settings share: model, data, versions, seed, machine, ...
   SettingResult base;
-  std::vector<SettingResult> settings;
+  std::deque<SettingResult> settings;  ///< a reference to one stays valid while others are added
 };
 
 }  // namespace dapt
