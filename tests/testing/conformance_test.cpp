@@ -22,7 +22,7 @@ namespace {
 /// AdamW with one thing done wrong.
 struct Broken {
   static constexpr std::string_view name = "broken";
-  enum class Fault { none, decays_without_lr, draws, averages, climbs, hides_a_moment, keeps_gradient, reads_a_moment, reassigns } fault = Fault::none;
+  enum class Fault { none, decays_without_lr, draws, averages, climbs, hides_a_moment, keeps_gradient, reads_a_moment, reassigns, repeats_a_name } fault = Fault::none;
   AdamW rule = {};
   struct State {
     AdamW::State inner;
@@ -47,7 +47,7 @@ struct Broken {
   template <class F>
   void visit(State& state, F&& f) const {
     f("exp_avg", state.inner.exp_avg);
-    if (fault != Fault::hides_a_moment) f("exp_avg_sq", state.inner.exp_avg_sq);
+    if (fault != Fault::hides_a_moment) f(fault == Fault::repeats_a_name ? "exp_avg" : "exp_avg_sq", state.inner.exp_avg_sq);
   }
 };
 
@@ -70,6 +70,7 @@ TEST_CASE("each law of an optimizer is noticed when it is broken") {
   REQUIRE(laws_broken(Broken::Fault::keeps_gradient).find("L6") != std::string::npos);
   REQUIRE(laws_broken(Broken::Fault::reads_a_moment) == "L8");
   REQUIRE(laws_broken(Broken::Fault::reassigns) == "L1");
+  REQUIRE(laws_broken(Broken::Fault::repeats_a_name) == "L5");
 }
 
 namespace {

@@ -5,10 +5,13 @@
 #include <catch2/catch.hpp>
 
 #include <ATen/ops/equal.h>
+#include <ATen/ops/zeros.h>
 
 #include <dapt/adapters/full_parameter.hpp>
 #include <dapt/adapters/lora.hpp>
 #include <dapt/optim/adamw.hpp>
+#include <dapt/optim/stochastic_rounding.hpp>
+#include <dapt/optim/stored_state.hpp>
 #include <dapt/testing/archetypes.hpp>
 #include <dapt/testing/toy.hpp>
 #include <dapt/train/trainer.hpp>
@@ -43,11 +46,59 @@ struct OneName : FullParameter {
   }
 };
 
+/// Counts the steps of the rule within, under a name that it has once more when it is wrapped in itself.
+template <class Inner>
+struct Counted : Inner {
+  static constexpr std::string_view name = "counted";
+  struct State : Inner::State {
+    std::int64_t count = 0;
+  };
+  State init(const dapt::NamedParameter& parameter) const { return {Inner::init(parameter), 0}; }
+  void step(Tensor& weight, State& state, const StepInfo& info) const {
+    Inner::step(weight, state, info);
+    ++state.count;
+  }
+  template <class F>
+  void visit(State& state, F&& f) const {
+    f("count", state.count);
+    Inner::visit(state, f);
+  }
+};
+
+/// Shows what the first step made, twice under one name.
+struct LateTwins : AdamW {
+  static constexpr std::string_view name = "late_twins";
+  struct State : AdamW::State {
+    Tensor first, second;
+  };
+  State init(const dapt::NamedParameter& parameter) const { return {AdamW::init(parameter), {}, {}}; }
+  void step(Tensor& weight, State& state, const StepInfo& info) const {
+    AdamW::step(weight, state, info);
+    state.first = state.second = at::zeros({1});
+  }
+  template <class F>
+  void visit(State& state, F&& f) const {
+    if (!state.first.defined()) return;
+    f("twin", state.first);
+    f("twin", state.second);
+  }
+};
+
+/// Cannot be made for the head.
+struct RefusesHead : AdamW {
+  static constexpr std::string_view name = "refuses_head";
+  State init(const dapt::NamedParameter& parameter) const {
+    dapt::require(parameter.name.find("lm_head") == std::string::npos, "no head, please");
+    return AdamW::init(parameter);
+  }
+};
+
 struct Falls {
   double factor(const dapt::Progress& progress) const { return 1 - progress.fraction; }
 };
 struct RootOfTheRest {
-  double factor(const dapt::Progress& progress) const { return std::sqrt(0.5 - progress.fraction); }
+  double of = 0.5;
+  double factor(const dapt::Progress& progress) const { return std::sqrt(of - progress.fraction); }
 };
 
 }  // namespace
@@ -64,6 +115,39 @@ TEST_CASE("a rule that replaces the weight instead of writing to it is refused a
 TEST_CASE("trained parameters of one name are refused") {
   ToyLM model;
   REQUIRE_THROWS_WITH((Trainer(model, OneName{}, AdamW{})), Contains("the adapter one_name has two trainable parameters weight"));
+}
+
+TEST_CASE("a rule that shows two entries of its state under one name is refused, before a checkpoint would lose one of them") {
+  ToyLM model;
+  REQUIRE_NOTHROW(Trainer(model, FullParameter{}, Counted<AdamW>{}));
+  REQUIRE_THROWS_WITH((Trainer(model, FullParameter{}, Counted<Counted<AdamW>>{})),
+                      "Trainer: counted shows two entries \"count\" of its state for model.embed_tokens.weight; a checkpoint would keep one of them");
+  Trainer trainer(model, FullParameter{}, LateTwins{}, TrainOptions{.batch_size = 1, .max_steps = 1});
+  trainer.train(toy_batches());
+  REQUIRE_THROWS_WITH(trainer.checkpoint(), Contains("two entries \"twin\" of its state for model.embed_tokens.weight"));
+}
+
+TEST_CASE("bf16 states under stochastic rounding: both draw, and a checkpoint has the numbers of both") {
+  ToyLM model({.dtype = at::kBFloat16});
+  const dapt::StochasticRounding<dapt::StoredState<AdamW>> rule{.inner = {.inner = {}, .format = dapt::StateFormat::bf16, .smallest = 1}};
+  Trainer trainer(model, FullParameter{}, rule, TrainOptions{.batch_size = 1, .max_steps = 1});
+  trainer.train(toy_batches());
+  const auto numbers = trainer.checkpoint().numbers;
+  for (const char* entry : {"rounding_stream", "rounded_steps", "stream", "stored_steps"}) REQUIRE(numbers.contains("optimizer/lm_head.weight/" + std::string(entry)));
+}
+
+TEST_CASE("a trainer that could not be built leaves the model to the next one") {
+  ToyLM model, fresh;
+  const dapt::Lora lora{.rank = 2, .targets = {"up_proj", "lm_head"}};
+  const TrainOptions options{.batch_size = 1, .max_steps = 1};
+  REQUIRE_THROWS_WITH((Trainer(model, lora, RefusesHead{}, options)), Contains("no head, please"));  // after the adapter was attached
+  REQUIRE_THROWS_WITH((Trainer(model, lora, AdamW{}, options, RootOfTheRest{.of = -1})), Contains("the first factor of the learning-rate schedule"));
+  TrainOptions negative = options;
+  negative.lr_factor = [](const dapt::NamedParameter&) { return -1.0; };
+  REQUIRE_THROWS_WITH((Trainer(model, lora, AdamW{}, negative)), Contains("lr_factor is -1"));
+  for (const dapt::Linear* linear : model.linears()) REQUIRE_FALSE(linear->adapted);
+  Trainer trainer(model, lora, AdamW{}, options), other(fresh, lora, AdamW{}, options);
+  REQUIRE(trainer.train(toy_batches()).first_loss == other.train(toy_batches()).first_loss);
 }
 
 TEST_CASE("a checkpoint of a schedule that does not describe itself goes on under the same schedule and budget alone") {

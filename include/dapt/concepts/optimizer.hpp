@@ -70,7 +70,7 @@ struct StepMemory {
 /// | `rule.accumulate(state, g)`       | void       | adds the gradient of one micro-batch; keeps `g` or a copy of it, the caller drops its own |
 /// | `rule.accumulated(state)`         | `Tensor&`  | the sum so far, in whatever space the rule keeps it: what ranks average and clipping measures and scales; undefined if nothing was accumulated; resetting it drops the window |
 /// | `rule.step(weight, state, info)`  | void       | applies the accumulated gradient to `weight` in place and clears it                     |
-/// | `rule.visit(state, f)`            |            | `f(name, Tensor&)` or `f(name, std::int64_t&)` for everything in `state`, always in the same order |
+/// | `rule.visit(state, f)`            |            | `f(name, Tensor&)` or `f(name, std::int64_t&)` for everything in `state`, always in the same order; no two entries have one name |
 ///
 /// `weight` comes detached and without gradient recording. `info.step` counts from 1; `info.lr` is after the schedule. What is summed up within a window is no part of `visit`.
 /// Laws (run them on your own rule with `dapt::testing::optimizer_failures(rule)`; empty means none is broken):

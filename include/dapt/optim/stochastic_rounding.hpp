@@ -61,7 +61,7 @@ struct StochasticRounding {
   }
   template <class F>
   void visit(State& state, F&& f) const {
-    f("stream", state.stream);
+    f("rounding_stream", state.stream);  // not "stream": StoredState within shows one of its own
     f("rounded_steps", state.steps);
     inner.visit(state.inner, f);
   }

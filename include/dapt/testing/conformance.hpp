@@ -160,6 +160,8 @@ Failures optimizer_failures(const Rule& rule, const OptimizerConformance& option
     auto state_b = init(b);
     const detail::StateCopy copy = detail::copy_state(rule, state_a);
     expect(copy.names == detail::copy_state(rule, state_b).names, "L5: visit names other entries after three steps than before the first");
+    const std::set<std::string> distinct(copy.names.begin(), copy.names.end());
+    expect(distinct.size() == copy.names.size(), "L5: visit shows two entries under one name, of which a checkpoint keeps one");
     detail::restore_state(rule, state_b, copy);
     run(a, state_a, 4, 6, options.lr);
     run(b, state_b, 4, 6, options.lr);

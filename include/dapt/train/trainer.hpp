@@ -60,7 +60,7 @@ class Trainer {
   static_assert(check_causal_lm<Model>() && check_adapter<Adapter, Model>() && check_optimizer<Rule>() && check_lr_schedule<Schedule>());
 
  public:
-  /// Throws dapt::Error on options out of range or without effect.
+  /// Throws dapt::Error on options out of range or without effect; an adapter that can is then detached, so that the model is as it was.
   Trainer(Model& model, Adapter adapter, Rule rule, TrainOptions options = {}, Schedule schedule = {});
   Trainer(const Trainer&) = delete;
   Trainer& operator=(const Trainer&) = delete;
@@ -119,6 +119,10 @@ class Trainer {
 
   enum class Outcome { stepped, skipped, stopped };
 
+  /// What can be refused before the adapter changes the model.
+  void require_sound() const;
+  /// What follows on attaching.
+  void prepare();
   Outcome run_window(const Window& window, const std::vector<at::Device>& devices, StepRecord& record);
   template <class F>
   void visit_own_state(F&& f);
@@ -166,10 +170,32 @@ class Trainer {
 template <class Model, class Adapter, class Rule, class Schedule>
 Trainer<Model, Adapter, Rule, Schedule>::Trainer(Model& model, Adapter adapter, Rule rule, TrainOptions options, Schedule schedule)
     : model_(model), adapter_(std::move(adapter)), rule_(std::move(rule)), options_(std::move(options)), schedule_(std::move(schedule)),
-      adapter_state_((options_.validate(), seed_everything(options_.seed), adapter_.attach(model_))), gradient_steps_(options_, rule_, trained_) {
+      adapter_state_((require_sound(), seed_everything(options_.seed), adapter_.attach(model_))), gradient_steps_(options_, rule_, trained_) {
+  try {
+    prepare();
+  } catch (...) {  // no destructor will follow
+    if (window() != nullptr) set_gate(nullptr);
+    if (host_weights_) host_weights_->gather();
+    if constexpr (requires { adapter_.detach(adapter_state_, model_); }) adapter_.detach(adapter_state_, model_);
+    throw;
+  }
+}
+
+template <class Model, class Adapter, class Rule, class Schedule>
+void Trainer<Model, Adapter, Rule, Schedule>::require_sound() const {
+  options_.validate();
   if constexpr (requires { Schedule::needs_budget; })
     require(!Schedule::needs_budget || options_.has_budget(), "TrainOptions: the learning-rate schedule follows the share of the budget that is spent; give "
             "max_steps, max_tokens or max_minutes");
+  const double factor = schedule_.factor({1, 0});  // so that a schedule's bad option shows now
+  require(factor >= 0 && std::isfinite(factor), "Trainer: the first factor of the learning-rate schedule ", detail::describe_schedule_or_type(schedule_), " is ", factor, ", expected 0 or more");
+  require(!is_shared() || !depends_on_order(rule_), "Trainer: ", Rule::name, " takes subspaces from a window's first micro-batch, of which each of ", is_shared() ? options_.ranks->size() : 1,
+          " ranks has another; take them from the window's sum");
+  require(!is_shared() || devices().size() == 1, "Trainer: the model lies on several devices, which ", is_shared() ? options_.ranks->size() : 1, " ranks cannot share; give each rank one");
+}
+
+template <class Model, class Adapter, class Rule, class Schedule>
+void Trainer<Model, Adapter, Rule, Schedule>::prepare() {
   const NamedParameters parameters = adapter_.trainable_parameters(adapter_state_);
   std::optional<detail::PartedWeights> parted;
   if (options_.shard_weights) parted = detail::parted_weights(model_, "TrainOptions: shard_weights");
@@ -181,16 +207,15 @@ Trainer<Model, Adapter, Rule, Schedule>::Trainer(Model& model, Adapter adapter, 
     const double factor = parameter.lr_factor * (options_.lr_factor ? options_.lr_factor(parameter) : 1);
     require(factor >= 0 && std::isfinite(factor), "Trainer: lr_factor is ", factor, " for ", parameter.name, ", expected 0 or more");
     Trained& trained = trained_.emplace_back(Trained{parameter, parameter.value.detach(), factor, rule_.init(parameter)});
-    rule_.visit(trained.state, [&](std::string_view entry, auto& value) { detail::note(first_state_, detail::optimizer_entry(parameter.name, entry), value); });
+    std::set<std::string, std::less<>> entries;
+    rule_.visit(trained.state, [&](std::string_view entry, auto& value) {
+      require(entries.emplace(entry).second, "Trainer: ", Rule::name, " shows two entries \"", entry, "\" of its state for ", parameter.name, "; a checkpoint would keep one of them");
+      detail::note(first_state_, detail::optimizer_entry(parameter.name, entry), value);
+    });
     trained.is_own = owners.states.empty() || owners.states[index(trained)] == options_.ranks->rank();
     if (!trained.is_own) detail::drop_state(rule_, trained.state);
   }
   require(!trained_.empty(), "Trainer: the adapter has no trainable parameter");
-  const double factor = schedule_.factor({1, 0});  // so that a schedule's bad option shows now
-  require(factor >= 0 && std::isfinite(factor), "Trainer: the first factor of the learning-rate schedule ", detail::describe_schedule_or_type(schedule_), " is ", factor, ", expected 0 or more");
-  require(!is_shared() || !depends_on_order(rule_), "Trainer: ", Rule::name, " takes subspaces from a window's first micro-batch, of which each of ", is_shared() ? options_.ranks->size() : 1,
-          " ranks has another; take them from the window's sum");
-  require(!is_shared() || devices().size() == 1, "Trainer: the model lies on several devices, which ", is_shared() ? options_.ranks->size() : 1, " ranks cannot share; give each rank one");
   header_ = detail::describe_training(adapter_, rule_, schedule_, options_, trained_);
   if (options_.host_weights) {
     const std::vector<at::Device> all_devices = devices();

@@ -36,15 +36,18 @@ void note(TensorLayouts& layouts, const std::string& name, const Value& value) {
     if (value.defined()) layouts[name] = at::empty(value.sizes(), at::TensorOptions(value.scalar_type()).device(at::kMeta));
 }
 
-/// `visit(f)` calls f(parameter name, entry name, Tensor& or std::int64_t&) for the optimizer's state. The tensors are not copied.
+/// `visit(f)` calls f(parameter name, entry name, Tensor& or std::int64_t&) for the optimizer's state. The tensors are not copied. Throws dapt::Error where two entries of a parameter have one name,
+/// of which the checkpoint would keep one.
 template <class Visit>
 void collect_state(Checkpoint& checkpoint, const TrainedWeights& weights, std::int64_t updates, std::int64_t partial_updates, Visit visit) {
   checkpoint.numbers["updates"] = updates;
   if (partial_updates > 0) checkpoint.numbers["partial updates"] = partial_updates;
   for (const auto& [name, weight] : weights) checkpoint.tensors["weights/" + name] = weight;
   visit([&](std::string_view parameter, std::string_view entry, auto& value) {
-    if constexpr (!is_tensor<decltype(value)>) checkpoint.numbers[optimizer_entry(parameter, entry)] = value;
-    else if (value.defined()) checkpoint.tensors[optimizer_entry(parameter, entry)] = value;
+    bool is_new = true;
+    if constexpr (!is_tensor<decltype(value)>) is_new = checkpoint.numbers.emplace(optimizer_entry(parameter, entry), value).second;
+    else if (value.defined()) is_new = checkpoint.tensors.emplace(optimizer_entry(parameter, entry), value).second;
+    require(is_new, "Trainer: the rule shows two entries \"", entry, "\" of its state for ", parameter, "; a checkpoint would keep one of them");
   });
 }
 
