@@ -147,3 +147,11 @@ TEST_CASE("a batch is padded on the right with ignored labels") {
   REQUIRE(batch.document_starts.scalar_type() == at::kInt);
   REQUIRE(batch.supervised_tokens == 4);
 }
+
+TEST_CASE("a row with more labels than ids, or fewer, is refused") {
+  toy::TableLM model;
+  const std::vector<dapt::metrics::ScoredRow> more = {{{1, 2, 3}, {2, 3, 4}}, {{5}, {6, 7}}}, fewer = {{{1, 2}, {2}}};
+  const std::vector<const dapt::metrics::ScoredRow*> row = {&fewer[0]};
+  REQUIRE_THROWS_WITH(dapt::metrics::sum_log_probs(model, std::span(more), 100), "scored rows: found a row of 1 input_ids and 2 labels, expected one label an id");
+  REQUIRE_THROWS_WITH(dapt::metrics::collate(row), "scored rows: found a row of 2 input_ids and 1 labels, expected one label an id");
+}

@@ -50,7 +50,7 @@ StartToken start_token(const K& tokenizer, std::string_view wanted) {
   fail("start token: the tokenizer adds no BOS and has no end-of-document token; name one");
 }
 
-/// The rows as one batch, padded on the right with ignored labels.
+/// The rows as one batch, padded on the right with ignored labels. Throws dapt::Error where a row has more labels than ids, or fewer.
 inline Batch collate(std::span<const ScoredRow* const> rows) {
   std::size_t length = 0;
   for (const ScoredRow* row : rows) length = std::max(length, row->input_ids.size());
@@ -61,6 +61,7 @@ inline Batch collate(std::span<const ScoredRow* const> rows) {
   batch.position_ids = at::arange(width, at::kLong).expand({height, width}).contiguous();
   batch.document_starts = at::zeros({height, width}, at::kInt);
   for (std::size_t r = 0; r < rows.size(); ++r) {
+    require(rows[r]->labels.size() == rows[r]->input_ids.size(), "scored rows: found a row of ", rows[r]->input_ids.size(), " input_ids and ", rows[r]->labels.size(), " labels, expected one label an id");
     std::copy(rows[r]->input_ids.begin(), rows[r]->input_ids.end(), batch.input_ids.mutable_data_ptr<std::int64_t>() + r * length);
     std::copy(rows[r]->labels.begin(), rows[r]->labels.end(), batch.labels.mutable_data_ptr<std::int64_t>() + r * length);
     batch.supervised_tokens += std::ssize(rows[r]->labels) - std::ranges::count(rows[r]->labels, ignore_index);
