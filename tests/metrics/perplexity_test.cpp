@@ -3,6 +3,7 @@
 #include <catch2/catch.hpp>
 
 #include <dapt/metrics/perplexity.hpp>
+#include <dapt/train/evaluator.hpp>
 
 #include "toy_language.hpp"
 
@@ -24,6 +25,17 @@ TEST_CASE("perplexity by hand") {
   REQUIRE(value.details.at("bits_per_byte") == Approx(4.0 / 3).epsilon(1e-6));
   CHECK_FALSE(value.higher_is_better);
   REQUIRE(value.settings.at("start_token") == "end of document (256)");
+}
+
+TEST_CASE("two perplexities have values of the names that they were given") {
+  toy::TableLM model{.probability = {{{256, 'a'}, 0.25}}};
+  const auto values = dapt::evaluate(model, toy::ByteTokenizer{}, dapt::Perplexity{.pages = {page("a")}}, dapt::Perplexity{.pages = {page("b")}, .value_name = "perplexity_law"});
+  REQUIRE(values[0].name == "perplexity");
+  REQUIRE(values[0].value == Approx(4).epsilon(1e-6));
+  REQUIRE(values[1].name == "perplexity_law");
+  REQUIRE(values[1].value == Approx(2).epsilon(1e-6));
+  REQUIRE_THROWS_WITH(dapt::evaluate(model, toy::ByteTokenizer{}, dapt::Perplexity{.pages = {page("a")}}, dapt::Perplexity{.pages = {page("b")}}),
+                      Catch::StartsWith("evaluate: two metrics give a value with the name \"perplexity\""));
 }
 
 TEST_CASE("each token of a long page is scored exactly once, with as much context as the window holds") {

@@ -44,6 +44,12 @@ TEST_CASE("what was not measured is not there") {
   REQUIRE_FALSE(json.contains("cloze"));
 }
 
+TEST_CASE("two values of one name, and a value with the name of another key, are refused") {
+  const std::vector<dapt::MetricValue> twins = {metric("perplexity", 2, {}), metric("perplexity", 3, {})}, model = {metric("model", 2, {})};
+  REQUIRE_THROWS_WITH(dapt::results_json("m", twins), "results: the name \"perplexity\" of a metric's value is taken; expected one of its own for each value");
+  REQUIRE_THROWS_WITH(dapt::results_json("m", model), Catch::StartsWith("results: the name \"model\""));
+}
+
 TEST_CASE("a place that cannot be written is an error that names it") {
   REQUIRE_THROWS_WITH(dapt::write_results("/nonexistent-folder/results.json", dapt::results_json("m", {})), "/nonexistent-folder/results.json: cannot create a file in its folder: No such file or directory");
 }

@@ -28,6 +28,7 @@ struct Perplexity {
   std::int64_t max_length = 1024;    ///< tokens of a window
   std::int64_t stride = 0;           ///< tokens a window moves by, at most max_length; 0: max_length. Smaller: longer contexts, more time
   std::int64_t batch_tokens = 1024;  ///< of one batch, padding included
+  std::string value_name = std::string(name);  ///< of the value: one for each, where several sets of pages are asked for ("perplexity_law")
 
   /// details: "loss" (nats a token), "tokens", "bits_per_byte" (comparable between tokenizers). Throws dapt::Error on impossible options.
   template <CausalLM M, Tokenizer K>
@@ -69,7 +70,7 @@ MetricValue Perplexity::evaluate(M& model, const K& tokenizer) const {
   for (const double sum : metrics::sum_log_probs(model, rows, batch_tokens)) log_prob += sum;
 
   const double loss = tokens > 0 ? -log_prob / tokens : std::numeric_limits<double>::quiet_NaN();
-  return {.name = std::string(name),
+  return {.name = value_name,
           .value = std::exp(loss),
           .higher_is_better = false,
           .items = {},

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <cstdint>
 #include <filesystem>
+#include <set>
 #include <span>
 #include <string>
 #include <string_view>
@@ -12,17 +13,21 @@
 #include <nlohmann/json.hpp>
 
 #include <dapt/core/atomic_file.hpp>
+#include <dapt/core/error.hpp>
 #include <dapt/core/step_record.hpp>
 
 namespace dapt {
 
 /// {"model", NAME: value of each metric, "qa": [{"id", "prediction", "correct"}], "cloze": [{"id", "rank", "scores": {candidate: sum of log
-/// probabilities}, "scores_per_token", "scores_per_character", "scores_per_byte"}], "details", "settings"}. "qa" is there where "qa_exact" was measured, "cloze" where "logp_mrr" was. NaN becomes null.
+/// probabilities}, "scores_per_token", "scores_per_character", "scores_per_byte"}], "details", "settings"}. "qa" is there where "qa_exact" was measured, "cloze" where "logp_mrr" was. NaN and infinity become null. Throws dapt::Error where two values have
+/// one name, or one has the name of another key.
 inline nlohmann::ordered_json results_json(std::string_view model, std::span<const MetricValue> values) {
   using Json = nlohmann::ordered_json;
   Json result{{"model", model}};
   Json lists, details = Json::object(), settings = Json::object();
+  std::set<std::string> taken = {"model", "qa", "cloze", "details", "settings"};
   for (const MetricValue& value : values) {
+    require(taken.insert(value.name).second, "results: the name \"", value.name, "\" of a metric's value is taken; expected one of its own for each value");
     result[value.name] = value.value;
     details[value.name] = value.details;
     settings[value.name] = value.settings;
