@@ -104,12 +104,18 @@ TEST_CASE("gradient descent, the smallest optimizer, keeps the laws") {
   REQUIRE(dapt::testing::optimizer_failures(dapt::testing::OptimizerArchetype(0)) == dapt::testing::Failures{});
 }
 
-TEST_CASE("the toy stream keeps the law of streams, and a stream that forgets its position does not") {
+TEST_CASE("the toy stream keeps the law of streams, and a stream that forgets its position, or begins anew at its end, does not") {
   REQUIRE(dapt::testing::batch_stream_failures([] { return dapt::testing::toy_batches({.rows = 3, .batches = 6}); }) == dapt::testing::Failures{});
   struct Forgetful : dapt::testing::ToyStream {
     void seek(dapt::StreamPosition) {}
   };
   REQUIRE(dapt::testing::batch_stream_failures([] { return Forgetful(); }, 3).size() == 2);
+  struct BeginsAnew : dapt::testing::ToyStream {
+    BeginsAnew() : ToyStream({.batches = 6}) {}
+    void seek(dapt::StreamPosition position) { ToyStream::seek({0, position.sequence % 6}); }
+  };
+  REQUIRE(dapt::testing::batch_stream_failures([] { return BeginsAnew(); }, 6) == dapt::testing::Failures{});  // does not see the end
+  REQUIRE(dapt::testing::batch_stream_failures([] { return BeginsAnew(); }) == dapt::testing::Failures{"the end: after seek to the position behind the last batch, a further one came"});
 }
 
 namespace {

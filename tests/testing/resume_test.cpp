@@ -1,10 +1,12 @@
 // The law of going on holds for the policies here, and a policy that breaks it is named.
 #include <dapt/testing/resume.hpp>
 
+#include <cmath>
 #include <memory>
 
 #include <catch2/catch.hpp>
 
+#include <ATen/ops/full.h>
 #include <ATen/ops/ones.h>
 
 #include <dapt/adapters/full_parameter.hpp>
@@ -63,6 +65,21 @@ struct CountsAlone {
   void visit(State&, F&&) const {}
 };
 
+/// Shows what it has not measured yet as NaN, for good where it never measures it.
+struct KeepsNan : AdamW {
+  static constexpr std::string_view name = "keeps_nan";
+  struct State : AdamW::State {
+    Tensor unmeasured, wave;
+  };
+  State init(const dapt::NamedParameter& parameter) const { return {AdamW::init(parameter), at::full({}, std::nan("")), at::full({2}, std::nan(""))}; }
+  template <class F>
+  void visit(State& state, F&& f) const {
+    AdamW::visit(state, f);
+    f("unmeasured", state.unmeasured);
+    f("wave", state.wave);
+  }
+};
+
 struct OffByOne : dapt::testing::ToyStream {
   void seek(dapt::StreamPosition position) { ToyStream::seek({position.epoch, position.sequence + 1}); }
 };
@@ -93,6 +110,10 @@ TEST_CASE("a run goes on to the bit after each of its steps: adapters with dropo
   REQUIRE(resume_failures(FullParameter{}, dapt::GaLore<AdamW>{.rank = 4, .update_proj_gap = 3, .inner = {}}, five_rows) == Failures{});
   REQUIRE(resume_failures(FullParameter{}, AdamW{}, five_rows, [] { return dapt::testing::ToyLM({.dtype = at::kBFloat16}); },
                           {.lr = 1e-2, .batch_size = 1, .max_steps = 7, .layer_wise = true}) == Failures{});
+}
+
+TEST_CASE("a rule that keeps a NaN in its state goes on like any other") {
+  REQUIRE(resume_failures(FullParameter{}, KeepsNan{}) == Failures{});
 }
 
 TEST_CASE("a run from a token store goes on to the bit, over the ends of epochs") {

@@ -316,7 +316,7 @@ Failures adapter_failures(const Adapter& adapter) {
   return failures;
 }
 
-/// Runs the laws of dapt::BatchStream on the first `batches` batches. `open()` gives equally built streams at their beginning.
+/// Runs the laws of dapt::BatchStream on the first `batches` batches, and at the end of a stream that has fewer. `open()` gives equally built streams at their beginning.
 template <class Open>
 Failures batch_stream_failures(const Open& open, std::int64_t batches = 8) {
   using Stream = decltype(open());
@@ -325,9 +325,10 @@ Failures batch_stream_failures(const Open& open, std::int64_t batches = 8) {
     StreamPosition position;
     Batch batch, copy;  // as it was when it was read
   };
-  const auto read = [](Stream& stream, std::int64_t count) {
+  StreamPosition position;  // after what was read last
+  const auto read = [&](Stream& stream, std::int64_t count) {
     std::vector<Read> read;
-    StreamPosition position = stream.position();
+    position = stream.position();
     for (auto it = ranges::begin(stream); it != ranges::end(stream); ++it) {
       const Batch batch = *it;
       read.push_back({position, batch, detail::copy_of(batch)});
@@ -340,6 +341,11 @@ Failures batch_stream_failures(const Open& open, std::int64_t batches = 8) {
   Stream first = open();
   const auto expected = read(first, batches);
   if (expected.empty()) failures.emplace_back("the stream is empty");
+  if (std::ssize(expected) < batches) {
+    Stream ended = open();
+    ended.seek(position);
+    if (!read(ended, 1).empty()) failures.emplace_back("the end: after seek to the position behind the last batch, a further one came");
+  }
   for (std::size_t i = 0; i < expected.size(); ++i) {
     const std::string where = "batch " + std::to_string(i);
     const Batch& batch = expected[i].copy;
