@@ -21,7 +21,8 @@ namespace dapt {
 /// | `adapter.merge(state, model)`         | void              | folds the adapter into the base weights and leaves the forward pass      |
 ///
 /// Optional: `adapter.describe()` -> RunHeader, what a run's header says of it, and what is compared when a run goes on from a checkpoint. Optional: `adapter.saved_bytes(state, linear, tokens)` -> std::int64_t, what
-/// it keeps in `linear` for the backward pass beside the layer's input: for memory plans (train/memory_plan.hpp).
+/// it keeps in `linear` for the backward pass beside the layer's input: for memory plans (train/memory_plan.hpp). Optional: `adapter.detach(state, model)`, which leaves the forward pass: what a trainer
+/// does where it cannot be built, so that the next one can.
 ///
 /// Laws (run them with `dapt::testing::adapter_failures(adapter)`):
 ///   A1 attaching leaves the model's loss as it was (for a fresh adapter);
