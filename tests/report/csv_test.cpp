@@ -72,6 +72,15 @@ TEST_CASE("csv: settings") {
   REQUIRE(cell(rows, 2, "stopped_because") == "max_steps");
 }
 
+TEST_CASE("csv: an infinite perplexity and its change are inf") {
+  ComparisonResult result = testing_support::example_comparison();
+  result.settings[1].metrics[2].value = std::numeric_limits<double>::infinity();
+  const auto rows = parse(settings_csv(result));
+  REQUIRE(cell(rows, 2, "setting") == "lora-256");
+  REQUIRE(cell(rows, 2, "perplexity") == "inf");
+  REQUIRE(cell(rows, 2, "perplexity_change") == "inf");
+}
+
 TEST_CASE("csv: steps, with a column for each phase and no loss where nothing was learned") {
   ComparisonResult result = testing_support::example_comparison();
   result.settings[0].steps[1].skipped = true;

@@ -130,6 +130,10 @@ TEST_CASE("html: perplexity going down is told as good") {
   REQUIRE(html_change(2.4, perplexity) == "<span class=\"down\">▲ +2.40</span>");
   REQUIRE(html_change(0.02, qa) == "<span class=\"up\">▲ +0.020</span>");
   REQUIRE(html_change(-0.0001, qa) == "<span class=\"same\">= 0.000</span>");
+  const double infinity = std::numeric_limits<double>::infinity();
+  REQUIRE(html_change(infinity, perplexity) == "<span class=\"down\">▲ +infinite</span>");
+  REQUIRE(html_change(difference(infinity, infinity), perplexity) == "<span class=\"same\">= 0.00</span>");
+  REQUIRE(best_of({infinity, 3}, false) == 3);
 }
 
 TEST_CASE("curves: every step of a short run, neighbours' means of a long one, gaps where nothing was learned") {

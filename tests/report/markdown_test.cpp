@@ -1,5 +1,6 @@
 #include <dapt/report/markdown.hpp>
 
+#include <limits>
 #include <sstream>
 
 #include <catch2/catch.hpp>
@@ -27,6 +28,12 @@ TEST_CASE("markdown: the table of settings, base first, then best first, with th
   REQUIRE(all[2] == "| base | 0.200 | 0.450 | 18.42 | not measured | not measured | not measured | not measured | not measured | not measured | not measured |");
   CHECK_THAT(all[3], Catch::StartsWith("| lora-256 | 0.260 (+0.060) | 0.494 (+0.044) | 16.02 (-2.40) |") && Contains("| 2.72 GiB | 78,151,680 | 596 MiB |"));
   CHECK_THAT(all[7], Catch::StartsWith("| lora-8 | 0.160 (-0.040) |"));
+}
+
+TEST_CASE("markdown: the perplexity of a setting that training ruined is infinite, not unmeasured") {
+  ComparisonResult result = testing_support::example_comparison();
+  result.settings[1].metrics[2].value = std::numeric_limits<double>::infinity();
+  CHECK_THAT(markdown_settings(result), Contains("| lora-256 | 0.260 (+0.060) | 0.494 (+0.044) | infinite (+infinite) |"));
 }
 
 TEST_CASE("markdown: the whole report has its parts, and every table row as many cells as its head") {

@@ -28,6 +28,17 @@ TEST_CASE("numbers read as people write them") {
   REQUIRE(memory(1.5 * 1024 * 1024) == "1.5 MiB");
 }
 
+TEST_CASE("a measured infinity is told from what was not measured") {
+  const double infinity = std::numeric_limits<double>::infinity();
+  REQUIRE(fixed(infinity, 3) == "infinite");
+  REQUIRE(fixed(-infinity, 3) == "-infinite");
+  REQUIRE(change(infinity, 3) == "+infinite");
+  REQUIRE(change(-infinity, 3) == "-infinite");
+  REQUIRE(count(infinity) == "infinite");
+  REQUIRE(difference(infinity, infinity) == 0);
+  REQUIRE(difference(3, 2) == 1);
+}
+
 TEST_CASE("what was not measured is said so") {
   const double nan = std::numeric_limits<double>::quiet_NaN();
   REQUIRE(fixed(nan, 3) == "not measured");

@@ -1,5 +1,5 @@
 // settings.csv, steps.csv and questions.csv: all values of a comparison in full precision, as RFC 4180 has it (CRLF, quotes doubled, UTF-8).
-// A value that was not measured is "not measured", as in every other report.
+// A value that was not measured is "not measured", as in every other report; an infinite one is "inf".
 #pragma once
 
 #include <cmath>
@@ -32,7 +32,7 @@ inline std::string csv_field(std::string_view raw) {
 
 /// The shortest decimal that reads back as the same number.
 inline std::string csv_number(double value) {
-  if (!std::isfinite(value)) return not_measured;
+  if (std::isnan(value)) return not_measured;
   char text[40];
   for (const int digits : {15, 16, 17}) {
     std::snprintf(text, sizeof text, "%.*g", digits, value);
@@ -64,7 +64,7 @@ inline std::string settings_csv(const ComparisonResult& result, const ReportOpti
     row = {model_name(result, *model), model->description.empty() ? model_name(result, *model) : model->description};
     for (const MetricColumn& column : metrics) {
       const double value = metric_value(*model, column.name);
-      row.insert(row.end(), {csv_number(value), csv_number(value - metric_value(result.base, column.name))});
+      row.insert(row.end(), {csv_number(value), csv_number(difference(value, metric_value(result.base, column.name)))});
     }
     for (const CostColumn& column : cost_columns()) row.push_back(csv_number(column.value(*model)));
     const TrainReport& train = model->train;

@@ -47,7 +47,7 @@ inline std::string html_value(const std::string& shown) {
 
 inline std::string html_change(double change_of_value, const MetricColumn& column) {
   const std::string shown = change(change_of_value, column.digits());
-  if (!std::isfinite(change_of_value)) return html_value(shown);
+  if (std::isnan(change_of_value)) return html_value(shown);
   if (shown[0] != '+' && shown[0] != '-') return "<span class=\"same\">= " + shown + "</span>";
   const bool up = shown[0] == '+';
   return std::string("<span class=\"") + (up == column.higher_is_better ? "up" : "down") + "\">" + (up ? "▲ " : "▼ ") + shown + "</span>";
@@ -73,7 +73,7 @@ inline std::string html_verdict(const ComparisonResult& result, const std::vecto
     for (const MetricColumn& column : columns) {
       const double value = metric_value(*winner, column.name), before = metric_value(result.base, column.name);
       html += "<div><dt>" + html_text(metric_title(column.name)) + (column.higher_is_better ? "" : " (lower is better)") + "</dt><dd>" + html_value(fixed(value, column.digits())) +
-              " <small>" + html_change(value - before, column) + " <span>base " + html_value(fixed(before, column.digits())) + "</span></small></dd></div>";
+              " <small>" + html_change(difference(value, before), column) + " <span>base " + html_value(fixed(before, column.digits())) + "</span></small></dd></div>";
     }
     for (const CostColumn& column : cost_columns()) {
       if (column.csv_name == "state_bytes" || column.csv_name == "final_loss" || column.csv_name == "optimizer_seconds") continue;  // in the table below
@@ -87,7 +87,7 @@ inline std::string html_verdict(const ComparisonResult& result, const std::vecto
 /// The best of some values as shown, where at least two were measured; NaN otherwise.
 inline double best_of(const std::vector<double>& values, bool largest) {
   std::vector<double> measured;
-  std::ranges::copy_if(values, std::back_inserter(measured), [](double v) { return std::isfinite(v); });
+  std::ranges::copy_if(values, std::back_inserter(measured), [](double v) { return !std::isnan(v); });
   if (measured.size() < 2) return missing;
   return largest ? *std::ranges::max_element(measured) : *std::ranges::min_element(measured);
 }
@@ -117,7 +117,7 @@ inline std::string html_settings(const ComparisonResult& result, const std::vect
       const double value = metric_value(*model, column.name);
       const double best = best_of(values_of([&](const SettingResult& m) { return metric_value(m, column.name); }), column.higher_is_better);
       html += "<td data-column=\"" + html_text(column.name) + "\"><span class=\"value" + (value == best ? " top" : "") + "\">" + html_value(fixed(value, column.digits())) + "</span>";
-      if (!base) html += "<small>" + html_change(value - metric_value(result.base, column.name), column) + "</small>";
+      if (!base) html += "<small>" + html_change(difference(value, metric_value(result.base, column.name)), column) + "</small>";
       html += "</td>";
     }
     for (const CostColumn& column : cost_columns()) {

@@ -68,7 +68,7 @@ inline std::string markdown_table(const ReportTable& table, const std::string& h
 inline std::string value_and_change(const ComparisonResult& result, const SettingResult& model, const MetricColumn& column) {
   const double value = metric_value(model, column.name), before = metric_value(result.base, column.name);
   std::string text = fixed(value, column.digits());
-  if (&model != &result.base && std::isfinite(value) && std::isfinite(before)) text += " (" + change(value - before, column.digits()) + ")";
+  if (&model != &result.base && !std::isnan(value) && !std::isnan(before)) text += " (" + change(difference(value, before), column.digits()) + ")";
   return text;
 }
 

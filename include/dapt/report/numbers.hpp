@@ -1,4 +1,5 @@
-// Numbers as people read them, shared by everything that reports. A value that was not measured is said so: never blank, never 0.
+// Numbers as people read them, shared by everything that reports. A value that was not measured, which is NaN, is said so: never blank, never 0. One that was measured may be infinite: the
+// perplexity of what training has ruined.
 #pragma once
 
 #include <cmath>
@@ -11,19 +12,23 @@ namespace dapt::report {
 
 inline constexpr const char* not_measured = "not measured";
 
-/// "1234.500" with the digits asked for; "not measured" for NaN and infinity.
+/// "1234.500" with the digits asked for; "not measured" for NaN, "infinite" or "-infinite".
 inline std::string fixed(double value, int digits) {
-  if (!std::isfinite(value)) return not_measured;
+  if (std::isnan(value)) return not_measured;
+  if (std::isinf(value)) return value > 0 ? "infinite" : "-infinite";
   char buffer[400];
   std::snprintf(buffer, sizeof buffer, "%.*f", digits, value);
   return buffer;
 }
 
+/// Between two measured values; none between equal ones, also where both are infinite.
+inline double difference(double value, double before) { return value == before ? 0 : value - before; }
+
 /// As `fixed`, with a sign: "+0.220", "-0.040", "0.000". Zero is what is shown as zero, so "-0.000" is never printed.
 inline std::string change(double value, int digits) {
   std::string text = fixed(value, digits);
-  if (!std::isfinite(value)) return text;
-  const bool zero = text.find_first_of("123456789") == std::string::npos;
+  if (std::isnan(value)) return text;
+  const bool zero = std::isfinite(value) && text.find_first_of("123456789") == std::string::npos;
   if (zero) return fixed(0.0, digits);
   return value > 0 ? "+" + text : text;
 }
@@ -36,9 +41,9 @@ inline std::string count(std::int64_t value) {
   return text;
 }
 
-/// Whole numbers with thousands separators; "not measured" for NaN and infinity.
+/// Whole numbers with thousands separators; NaN and infinity as `fixed` has them.
 inline std::string count(double value) {
-  return std::isfinite(value) ? count(static_cast<std::int64_t>(std::llround(value))) : not_measured;
+  return std::isfinite(value) ? count(static_cast<std::int64_t>(std::llround(value))) : fixed(value, 0);
 }
 
 /// "7 s", "3:05", "1:02:03".
