@@ -58,11 +58,18 @@ std::vector<std::int64_t> sum_over_processes(std::vector<std::int64_t> numbers) 
 }
 
 bool any_stops() {
-  if (group && sum_over_processes({stop_requested ? 1 : 0})[0] > 0) stop_requested = true;
-  return stop_requested;
+  if (!group) return stop_requested;
+  const bool stops = sum_over_processes({stop_requested ? 1 : 0})[0] > 0;
+  if (stops) stop_requested = true;
+  return stops;  // not the flag, which a signal may have set since: the others would not know of it
 }
 
 std::string of_the_first_process(const std::string& text) { return group ? group->gather(text).front() : text; }
+
+void after_first(const std::function<void()>& work) {
+  if (group) group->after_first(work);
+  else work();
+}
 
 void require_same_in_all(const std::string& what, const std::string& value) {
   if (!group) return;

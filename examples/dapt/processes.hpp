@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <cstdio>
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -31,6 +32,9 @@ std::vector<std::int64_t> sum_over_processes(std::vector<std::int64_t> numbers);
 
 /// The first process's text. All call it alike.
 std::string of_the_first_process(const std::string& text);
+
+/// The first process does `work`; the others wait until it is done, however long that takes: all that may be written for longer than --rank-timeout. All call it alike.
+void after_first(const std::function<void()>& work);
 
 /// Throws in all processes where one has another `value` than the first; `what` has it. All call it alike.
 void require_same_in_all(const std::string& what, const std::string& value);

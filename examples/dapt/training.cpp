@@ -179,18 +179,16 @@ class Evaluations {
       return false;
     }
     if (keeps_best_) gather();
-    if (!is_first_process()) return true;
-    errors.attempt("evaluations", [&] { file_->append(nlohmann::ordered_json{{"step", step}, {value.name, value.value}}.dump() + "\n"); });
-    errors.attempt("TensorBoard events", [&] { events->scalars({{"eval/" + value.name, value.value}}, step); });
-    if (!is_better(value.value)) return true;
-    if (!keeps_best_) {
-      best_ = {step, value.value};
-      return true;
-    }
-    errors.attempt("best weights", [&] {
-      save(folder_ / "best");
-      dapt::write_file_atomically(folder_ / "best" / "evaluation.json", nlohmann::ordered_json{{"step", step}, {value.name, value.value}}.dump() + "\n");
-      best_ = {step, value.value};
+    after_first([&] {
+      errors.attempt("evaluations", [&] { file_->append(nlohmann::ordered_json{{"step", step}, {value.name, value.value}}.dump() + "\n"); });
+      errors.attempt("TensorBoard events", [&] { events->scalars({{"eval/" + value.name, value.value}}, step); });
+      if (!is_better(value.value)) return;
+      if (!keeps_best_) best_ = {step, value.value};
+      else errors.attempt("best weights", [&] {
+        save(folder_ / "best");
+        dapt::write_file_atomically(folder_ / "best" / "evaluation.json", nlohmann::ordered_json{{"step", step}, {value.name, value.value}}.dump() + "\n");
+        best_ = {step, value.value};
+      });
     });
     return true;
   }
@@ -512,25 +510,22 @@ const dapt::SettingResult& run_setting(Comparison& comparison, const RunOptions&
         events->flush_written();
         evaluations.flush_written();
       };
-      if (!is_first_process() && !run.shards()) return;
       checkpoints.emplace(trainer, folder / "checkpoints",
                           dapt::CheckpointOptions{.every_steps = continuation.checkpoint_steps, .every_minutes = continuation.checkpoint_minutes, .keep = continuation.keep_checkpoints, .run = identity,
-                                                  .before_naming = flush_steps, .writes = is_first_process()});
+                                                  .before_naming = flush_steps, .writes = is_first_process(), .after_first = after_first});
     };
     const auto save = [&](Trained& trainer) {
       progress.finish();
-      if (!is_first_process()) {
-        if (checkpoints) checkpoints->write();
-        gather(trainer);
-        return;
-      }
-      errors.attempt("checkpoint", [&] { std::cerr << "checkpoint: " << checkpoints->write().string() << '\n'; });
+      if (is_first_process()) errors.attempt("checkpoint", [&] { std::cerr << "checkpoint: " << checkpoints->write().string() << '\n'; });
+      else checkpoints->write();
       gather(trainer);
-      write_weights(trainer, folder);
-      errors.attempt("log", [&] { log->finish(); });
-      evaluations.finish(errors);
-      errors.attempt("TensorBoard events", [&] { events->finish(); });
-      errors.finish();
+      after_first([&] {
+        write_weights(trainer, folder);
+        errors.attempt("log", [&] { log->finish(); });
+        evaluations.finish(errors);
+        errors.attempt("TensorBoard events", [&] { events->finish(); });
+        errors.finish();
+      });
     };
     Calling evaluating{[&](const dapt::StepRecord& record) { return evaluate_after(record.step); }};
     ForwardTo forward{checkpoints};

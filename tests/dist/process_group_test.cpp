@@ -175,6 +175,53 @@ TEST_CASE("a rank that ends with a reason is named with it") {
   fs::remove_all(folder);
 }
 
+TEST_CASE("rank: waits for the first one", "[.rank]") {
+  try {
+    std::ofstream(own_file("here")) << "here";
+    REQUIRE(all_have(std::getenv("DAPT_TEST_FOLDER"), "here", 3));  // so that the timeout can be short
+    dapt::ProcessGroup group(*dapt::rendezvous_from_environment(), {.timeout = std::chrono::milliseconds(1500)});
+    const fs::path done = fs::path(std::getenv("DAPT_TEST_FOLDER")) / "done";
+    group.after_first([&] {
+      std::this_thread::sleep_for(std::chrono::milliseconds(2500));
+      std::ofstream(done) << "done";
+    });
+    REQUIRE(fs::exists(done));
+    std::string thrown;
+    try {
+      group.after_first([] { dapt::fail("its disk is full"); });
+    } catch (const dapt::Error& error) {
+      thrown = error.what();
+    }
+    REQUIRE(thrown == (group.rank() == 0 ? "its disk is full" : ""));
+    const at::Tensor numbers = at::ones({3});
+    group.sum(numbers, "numbers")();
+    REQUIRE(at::equal(numbers, at::ones({3}).mul(3)));
+    std::ofstream(own_file("ready")) << "ready";
+    group.after_first([] { std::this_thread::sleep_for(std::chrono::minutes(1)); });
+  } catch (const dapt::Error& error) {
+    std::ofstream(own_file("message")) << error.what();
+    std::_Exit(1);
+  }
+}
+
+TEST_CASE("what rank 0 does is waited for beyond the timeout, and no longer than rank 0 lives") {
+  const fs::path folder = group_folder("first");
+  const std::vector<pid_t> processes = ranks::start(3, "rank: waits for the first one", folder);
+  const bool ready = all_have(folder, "ready", 3);
+  kill(processes[0], SIGKILL);
+  const std::vector<int> statuses = ranks::wait(processes, 10);
+  for (const int rank : {1, 2}) {
+    const std::string message = ranks::read(folder / ("message." + std::to_string(rank)));
+    const int status = statuses[static_cast<std::size_t>(rank)];
+    INFO(ranks::read(folder / ("out." + std::to_string(rank))));
+    CAPTURE(rank, message, status);
+    REQUIRE(ready);
+    REQUIRE((WIFEXITED(status) && WEXITSTATUS(status) == 1));
+    REQUIRE(message == "ProcessGroup: rank " + std::to_string(rank) + " of 3 cannot go on: waiting for the work of rank 0 failed; rank 0 closed its connections: it was killed or its machine failed");
+  }
+  fs::remove_all(folder);
+}
+
 TEST_CASE("a rank that does not come is named when the time is over") {
   const Variables variables({{"WORLD_SIZE", "3"}, {"RANK", "0"}, {"LOCAL_WORLD_SIZE", "3"}, {"MASTER_PORT", std::to_string(ranks::free_port())}});
   const auto rendezvous = dapt::rendezvous_from_environment();

@@ -171,6 +171,24 @@ with tempfile.TemporaryDirectory() as name:
                 run(2, *command(out, *GALORE, "--resume"))
                 assert weights(out) == weights("whole"), f"{out} does not end with the weights of the run without a fault"
 
+    # Rank 0 may write for longer than --rank-timeout: the last checkpoint, one while it trains (step 2's waits for step 1's), the best weights.
+    timeout, slow = 3, {"final": ("fsync nap final/checkpoints/ 0 2", ("--shard-weights",)), "periodic": ("fsync nap .step-000000001.tmp 0 2", ("--checkpoint-steps", 1)),
+                        "best": ("fsync nap best/best/model 0 2", ("--held-out", 0.3, "--eval-steps", 2, "--keep-best"))}
+    disk = {"LD_PRELOAD": str(next(build.rglob("libdapt_faulty_disk.so")))}
+
+    def on_slow_disk(out, fault, options):
+        words = training(out, "--pages", work / "pages.jsonl", "--max-steps", 2, "--adapter", "full", *options)
+        words[words.index("--rank-timeout") + 1] = str(timeout)
+        return start(2, *words, **disk, FAULTY_DISK=fault)
+
+    begun = time.monotonic()
+    writing = {out: on_slow_disk(out, *how) for out, how in slow.items()}
+    for out, launcher in writing.items():
+        messages = launcher.communicate(timeout=60)[1]
+        assert launcher.returncode == 0 and time.monotonic() - begun > timeout, f"{out}: exit status {launcher.returncode}\n{messages}"
+        for file in ("checkpoints/step-000000002/checkpoint.json", "model/model.safetensors", *(["best/model/model.safetensors"] if out == "best" else [])):
+            assert (work / out / file).exists(), (out, file)
+
     # Questions split over two processes: the results of one.
     (work / "qa.jsonl").write_text("".join(json.dumps({"id": f"q{i}", "question": f"What does {word} do?", "answers": [word]}) + "\n" for i, word in enumerate(("apt", "dpkg", "make", "gcc", "cron"))))
     (work / "cloze.jsonl").write_text("".join(json.dumps({"id": f"c{i}", "sentence": "The tool {word} unpacks packages.", "candidates": ["dpkg", "make", "vim"][: 2 + i % 2], "answer": "dpkg"}) + "\n" for i in range(5)))

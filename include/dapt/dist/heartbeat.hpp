@@ -1,5 +1,6 @@
 // Which rank is to blame: c10d says that a connection broke or that nothing came in time, not who is gone. Each rank writes a beat into the store where they met, and
-// reads those of the others, on a thread of its own; a rank whose beat stands still was killed, stopped or cut off.
+// reads those of the others, on a thread of its own; a rank whose beat stands still was killed, stopped or cut off. A beat also says how many works its rank has finished, for those that wait for one without
+// an end.
 #pragma once
 
 #include <algorithm>
@@ -51,6 +52,29 @@ class Heartbeat {
   /// Tells the others that this rank ends before its time, and why. Returns after the others could read it.
   void leave(const std::string& why) { shared_->say("left " + why); }
 
+  /// One more work of this rank is done: the next beat says so, and comes at once.
+  void finish() {
+    const std::lock_guard lock(shared_->mutex);
+    ++shared_->finished;
+    shared_->beat_at_once();
+  }
+
+  /// Waits until rank 0 has finished `count` works, however long that takes, while its beats come. Else returns what became of it: it ended, its connections broke, or nothing was heard of it for `patience`.
+  std::string wait_for_first(std::int64_t count, std::chrono::milliseconds patience) {
+    std::unique_lock lock(shared_->mutex);
+    shared_->pause = std::chrono::milliseconds(10);
+    shared_->beat_at_once();
+    std::string found;
+    while (shared_->others[0].finished < count && found.empty()) {
+      shared_->changed.wait_for(lock, interval);
+      found = shared_->judge_first(std::max(patience, silence));
+    }
+    if (shared_->others[0].finished >= count) return "";
+    lock.unlock();
+    shared_->say("lost " + found);
+    return found;
+  }
+
   /// After an operation failed: which rank is the cause, as far as can be found out within a few beats. Tells the others, who may see other failures because of it.
   std::string cause() {
     std::string found;
@@ -58,36 +82,47 @@ class Heartbeat {
       std::this_thread::sleep_for(interval);
       found = shared_->judge();
     }
-    if (found.empty()) found = "every rank still answers, so a message between two of them is late or lost";
+    if (found.empty()) found = "every rank still answers, so a message between two of them is late or lost, or one worked for longer than the timeout (--rank-timeout of the program), as where it writes to a slow disk";
     shared_->say("lost " + found);
     return found;
   }
 
  private:
+  static constexpr std::chrono::milliseconds silence = 3 * interval;
+
   struct Other {
     std::string state;
+    std::int64_t finished = 0;
     Clock::time_point changed = Clock::now();
   };
 
   struct Shared {
+    static constexpr const char* no_sign = " gives no sign of life: killed, stopped or cut off";
+
     c10::intrusive_ptr<c10d::Store> store;
     int rank = 0;
     bool hosts_store = true;
     std::vector<std::string> keys;
     std::vector<Other> others;
     std::string last_words;
-    std::int64_t beats = 0;
+    std::int64_t beats = 0, finished = 0;
     Clock::time_point contact = Clock::now();
-    bool lost_store = false, ends = false, ended = false;
+    std::chrono::milliseconds pause = interval;  // until the next beat; shorter where this rank has just begun to wait for another
+    bool at_once = false, lost_store = false, ends = false, ended = false;
     std::mutex mutex;
     std::condition_variable changed;
+
+    void beat_at_once() {
+      at_once = true;
+      changed.notify_all();
+    }
 
     /// Writes this rank's beat and reads all.
     void round() {
       std::string state;
       {
         const std::lock_guard lock(mutex);
-        state = last_words.empty() ? "beat " + std::to_string(beats++) : last_words;
+        state = last_words.empty() ? "beat " + std::to_string(beats++) + " " + std::to_string(finished) : last_words;
       }
       store->set(keys[static_cast<std::size_t>(rank)], std::vector<std::uint8_t>(state.begin(), state.end()));
       const std::vector<std::vector<std::uint8_t>> all = store->multiGet(keys);
@@ -95,14 +130,20 @@ class Heartbeat {
       contact = Clock::now();
       for (std::size_t i = 0; i < all.size(); ++i) {
         const std::string_view now(reinterpret_cast<const char*>(all[i].data()), all[i].size());
-        if (now != others[i].state) others[i] = {std::string(now), contact};
+        if (now == others[i].state) continue;
+        others[i].state = now;
+        others[i].changed = contact;
+        if (now.starts_with("beat ")) others[i].finished = std::stoll(others[i].state.substr(now.rfind(' ')));
       }
+      changed.notify_all();
     }
 
     void run() {
       try {
         for (std::unique_lock lock(mutex); !ends;) {
-          changed.wait_for(lock, interval, [&] { return ends; });
+          changed.wait_for(lock, pause, [&] { return ends || at_once; });
+          at_once = false;
+          pause = std::min(2 * pause, interval);
           lock.unlock();
           round();
           lock.lock();
@@ -119,19 +160,31 @@ class Heartbeat {
     /// Empty where nothing is to be seen (yet).
     std::string judge() {
       const std::lock_guard lock(mutex);
-      const auto now = Clock::now(), silent = now - 3 * interval;
+      const auto silent = Clock::now() - silence;
       for (std::size_t i = 0; i < others.size(); ++i)
         if (others[i].state.starts_with("left ")) return "rank " + std::to_string(i) + " ended: " + others[i].state.substr(5);
       for (std::size_t i = 0; i < others.size(); ++i)
         if (others[i].state.starts_with("lost ") && static_cast<int>(i) != rank) return others[i].state.substr(5);
-      if (lost_store || contact < silent) {
-        const std::string host = hosts_store ? "rank 0" : "the store";
-        return host + (lost_store ? " closed its connections: it was killed or its machine failed" : " does not answer: it was stopped or cut off");
-      }
+      if (const std::string store_gone = judge_store(silent); !store_gone.empty()) return store_gone;
       std::string gone;
       for (std::size_t i = 0; i < others.size(); ++i)
         if (static_cast<int>(i) != rank && others[i].changed < silent) gone += (gone.empty() ? "rank " : ", rank ") + std::to_string(i);
-      return gone.empty() ? gone : gone + " gives no sign of life: killed, stopped or cut off";
+      return gone.empty() ? gone : gone + no_sign;
+    }
+
+    /// The same of rank 0 alone, by one who holds the mutex.
+    std::string judge_first(std::chrono::milliseconds patience) const {
+      const std::string& state = others[0].state;
+      if (state.starts_with("left ")) return "rank 0 ended: " + state.substr(5);
+      if (state.starts_with("lost ")) return state.substr(5);
+      const auto silent = Clock::now() - patience;
+      if (const std::string store_gone = judge_store(silent); !store_gone.empty()) return store_gone;
+      return others[0].changed < silent ? std::string("rank 0") + no_sign : "";
+    }
+
+    std::string judge_store(Clock::time_point silent) const {
+      if (!lost_store && contact >= silent) return "";
+      return (hosts_store ? "rank 0" : "the store") + std::string(lost_store ? " closed its connections: it was killed or its machine failed" : " does not answer: it was stopped or cut off");
     }
 
     /// Instead of a beat from now on. The rank that hosts the store waits until the others could read it.

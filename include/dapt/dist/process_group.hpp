@@ -11,6 +11,7 @@
 #include <csignal>
 #include <cstdint>
 #include <cstring>
+#include <exception>
 #include <functional>
 #include <map>
 #include <memory>
@@ -36,7 +37,7 @@
 namespace dapt {
 
 struct ProcessGroupOptions {
-  std::chrono::milliseconds timeout = std::chrono::minutes(5);  ///< of the meeting and of each operation; longer than a rank may let the others wait, e.g. while it saves
+  std::chrono::milliseconds timeout = std::chrono::minutes(5);  ///< of the meeting and of each operation; longer than a rank may let the others wait, but in after_first
 };
 
 /// Makes a backend for one kind of device; all ranks call it alike.
@@ -73,7 +74,7 @@ class ProcessGroup final : public Ranks {
   ///
   ///     dapt::ProcessGroup group(rendezvous, {}, {{c10::kCUDA, dapt::nccl_backend}});
   explicit ProcessGroup(const Rendezvous& rendezvous, ProcessGroupOptions options = {}, const std::map<c10::DeviceType, MakeBackend>& backends = {})
-      : rank_(rendezvous.rank), size_(rendezvous.size) {
+      : rank_(rendezvous.rank), size_(rendezvous.size), timeout_(options.timeout) {
     survive_broken_pipes();
     const std::string place = rendezvous.host + ":" + std::to_string(rendezvous.port);
     const auto connect = [&](bool hosts) -> c10::intrusive_ptr<c10d::Store> {
@@ -142,6 +143,10 @@ class ProcessGroup final : public Ranks {
   /// Returns when every rank has called it.
   void barrier() { gather(""); }
   std::vector<std::string> gather(const std::string& text) override;
+
+  /// Rank 0 does `work`, and all return when it is done. The others wait without an end while rank 0 lives, as where it writes for longer than the timeout; they throw dapt::Error where it was killed or has
+  /// ended, and where nothing was heard of it for the timeout. What `work` throws is thrown on rank 0 alone.
+  void after_first(const std::function<void()>& work);
 
   /// Tells the others that this rank stops before its time, so that they can name it and say why.
   void leave(const std::string& why) {
@@ -214,11 +219,35 @@ class ProcessGroup final : public Ranks {
   }
 
   int rank_, size_;
+  std::chrono::milliseconds timeout_;
+  std::int64_t works_ = 0;  // that rank 0 was waited for
   c10::intrusive_ptr<c10d::Store> store_;  // with the server, on the rank that hosts it
   std::unique_ptr<detail::Heartbeat> heartbeat_;
   std::map<c10::DeviceType, c10::intrusive_ptr<c10d::Backend>> backends_;  // the CPU's is first
   std::map<std::string, std::int64_t, std::less<>> bytes_;
 };
+
+inline void ProcessGroup::after_first(const std::function<void()>& work) {
+  ++works_;
+  if (rank_ != 0) {
+    const std::string gone = heartbeat_->wait_for_first(works_, timeout_);
+    require(gone.empty(), "ProcessGroup: rank ", rank_, " of ", size_, " cannot go on: waiting for the work of rank 0 failed; ", gone);
+    return barrier();
+  }
+  std::exception_ptr failure;
+  try {
+    work();
+  } catch (...) {
+    failure = std::current_exception();
+  }
+  heartbeat_->finish();
+  try {
+    barrier();  // the store must not end before the others could read that the work is done
+  } catch (const Error&) {
+    if (!failure) throw;
+  }
+  if (failure) std::rethrow_exception(failure);
+}
 
 inline std::vector<std::string> ProcessGroup::gather(const std::string& text) {
   const auto all = [&](const Tensor& mine) {

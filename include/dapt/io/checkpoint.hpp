@@ -154,7 +154,9 @@ struct CheckpointOptions {
   std::size_t keep = 2;           ///< newest checkpoints that stay
   RunHeader run = {};             ///< goes into each checkpoint
   std::function<void()> before_naming = {};  ///< called by the writing thread as write_checkpoint() calls it: to flush what must not be older than the checkpoint, such as the log of its steps
-  bool writes = true;             ///< false on ranks that only give rank 0 their part of sharded states: they have a writer of the same options for that
+  bool writes = true;             ///< false on ranks that only give rank 0 their part of sharded states, or wait for it: they have a writer of the same options for that
+  /// ProcessGroup::after_first, with a writer on every rank: the others wait for what rank 0 writes, however long it takes, where they would fail in their next operation after the group's timeout.
+  std::function<void(const std::function<void()>& work)> after_first = {};
 };
 
 /// Observer that writes the checkpoints of a trainer while it trains. Training waits while the state is copied in memory; a thread writes the copy. When one is due is decided by the run's own
@@ -178,11 +180,13 @@ class CheckpointWriter {
       return;
     }
     std::exception_ptr failure;
-    try {
-      wait();
-    } catch (...) {
-      failure = std::current_exception();
-    }
+    of_first([&] {
+      try {
+        wait();
+      } catch (...) {
+        failure = std::current_exception();
+      }
+    });
     last_ = record.seconds;
     Checkpoint checkpoint = take();
     if (!options_.writes) return;
@@ -196,13 +200,21 @@ class CheckpointWriter {
   /// Writes where the trainer stands now, and returns when that is on the disk; empty where this rank does not write. Throws as write_checkpoint does; that an earlier one failed does not matter
   /// any more.
   std::filesystem::path write() {
-    if (writing_.valid()) writing_.wait();
+    of_first([&] {
+      if (writing_.valid()) writing_.wait();
+    });
     writing_ = {};
     const Checkpoint checkpoint = take();
-    return options_.writes ? write(checkpoint) : std::filesystem::path();
+    std::filesystem::path written;
+    of_first([&] { written = write(checkpoint); });
+    return written;
   }
 
  private:
+  void of_first(const std::function<void()>& work) const {
+    if (options_.after_first) options_.after_first(work);
+    else if (options_.writes) work();
+  }
   std::filesystem::path write(const Checkpoint& checkpoint) const { return write_checkpoint(folder_, checkpoint, options_.keep, options_.before_naming); }
   void wait() {
     if (writing_.valid()) writing_.get();
