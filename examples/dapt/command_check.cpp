@@ -309,8 +309,8 @@ void check(CheckOptions run, const std::vector<SettingOptions>& settings) {
       problems.attempt([&] {
         std::vector<dapt::MemoryPlan> found = plan_setting(*config, run, setting);
         for (std::size_t place = 0; place < found.size(); ++place) plans.push_back({setting.name + (found.size() == 1 ? "" : text(", device ", place)), setting, std::move(found[place])});
+        train_tiny_model(run, setting);
       });
-      train_tiny_model(run, setting);
     }
     dapt::reset_peak_memory();
     process = dapt::peak_memory_bytes();
@@ -321,6 +321,7 @@ void check(CheckOptions run, const std::vector<SettingOptions>& settings) {
   if (!plans.empty() && run.planned_devices > 1)
     std::cout << "Of each of " << run.planned_devices << " devices, by this processor's kernels: " << planned_model(*config, run).placement() << ". Beside that the process needs " << in_gib(process) << " of the host's memory.\n";
   std::cout.flush();
+  dapt::require(std::fflush(stdout) == 0 && std::ferror(stdout) == 0, "standard output: could not be written to its end");
   dapt::require(problems.count() == 0, folder.string(), ": ", problems.count(), problems.count() == 1 ? " problem" : " problems", ", named above");
 }
 
@@ -335,8 +336,10 @@ std::vector<SettingOptions> chosen_settings(CLI::App& command, const CheckOption
     common.name = !common.adapter.init_adapter.empty() ? lora_description(common) : common.adapter.adapter == "lora" ? text("LoRA ", common.adapter.rank, ", ", optimizer_description(common.optimizer)) : optimizer_description(common.optimizer);
     return {common};
   }
+  note_given(command, common);
   for (const std::string& setting : run.settings.empty() ? planned : run.settings) settings.push_back(parse_setting(setting, common, run.dtype));
   if (run.settings.empty() && run.quantize != "none") std::erase_if(settings, [](const SettingOptions& setting) { return setting.adapter.adapter != "lora"; });
+  check_outside_options(common, settings, run.dtype);
   return settings;
 }
 

@@ -1,5 +1,4 @@
 // dapt compare: the base, then several settings from it, on the same data in the same order under the same budget; then the report.
-#include <algorithm>
 #include <cctype>
 #include <iostream>
 #include <map>
@@ -54,14 +53,21 @@ dapt::ReportOptions report_options(const Run& prepared, const Evaluation& evalua
   return options;
 }
 
-/// Settings must not share a folder, and a comparison is not written into another one's.
-void check_folders(const RunOptions& run, const std::vector<SettingOptions>& settings, bool resume) {
+/// Settings must not share a folder, nor be written over what one of them begins with, and a comparison is not written into another one's.
+void check_folders(const RunOptions& run, const std::vector<SettingOptions>& settings, const ContinuationOptions& continuation) {
   std::map<std::string, std::string> names{{"base", "base"}};
   for (const SettingOptions& setting : settings) {
+    constexpr std::size_t longest = 255;  // bytes of a name, for all usual file systems
     const auto [other, is_new] = names.emplace(folder_name(setting.name), setting.name);
+    dapt::require(other->first.size() <= longest, "--setting: the name \"", setting.name, "\" has ", setting.name.size(), " bytes, expected ", longest, " at the most: its folder has that name");
     dapt::require(is_new, "--setting: \"", setting.name, "\" and \"", other->second, "\" would share the folder ", (run.out / other->first).string());
   }
-  if (resume) return;
+  for (const SettingOptions& setting : settings) {
+    const fs::path folder = run.out / folder_name(setting.name);
+    const bool is_complete = continuation.resume && fs::exists(folder / "result.json");  // and not written again
+    if (!is_complete) check_inputs_stay(run, setting, folder, continuation, settings);
+  }
+  if (continuation.resume) return;
   for (const auto& [name, unused] : names) {
     const fs::path folder = run.out / name;
     dapt::require(!fs::exists(folder / "result.json") && dapt::complete_checkpoints(folder / "checkpoints").empty(), folder.string(),
@@ -82,12 +88,13 @@ std::optional<dapt::SettingResult> stored_result(const fs::path& folder, const C
 }
 
 void compare(RunOptions run, const std::vector<SettingOptions>& settings, const ContinuationOptions& continuation) {
-  check_folders(run, settings, continuation.resume);
+  check_folders(run, settings, continuation);
   run.pages.takes_written = continuation.resume;
   meet_processes(run);  // after all have looked: from here on the first one writes
   check_host_options(run);
   check_sharding(run, processes() != nullptr, "start several, as dapt launch does");
   prepare_process(run);
+  check_plans(run, settings);
   const Run prepared = prepare_run(run);
   print_header(std::cerr, prepared.header);
   const Evaluation evaluation(run.tasks, prepared.held_out, run.packing.max_length);
@@ -121,8 +128,10 @@ void compare(RunOptions run, const std::vector<SettingOptions>& settings, const 
     dapt::RunHeader own = identity;
     for (const auto& [option, value] : setting.given)  // a folder may have been moved, and its name be written in several ways
       own.add(option, option == "--init-adapter" ? "the adapter of fingerprint " + std::to_string(dapt::PeftAdapter(setting.adapter.init_adapter).fingerprint()) : value);
-    if (auto stored = stored_result(folder, continuation, own)) comparison.add(std::move(*stored), train_options(run, setting.budget));
-    else complete(folder, run_setting(comparison, run, setting, folder, continuation, own, evaluate), own);
+    if (auto stored = stored_result(folder, continuation, own)) {
+      stored->name = setting.name;  // another name may have the same folder
+      comparison.add(std::move(*stored), train_options(run, setting.budget));
+    } else complete(folder, run_setting(comparison, run, setting, folder, continuation, own, evaluate), own);
     print_result(std::cerr, comparison.result().settings.back());
     if (!is_first_process()) continue;
     errors.attempt("report", [&] { dapt::write_report(run.out, comparison.result(), options); });  // after each, so that what was reached can be looked at
@@ -165,9 +174,7 @@ void add_compare(CLI::App& app) {
       check_quantization(*run, settings.back());
     }
     for (const SettingOptions& setting : settings) dapt::require_comparable(setting.name, train_options(*run, setting.budget), train_options(*run, settings.front().budget));
-    for (const auto& [option, value] : common->given)
-      dapt::require(std::ranges::any_of(settings, [&](const SettingOptions& setting) { return takes_from_outside(setting, option, run->dtype); }), option,
-                    " has no effect outside the settings: each has its own, or no use for it");
+    check_outside_options(*common, settings, run->dtype);
     compare(*run, settings, *continuation);
   });
 }

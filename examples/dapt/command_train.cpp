@@ -1,6 +1,7 @@
 // dapt train: one setting.
 #include <iostream>
 #include <memory>
+#include <span>
 
 #include <dapt/core/error.hpp>
 
@@ -14,13 +15,16 @@ namespace dapt_program {
 namespace {
 
 void train(RunOptions run, SettingOptions setting, const ContinuationOptions& continuation) {
-  setting.name = "train";
   if (continuation.eval_steps == 0) run.held_out = 0;
   run.pages.takes_written = continuation.resume;
+  const std::span<const SettingOptions> settings(&setting, 1);
+  check_inputs_stay(run, setting, run.out, continuation, settings);
   meet_processes(run);
   check_host_options(run);
   check_sharding(run, processes() != nullptr, "start several, as dapt launch does");
   prepare_process(run);
+  check_plans(run, settings);
+  setting.name = "train";
   const Run prepared = prepare_run(run);
   print_header(std::cerr, prepared.header);
   const auto not_scored = [](dapt::Llama&) { return std::vector<dapt::MetricValue>(); };

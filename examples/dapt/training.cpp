@@ -46,6 +46,9 @@
 namespace dapt_program {
 namespace {
 
+/// Where in its folder a setting writes what it trained.
+const char* written_folder(const SettingOptions& setting) { return uses_lora(setting) ? "adapter" : "model"; }
+
 /// The schedule that the command line names: here, and only here, a policy is chosen at run time.
 struct ChosenSchedule {
   static constexpr bool needs_budget = true;  // check_setting asks for one anyway
@@ -65,6 +68,9 @@ ChosenSchedule chosen_schedule(const BudgetOptions& budget) {
   if (budget.schedule == "cosine") return {dapt::CosineLr{.warm_up = {.fraction = budget.warmup}}};
   return {dapt::ConstantLr{}};
 }
+
+/// What an error begins with: nothing where there is one setting.
+std::string in_setting(const SettingOptions& setting) { return setting.name.empty() ? "" : "setting \"" + setting.name + "\": "; }
 
 /// Whether weights that train are bf16: LoRA's factors are fp32, modules that train whole beside them have the base's type.
 bool trains_bf16(const SettingOptions& setting, const std::string& dtype) { return dtype != "fp32" && (!uses_lora(setting) || saves_modules(setting.adapter)); }
@@ -380,11 +386,13 @@ dapt::Llama planned_model(const dapt::LlamaConfig& config, const RunOptions& run
   return dapt::Llama::without_storage(config, dapt::dtype_from_name(run.dtype), std::move(options));
 }
 
-std::vector<dapt::MemoryPlan> plan_setting(const dapt::LlamaConfig& config, const RunOptions& run, const SettingOptions& setting) {
+std::vector<dapt::MemoryPlan> plan_setting(const dapt::LlamaConfig& config, const RunOptions& run, const SettingOptions& setting) try {
   PlannedRanks ranks(run.planned_ranks);
   dapt::TrainOptions options = train_options(run, setting.budget);
   options.ranks = run.planned_ranks > 1 ? &ranks : nullptr;
   check_gradient_sums(setting, run.planned_ranks, "");
+  dapt::require(run.planned_ranks == 1 || !dapt::depends_on_order(chosen_rule(run, setting)), "--subspace-source ", setting.optimizer.subspace_source,
+                " takes subspaces from a step's first micro-batch, of which each of ", run.planned_ranks, " processes has another; give window");
   return with_adapter(setting, [&](const auto& adapter) {
     std::vector<dapt::MemoryPlan> plans;
     for (int place = 0; place < run.planned_devices; ++place) {
@@ -395,6 +403,8 @@ std::vector<dapt::MemoryPlan> plan_setting(const dapt::LlamaConfig& config, cons
     }
     return plans;
   });
+} catch (const dapt::Error& error) {
+  dapt::fail(in_setting(setting), error.what());
 }
 
 void train_tiny_model(const RunOptions& run, const SettingOptions& setting) {
@@ -416,7 +426,7 @@ void train_tiny_model(const RunOptions& run, const SettingOptions& setting) {
 }
 
 void check_setting(const SettingOptions& setting, const std::string& dtype, const std::function<bool(const std::string& option)>& given) {
-  const std::string where = setting.name.empty() ? "" : "setting \"" + setting.name + "\": ";
+  const std::string where = in_setting(setting);
   const auto only_with = [&](bool in_effect, std::initializer_list<const char*> options, const char* what) {
     for (const char* option : options) dapt::require(in_effect || !given(option), where, option, " has no effect without ", what);
   };
@@ -432,7 +442,7 @@ void check_setting(const SettingOptions& setting, const std::string& dtype, cons
 }
 
 void check_quantization(const RunOptions& run, const SettingOptions& setting) {
-  const std::string where = setting.name.empty() ? "" : "setting \"" + setting.name + "\": ";
+  const std::string where = in_setting(setting);
   dapt::require(run.quantize == "none" || uses_lora(setting), where, "--quantize ", run.quantize, " freezes the weights that --adapter full trains; give --adapter lora, or no --quantize");
 }
 
@@ -457,19 +467,47 @@ SettingOptions parse_setting(const std::string& text, const SettingOptions& comm
   return setting;
 }
 
-bool takes_from_outside(const SettingOptions& setting, const std::string& option, const std::string& dtype) {
-  if (setting.own.contains(option)) return false;
-  try {
-    check_setting(setting, dtype, [&](const std::string& asked) { return asked == option; });
-  } catch (const dapt::Error&) {
-    return false;
+void check_outside_options(const SettingOptions& common, const std::vector<SettingOptions>& settings, const std::string& dtype) {
+  const auto acts_in = [&](const SettingOptions& setting, const std::string& option) {
+    if (setting.own.contains(option)) return false;
+    try {
+      check_setting(setting, dtype, [&](const std::string& asked) { return asked == option; });
+    } catch (const dapt::Error&) {
+      return false;
+    }
+    return true;
+  };
+  for (const auto& [option, value] : common.given)
+    dapt::require(std::ranges::any_of(settings, [&](const SettingOptions& setting) { return acts_in(setting, option); }), option,
+                  " has no effect outside the settings: each has its own, or no use for it");
+}
+
+void check_plans(const RunOptions& run, std::span<const SettingOptions> settings) {
+  const fs::path& folder = run.models.front();
+  dapt::require(fs::is_directory(folder), folder.string(), ": not a folder; expected a Hugging Face model folder");
+  const auto config = dapt::LlamaConfig::from_file(folder / "config.json");
+  RunOptions planned = run;
+  if (processes() != nullptr) planned.planned_ranks = processes()->size();
+  for (const SettingOptions& setting : settings) plan_setting(config, planned, setting);
+}
+
+void check_inputs_stay(const RunOptions& run, const SettingOptions& setting, const fs::path& folder, const ContinuationOptions& continuation, std::span<const SettingOptions> settings) {
+  std::vector<fs::path> written{folder};
+  if (continuation.keep_best) written.push_back(folder / "best");
+  for (fs::path& to : written) {
+    to /= written_folder(setting);
+    const auto require_other = [&](const char* option, const fs::path& input) {
+      std::error_code not_there;
+      dapt::require(!fs::equivalent(input, to, not_there), in_setting(setting), option, " ", input.string(), ": this run would write what it trained over it; give another --out");
+    };
+    require_other("--model", run.models.front());
+    for (const SettingOptions& other : settings)
+      if (!other.adapter.init_adapter.empty()) require_other("--init-adapter", other.adapter.init_adapter);
   }
-  return true;
 }
 
 const dapt::SettingResult& run_setting(Comparison& comparison, const RunOptions& run, const SettingOptions& setting, const fs::path& folder, const ContinuationOptions& continuation,
                                        const dapt::RunHeader& identity, const Evaluate& evaluate) {
-  if (processes() != nullptr) check_gradient_sums(setting, processes()->size(), "");
   std::optional<dapt::Checkpoint> checkpoint = newest_checkpoint(folder / "checkpoints", continuation, identity);
   const std::int64_t done = checkpoint ? checkpoint->progress.windows : 0;
   require_same_in_all("the step that " + setting.name + " goes on from", std::to_string(done));
@@ -490,8 +528,8 @@ const dapt::SettingResult& run_setting(Comparison& comparison, const RunOptions&
     std::optional<dapt::CheckpointWriter<Trained>> checkpoints;  // made with the trainer
     Trained* training = nullptr;  // while it trains
     const auto write_weights = [&](Trained& trainer, const fs::path& to) {
-      if constexpr (std::is_same_v<decltype(adapter), ChosenLora>) dapt::save_peft_adapter(trainer.adapter().options(), trainer.adapter_state(), to / "adapter", dapt::utf8_name(run.models.front().string()));
-      else dapt::save_llama(trainer.model(), run.models.front(), to / "model");
+      if constexpr (std::is_same_v<decltype(adapter), ChosenLora>) dapt::save_peft_adapter(trainer.adapter().options(), trainer.adapter_state(), to / written_folder(setting), dapt::utf8_name(run.models.front().string()));
+      else dapt::save_llama(trainer.model(), run.models.front(), to / written_folder(setting));
     };
     const auto gather = [&](Trained& trainer) {  // of sharded weights those that are written
       if (!uses_lora(setting) || saves_modules(setting.adapter)) trainer.gather_weights();

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <functional>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -27,8 +28,14 @@ void check_quantization(const RunOptions& run, const SettingOptions& setting);
 /// "LoRA 8 = --adapter lora --rank 8" parsed over a copy of `common`, and checked.
 SettingOptions parse_setting(const std::string& text, const SettingOptions& common, const std::string& dtype);
 
-/// Whether an option that was given outside of the settings acts in this one.
-bool takes_from_outside(const SettingOptions& setting, const std::string& option, const std::string& dtype);
+/// Refuses an option that was given outside of the settings and acts in none of them.
+void check_outside_options(const SettingOptions& common, const std::vector<SettingOptions>& settings, const std::string& dtype);
+
+/// Refuses what training would refuse of a setting when its turn comes, by planning each: before anything is read or scored.
+void check_plans(const RunOptions& run, std::span<const SettingOptions> settings);
+
+/// Refuses to write `setting`, in `folder`, over the base or over an adapter that one of `settings` begins with: they would be gone, and could not be gone on from.
+void check_inputs_stay(const RunOptions& run, const SettingOptions& setting, const fs::path& folder, const ContinuationOptions& continuation, std::span<const SettingOptions> settings);
 
 dapt::TrainOptions train_options(const RunOptions& run, const BudgetOptions& budget);
 
@@ -41,7 +48,7 @@ void require_same_run(const dapt::RunHeader& now, const dapt::RunHeader& then, b
 /// The model that a plan is made for, without storage: on the planned devices.
 dapt::Llama planned_model(const dapt::LlamaConfig& config, const RunOptions& run);
 
-/// What training `config` with a setting will need: on each device, where several are planned.
+/// What training `config` with a setting will need: on each device, where several are planned. What training would refuse is refused here, with the setting's name.
 std::vector<dapt::MemoryPlan> plan_setting(const dapt::LlamaConfig& config, const RunOptions& run, const SettingOptions& setting);
 
 /// A step with a model of a few weights: afterwards the process holds what it needs for the setting whatever the model.

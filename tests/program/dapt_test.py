@@ -181,6 +181,7 @@ class Program(unittest.TestCase):
         self.assertAlmostEqual(merged / adapted, 1, delta=1e-5)
         self.assertAlmostEqual(rounded / adapted, 1, delta=0.02)
         self.assertRefused(run("merge", "--model", model, "--peft", out / "adapter", "--out", model), "is the folder the model was loaded from")
+        self.assertRefused(run("merge", "--model", model, "--peft", out / "adapter", "--out", out / "adapter" / "."), "is the adapter's folder; expected another one")
         self.assertRefused(run("merge", "--model", model, "--peft", out, "--out", self.folder / "no"), "adapter_config.json")
 
     def perplexities(self, results):
@@ -735,16 +736,53 @@ class Program(unittest.TestCase):
         for options, message in [((*small, "--setting", "longer = --max-steps 3"), 'setting "longer" has max_steps 3, the first setting has 2'),
                                  ((*small, *full, "--rank", 16), "--rank has no effect outside the settings"),
                                  ((*small, *full, "--warmup", 0.5), "--warmup has no effect outside the settings"),
-                                 ((*small, *full, "--eps", 1e-3), "--eps has no effect outside the settings")]:
+                                 ((*small, *full, "--eps", 1e-3), "--eps has no effect outside the settings"),
+                                 ((*small, "--setting", "b = --targets q_prj"), 'setting "b": Lora: target "q_prj" ends the name of none'),
+                                 ((*small, "--setting", "b = --weight-decay -1"), 'setting "b": AdamW: weight_decay is -1'),
+                                 ((*small, "--setting", "b = --micro-batch-size 4"), 'setting "b": TrainOptions: batch_size is 2, expected a multiple of micro_batch_size 4'),
+                                 ((*small, "--setting", "n" * 256 + " = --rank 4"), '" has 256 bytes, expected 255 at the most')]:
             with self.subTest(message):
                 self.assertRefused(run(*compared, *options), message)
                 self.assertFalse((out / "base").exists())
+        early = ("--setting", "early = --adapter full --optimizer galore-adamw --galore-rank 8 --subspace-source first-micro-batch")
+        self.assertRefused(run("launch", "-n", 2, "--", *compared, *small, *early), 'setting "early": --subspace-source first-micro-batch takes subspaces', "each of 2 processes has another")
+        self.assertFalse((out / "base").exists())
         # Sequences of one forward pass may differ: each setting sees the same ones in each step.
         result = run(*compared, "--setting", "by one = --rank 4", "--setting", "by two = --rank 4 --micro-batch-size 2")
         self.assertEqual(result.returncode, 0, result.stderr)
         by_one, by_two = (self.losses(out / name) for name in ("by-one", "by-two"))
         for one, two in zip(by_one, by_two, strict=True):
             self.assertAlmostEqual(one, two, delta=1e-5 * one)
+
+    def test_what_a_run_begins_with_is_not_written_over(self):
+        base, out = self.folder / "whole/model", self.folder / "whole"
+        base.mkdir(parents=True)
+        write_model(base, source)
+        self.assertRefused(self.train(out, "--adapter", "full", "--max-steps", 1, base=base), f"dapt: error: --model {base}: this run would write what it trained over it; give another --out")
+        best, measured = ("--keep-best", "--eval-steps", 1), ("--held-out", 0.3)
+        (out / "best").mkdir()
+        base = base.rename(out / "best/model")
+        self.assertRefused(self.train(out, "--adapter", "full", "--max-steps", 1, *best, *measured, base=base), f"--model {base}: this run would write")
+        compared = ("compare", "--model", base, "--pages", self.pages, "--max-length", 64, "--batch-size", 2, "--dtype", "fp32", "--threads", 1, "--max-steps", 1, *measured)
+        self.assertRefused(run(*compared, "--out", self.folder, "--setting", "small = --rank 2", "--setting", "whole = --adapter full", *best), f'setting "whole": --model {base}: this run would write')
+        self.assertFalse((self.folder / "base").exists())
+
+        one, one_and_two = ("--setting", "one = --rank 2"), ("--setting", "one = --rank 2", "--setting", f"two = --init-adapter {out}/one/adapter")
+        result = run(*compared, "--out", out, *one)
+        self.assertEqual(result.returncode, 0, result.stderr)
+        adapter, bytes_before = out / "one/adapter", (out / "one/adapter/adapter_model.safetensors").read_bytes()
+        self.assertRefused(self.train(out / "one", "--init-adapter", adapter, "--max-steps", 1, base=base), f"dapt: error: --init-adapter {adapter}: this run would write")
+        self.assertEqual((adapter / "adapter_model.safetensors").read_bytes(), bytes_before)
+        result = run(*compared, "--out", out, *one_and_two, "--resume")  # what is complete is not written again
+        self.assertEqual(result.returncode, 0, result.stderr)
+        (out / "one/result.json").unlink()
+        self.assertRefused(run(*compared, "--out", out, *one_and_two, "--resume"), f'setting "one": --init-adapter {adapter}: this run would write')
+
+        (out / "one/best").mkdir()
+        adapter = adapter.rename(out / "one/best/adapter")
+        self.assertRefused(self.train(out / "one", "--init-adapter", adapter, "--max-steps", 1, *best, *measured, base=base), f"--init-adapter {adapter}: this run would write")
+        result = self.train(out / "one", "--init-adapter", adapter, "--max-steps", 1, base=base)  # which writes no best/
+        self.assertEqual(result.returncode, 0, result.stderr)
 
     def test_lora_options_without_effect_or_that_cannot_be_read_are_refused(self):
         said_by_folder = [("--rank", 4), ("--alpha", 4), ("--targets", "q_proj"), ("--targets-regex", ".*q_proj"), ("--exclude-modules", "q_proj"), ("--layers-to-transform", 1),
@@ -816,6 +854,14 @@ class Program(unittest.TestCase):
                 result = run("check", base, "--adapter", "lora", "--max-length", 64, "--threads", 1, *options)
                 self.assertEqual(result.returncode, 0, result.stderr + result.stdout)
                 self.assertIn("LoRA ", result.stdout)
+        self.assertRefused(run("check", base, "--setting", "a = --adapter full", "--rank", 4), "--rank has no effect outside the settings")
+        result = run("check", base, "--setting", "bad = --beta1 1", "--setting", "good = --rank 2", "--max-length", 64, "--threads", 1)
+        self.assertRefused(result, "1 problem, named above")
+        self.assertIn('refused: setting "bad": AdamW: beta1 is 1', result.stdout)
+        self.assertRegex(result.stdout, r"\ngood +0\.0 ")
+        with open("/dev/full", "w") as full:
+            result = subprocess.run([program, "check", base, "--threads", "1"], stdout=full, stderr=subprocess.PIPE, text=True)
+        self.assertRefused(result, "standard output: could not be written to its end")
         (base / "model.safetensors").unlink()
         config = json.loads((base / "config.json").read_text())
         (base / "config.json").write_text(json.dumps(config | {"hidden_size": 320, "intermediate_size": 320}))

@@ -165,10 +165,12 @@ class Stop(unittest.TestCase):
         qa.write_text("".join(questions))
         self.assertGood(self.run_to_its_end("compare", out, *options))
         qa.write_text(questions[0])
-        result = self.run_to_its_end("compare", out, *options, "--setting", "b = --rank 4", "--resume", "--allow-changes")
+        result = self.run_to_its_end("compare", out, *options[:-1], "A = --rank 2", "--setting", "b = --rank 4", "--resume", "--allow-changes")  # by another name, of the same folder
         self.assertGood(result)
         self.assertIn("resumed although checksum of tasks and held-out pages is ", result.stderr)
         self.assertTrue((out / "b/result.json").exists() and (out / "report.html").exists())
+        with (out / "settings.csv").open() as file:
+            self.assertEqual([row["setting"] for row in csv.DictReader(file)], ["base", "A", "b"])
 
     def test_sigterm_and_sigint_save_what_was_reached(self):
         for number in (signal.SIGTERM, signal.SIGINT):

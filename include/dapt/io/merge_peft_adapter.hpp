@@ -7,6 +7,7 @@
 #include <optional>
 #include <set>
 #include <string>
+#include <system_error>
 #include <utility>
 #include <vector>
 
@@ -52,6 +53,9 @@ inline MergedFolder merge_peft_adapter(const std::filesystem::path& model_folder
                                        std::optional<at::ScalarType> dtype = {}, std::optional<Quantization> quantization = {}) {
   const c10::NoGradGuard no_grad;
   const PeftAdapter adapter(adapter_folder);
+  std::error_code not_there;
+  require(!std::filesystem::equivalent(adapter_folder, out_folder, not_there), out_folder.string(),
+          ": is the adapter's folder; expected another one, as who reads a model from it would add the adapter once more");
   MergedFolder merged{{}, dtype ? *dtype : detail::dtype_of_folder(model_folder)};
   const WeightFolder weights(model_folder);
   const Quantization base_quantization = quantization.value_or(adapter.base_quantization());
