@@ -66,3 +66,31 @@ TEST_CASE("a sample of pages keeps to its size, is the same in any order, and is
   REQUIRE(dapt::sample_pages(corpus, 1'000'000).whole());
   REQUIRE(dapt::sample_pages(corpus, 50).pages.empty());
 }
+
+TEST_CASE("a sample of pages is not ended by a page that alone is too large, nor by the copies of one text") {
+  const auto texts = [](const dapt::PageSample& sample) {
+    std::vector<std::string> found;
+    for (const Page& page : sample.pages) found.push_back(page.text);
+    std::sort(found.begin(), found.end());
+    return found;
+  };
+  std::vector<Page> corpus;
+  for (int i = 0; i < 300; ++i) corpus.push_back({"w", i, "a short page, number " + std::to_string(i), {}});
+  const std::vector<std::string> all = texts({corpus});
+  for (const char* word : {"one", "two", "three", "four", "five"}) {  // some of them have a small hash
+    CAPTURE(word);
+    std::vector<Page> with_large = corpus;
+    with_large.insert(with_large.begin() + 100, {"large", 0, word + std::string(20'000, '.'), {}});
+    const dapt::PageSample sample = dapt::sample_pages(with_large, 20'000);
+    REQUIRE(texts(sample) == all);
+    REQUIRE(sample.read == 301);
+    REQUIRE(!sample.whole());
+
+    std::vector<Page> with_copies = corpus;
+    for (int i = 0; i < 30; ++i) with_copies.insert(with_copies.begin() + 11 * i, {"copies", i, word + std::string(1000, '.'), {}});
+    std::vector<std::string> all_once = all;
+    all_once.insert(std::upper_bound(all_once.begin(), all_once.end(), with_copies[0].text), with_copies[0].text);
+    for (int turn = 0; turn < 2; ++turn, std::reverse(with_copies.begin(), with_copies.end())) REQUIRE(texts(dapt::sample_pages(with_copies, 20'000)) == all_once);
+    REQUIRE(dapt::sample_pages(with_copies, 50'000).whole());  // where all pages fit, so do the copies
+  }
+}

@@ -3,9 +3,11 @@
 #pragma once
 
 #include <algorithm>
+#include <cstddef>
 #include <cstdint>
+#include <iterator>
+#include <map>
 #include <span>
-#include <tuple>
 #include <utility>
 #include <vector>
 
@@ -24,40 +26,45 @@ struct PageSample {
   bool whole() const { return std::ssize(pages) == read; }
 };
 
-/// Of `pages`, the ones with the smallest hashes of their texts, so many that the texts together have at most `max_bytes`; all of them where they fit. Of
-/// equal texts, all or none.
+/// All of `pages` where their texts together have at most `max_bytes`. Else one page of each text, the first that is read: of the texts with the smallest hashes so many as together have at
+/// most `max_bytes`. Copies do not count then, and a text that alone has more is passed over: either would end the sample for all texts with larger hashes. The texts are the same whatever
+/// the order of the pages.
 template <class Pages>
 PageSample sample_pages(Pages&& pages, std::size_t max_bytes) {
   struct Drawn {
-    std::uint64_t draw;
     std::int64_t number;
     Page page;
   };
-  const auto before = [](const Drawn& a, const Drawn& b) { return std::tie(a.draw, a.number) < std::tie(b.draw, b.number); };
-  std::vector<Drawn> heap;  // the largest draw on top
-  std::size_t bytes = 0;
-  std::uint64_t limit = ~std::uint64_t{0};  // texts with this draw and larger ones do not fit
+  std::map<std::uint64_t, std::vector<Drawn>> drawn;  // each text, with its copies as long as all pages fit
+  std::size_t bytes_read = 0, bytes = 0;              // of all pages; of the texts in `drawn`, each once
+  std::uint64_t limit = ~std::uint64_t{0};            // texts with this hash and larger ones do not fit
   PageSample sample;
   for (const Page& page : pages) {
-    const std::uint64_t draw = splitmix64(fnv1a(page.text));
+    const std::size_t size = page.text.size();
     ++sample.read;
-    if (draw >= limit) continue;
-    heap.push_back({draw, sample.read, page});
-    std::push_heap(heap.begin(), heap.end(), before);
-    bytes += page.text.size();
-    if (bytes > max_bytes) limit = heap.front().draw;
-    while (!heap.empty() && heap.front().draw >= limit) {
-      bytes -= heap.front().page.text.size();
-      std::pop_heap(heap.begin(), heap.end(), before);
-      heap.pop_back();
-      if (bytes > max_bytes) limit = heap.front().draw;
+    bytes_read += size;
+    if (bytes_read > max_bytes && bytes_read - size <= max_bytes) {
+      for (auto& [draw, copies] : drawn) copies.erase(copies.begin() + 1, copies.end());
+    }
+    const std::uint64_t draw = splitmix64(fnv1a(page.text));
+    if (draw >= limit || size > max_bytes) continue;
+    std::vector<Drawn>& copies = drawn[draw];
+    if (!copies.empty() && bytes_read > max_bytes) continue;
+    if (copies.empty()) bytes += size;
+    copies.push_back({sample.read, page});
+    while (bytes > max_bytes) {
+      const auto last = std::prev(drawn.end());
+      limit = last->first;
+      bytes -= last->second.front().page.text.size();
+      drawn.erase(last);
     }
   }
-  std::sort(heap.begin(), heap.end(), [](const Drawn& a, const Drawn& b) { return a.number < b.number; });
-  for (Drawn& drawn : heap) sample.pages.push_back(std::move(drawn.page));
+  std::vector<Drawn> in_order;
+  for (auto& [draw, copies] : drawn) std::move(copies.begin(), copies.end(), std::back_inserter(in_order));
+  std::sort(in_order.begin(), in_order.end(), [](const Drawn& a, const Drawn& b) { return a.number < b.number; });
+  for (Drawn& one : in_order) sample.pages.push_back(std::move(one.page));
   return sample;
 }
-
 
 struct DefaultFilterOptions {
   int min_terms = 1;  ///< a page with so many different terms is a seed
