@@ -2,13 +2,18 @@
 #include <dapt/data/scorers/lm_cross_entropy_scorer.hpp>
 #include <dapt/data/scorers/term_density_scorer.hpp>
 
+#include <algorithm>
 #include <cmath>
 #include <fstream>
 #include <memory>
+#include <set>
+#include <string>
+#include <vector>
 
 #include <catch2/catch.hpp>
 #include <zlib.h>
 
+#include <dapt/core/hash.hpp>
 #include <dapt/testing/toy.hpp>
 
 #include "support/paths.hpp"
@@ -83,6 +88,49 @@ TEST_CASE("Terms are found as whole words without regard to case, the longest fi
   REQUIRE_THROWS_WITH(Terms({" ", ""}), "the list of domain terms is empty");
 }
 
+TEST_CASE("Terms finds of many terms those that a plain loop over all of them finds, in English and in Japanese") {
+  const auto letters = GENERATE(std::vector<std::string>{"a", "b", "1", "-", " "}, std::vector<std::string>{"あ", "い", "ア", "a", "台"});  // few, so that many terms begin with others
+  std::uint64_t state = 7;
+  const auto draw = [&](std::uint64_t below) { return dapt::splitmix64(++state) % below; };
+  const auto string_of = [&](std::uint64_t length) {
+    std::string made;
+    while (length-- > 0) made += letters[draw(letters.size())];
+    return made;
+  };
+  std::vector<std::string> list;
+  for (int i = 0; i < 300; ++i) list.push_back(string_of(2 + draw(5)));
+  const Terms terms(list);
+  std::vector<std::string> longest_first = terms.list();
+  std::stable_sort(longest_first.begin(), longest_first.end(), [](const std::string& a, const std::string& b) { return a.size() > b.size(); });
+  const auto is_word = [](char c) { return c == 'a' || c == 'b' || c == '1'; };
+  std::int64_t occurrences = 0;
+  for (int page = 0; page < 20; ++page) {
+    const std::string text = string_of(200);
+    std::int64_t expected = 0;
+    std::set<std::string> distinct;
+    for (std::size_t i = 0; i < text.size();) {
+      const auto stands = [&](const std::string& term) {
+        const bool begins = !is_word(term.front()) || i == 0 || !is_word(text[i - 1]);
+        const bool ends = !is_word(term.back()) || i + term.size() == text.size() || !is_word(text[i + term.size()]);
+        return begins && text.compare(i, term.size(), term) == 0 && ends;
+      };
+      const auto found = std::find_if(longest_first.begin(), longest_first.end(), stands);
+      if (found == longest_first.end()) {
+        ++i;
+        continue;
+      }
+      ++expected;
+      distinct.insert(*found);
+      i += found->size();
+    }
+    CAPTURE(text);
+    REQUIRE(terms.count(text).occurrences == expected);
+    REQUIRE(terms.count(text).distinct == std::ssize(distinct));
+    occurrences += expected;
+  }
+  REQUIRE(occurrences > 300);
+}
+
 TEST_CASE("read_terms reads lines, questions and cloze items") {
   const dapt::testing_support::TemporaryFolder folder;
   std::ofstream(folder.path() / "t.txt") << "\uFEFFfirst\r\n\nsecond term\n";
@@ -114,6 +162,19 @@ TEST_CASE("read_terms reads gzip, leaves out all white space, and refuses what i
     gzputs(file.get(), name[0] == 't' ? "dpkg\nサーバ\n" : R"({"answers":["lintian"]})");
   }
   REQUIRE(dapt::read_terms({folder.path() / "t.txt.gz", folder.path() / "q.jsonl.gz"}).list() == std::vector<std::string>{"dpkg", "lintian", "サーバ"});
+}
+
+TEST_CASE("read_terms takes answers from JSON lines, however their names are spelled, and no JSON object for a term") {
+  const dapt::testing_support::TemporaryFolder folder;
+  const std::string lines = "{\"answers\":[\"dpkg\"]}\n{\"answer\":\"apt\"}\n";
+  for (const char* name : {"q.ndjson", "q.JSONL", "q.NdJson.GZ", "q.jsonl.Zst"}) {  // compressed or not is told by what is in them
+    std::ofstream(folder.path() / name) << lines;
+    REQUIRE(dapt::read_terms({folder.path() / name}).list() == std::vector<std::string>{"apt", "dpkg"});
+  }
+  for (const char* name : {"q.json", "q.txt", "q"}) {
+    std::ofstream(folder.path() / name) << "apt {\"\n \uFEFF{\n  " << lines;
+    REQUIRE_THROWS_WITH(dapt::read_terms({folder.path() / name}), Catch::Contains(std::string(name) + ":3: begins as a JSON object does, expected a term; JSON lines are read from files called *.jsonl or *.ndjson"));
+  }
 }
 
 TEST_CASE("TermDensityScorer counts occurrences a 1,000 characters") {

@@ -3,8 +3,10 @@
 
 #include <algorithm>
 #include <array>
+#include <cstddef>
 #include <cstdint>
 #include <filesystem>
+#include <numeric>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -20,6 +22,16 @@
 
 namespace dapt {
 
+namespace detail {
+
+inline std::string ascii_lower(std::string_view text) {
+  std::string lowered(text);
+  for (char& c : lowered) c = c >= 'A' && c <= 'Z' ? static_cast<char>(c - 'A' + 'a') : c;
+  return lowered;
+}
+
+}  // namespace detail
+
 /// Terms found without regard to ASCII case, as whole words: where a term begins or ends with a letter or digit of a script with spaces (before U+2E80, as for_each_word has it), no ASCII
 /// letter or digit stands right beside it. Japanese terms are found anywhere. Where several terms start at one place, the longest counts.
 class Terms {
@@ -27,15 +39,16 @@ class Terms {
   /// Throws where no term is left after leaving out empty ones.
   explicit Terms(const std::vector<std::string>& terms) {
     for (const std::string& term : terms)
-      if (const std::string_view trimmed = trim_white_space(term); !trimmed.empty()) terms_.push_back(lower(trimmed));
+      if (const std::string_view trimmed = trim_white_space(term); !trimmed.empty()) terms_.push_back(detail::ascii_lower(trimmed));
     require(!terms_.empty(), "the list of domain terms is empty");
     std::sort(terms_.begin(), terms_.end());
     terms_.erase(std::unique(terms_.begin(), terms_.end()), terms_.end());
-    for (const std::string& term : terms_) edges_.push_back(edges(term));
-    for (std::size_t i = 0; i < terms_.size(); ++i) by_first_byte_[static_cast<unsigned char>(terms_[i][0])].push_back(i);
-    for (auto& candidates : by_first_byte_) {
-      std::stable_sort(candidates.begin(), candidates.end(), [this](auto a, auto b) { return terms_[a].size() > terms_[b].size(); });
+    for (std::size_t i = 0; i < terms_.size(); ++i) {
+      edges_.push_back(edges(terms_[i]));
+      shorter_.push_back(beginning(i == 0 ? none : i - 1, terms_[i]));
     }
+    for (const std::string& term : terms_) ++first_[static_cast<unsigned char>(term[0]) + 1];
+    std::partial_sum(first_.begin(), first_.end(), first_.begin());
   }
 
   /// Lower-case and sorted, each once.
@@ -47,17 +60,16 @@ class Terms {
   };
 
   Count count(std::string_view text) const {
-    const std::string lowered = lower(text);
+    const std::string lowered = detail::ascii_lower(text);
     const std::string_view view = lowered;
     std::vector<bool> seen(terms_.size(), false);
     Count count;
     for (std::size_t i = 0; i < view.size(); ++i) {
       const bool inside_word = i > 0 && is_word(view[i - 1]);
-      for (const std::size_t candidate : by_first_byte_[static_cast<unsigned char>(view[i])]) {
-        const std::string_view term = terms_[candidate];
-        const std::size_t after = i + term.size();
-        if (inside_word && edges_[candidate].begins_word) continue;
-        if (view.substr(i, term.size()) != term || (edges_[candidate].ends_word && after < view.size() && is_word(view[after]))) continue;
+      if (inside_word && is_word(view[i])) continue;
+      for (std::size_t candidate = longest(view.substr(i)); candidate != none; candidate = shorter_[candidate]) {
+        const std::size_t after = i + terms_[candidate].size();
+        if ((inside_word && edges_[candidate].begins_word) || (edges_[candidate].ends_word && after < view.size() && is_word(view[after]))) continue;
         ++count.occurrences;
         count.distinct += !seen[candidate];
         seen[candidate] = true;
@@ -84,27 +96,40 @@ class Terms {
     }
     return found;
   }
-  static bool is_word(char c) { return (c >= 'a' && c <= 'z') || (c >= '0' && c <= '9'); }
-  static std::string lower(std::string_view text) {
-    std::string lowered(text);
-    for (char& c : lowered) c = c >= 'A' && c <= 'Z' ? static_cast<char>(c - 'A' + 'a') : c;
-    return lowered;
+
+  static constexpr std::size_t none = ~std::size_t{0};
+
+  /// The longest term that `text` begins with. In the order of the terms it is the last one that is not behind `text`, or that one begins with it.
+  std::size_t longest(std::string_view text) const {
+    const auto byte = static_cast<unsigned char>(text[0]);
+    const auto first = terms_.begin() + first_[byte];
+    const auto behind = std::upper_bound(first, terms_.begin() + first_[byte + 1], text);
+    return behind == first ? none : beginning(static_cast<std::size_t>(behind - terms_.begin() - 1), text);
   }
+  /// Of `term` and the ever shorter terms that it begins with, the first that `text` begins with.
+  std::size_t beginning(std::size_t term, std::string_view text) const {
+    while (term != none && !text.starts_with(terms_[term])) term = shorter_[term];
+    return term;
+  }
+  static bool is_word(char c) { return (c >= 'a' && c <= 'z') || (c >= '0' && c <= '9'); }
 
   std::vector<std::string> terms_;
-  std::vector<Edges> edges_;  // of each
-  std::array<std::vector<std::size_t>, 256> by_first_byte_;
+  std::vector<Edges> edges_;                 // of each
+  std::vector<std::size_t> shorter_;         // of each the longest other term that it begins with, or none
+  std::array<std::ptrdiff_t, 257> first_{};  // by byte: the first term that begins with it or a larger one
 };
 
-/// Reads terms from files: *.jsonl gives the "answers" (array) or "answer" (string) of each line, as question and cloze files have them;
-/// any other file has one term a line. Files may be gzip or zstd; .gz, .zst and .zstd count for nothing. Throws dapt::Error with file:line, also for what is no UTF-8.
+/// Reads terms from files: *.jsonl and *.ndjson give the "answers" (array) or "answer" (string) of each line, as question and cloze files have them;
+/// any other file has one term a line. Files may be gzip or zstd; .gz, .zst and .zstd count for nothing, nor does case in names. Throws dapt::Error with file:line, also for what is no UTF-8
+/// and for a JSON object where a term is expected.
 inline Terms read_terms(const std::vector<std::filesystem::path>& paths) {
   std::vector<std::string> terms;
   for (const auto& path : paths) {
     require(!std::filesystem::is_directory(path), path.string(), ": is a folder, expected a file of domain terms");
     InputFile file(path);
-    std::filesystem::path name = path;
+    std::filesystem::path name = detail::ascii_lower(path.filename().string());
     if (name.extension() == ".gz" || name.extension() == ".zst" || name.extension() == ".zstd") name.replace_extension();
+    const bool json_lines = name.extension() == ".jsonl" || name.extension() == ".ndjson";
     constexpr std::size_t most_bytes = std::size_t{1} << 24;
     std::string line;
     for (std::int64_t number = 1; file.read_line(line, most_bytes); ++number) {
@@ -113,7 +138,8 @@ inline Terms read_terms(const std::vector<std::filesystem::path>& paths) {
       if (const auto at = ill_formed_utf8(line)) fail(where, ": byte ", *at, " of the line is no UTF-8, expected a file of domain terms in UTF-8");
       require(line.find('\0') == std::string::npos, where, ": has a NUL byte, expected a file of domain terms in UTF-8");
       if (number == 1 && line.starts_with("\xEF\xBB\xBF")) line.erase(0, 3);
-      if (name.extension() != ".jsonl") {
+      if (!json_lines) {
+        require(!trim_white_space(line).starts_with("{\""), where, ": begins as a JSON object does, expected a term; JSON lines are read from files called *.jsonl or *.ndjson");
         terms.push_back(line);
         continue;
       }
