@@ -220,6 +220,21 @@ TEST_CASE("read_pages reads a folder in the order of the paths") {
   REQUIRE(view.source().summary().empty_pages == 1);
 }
 
+TEST_CASE("read_pages: pages of files with one name in several subfolders are of different works, and those of files in no subfolder are of the name alone") {
+  const dapt::testing_support::TemporaryFolder folder;
+  const std::string line = "{\"text\":\"text\"}\n";
+  for (const char* name : {"2023/part-0.jsonl", "2024/de/part-0.1.ndjson", "2024/part-0.jsonl.gz", "part-0.jsonl", "part-1.1.jsonl.zst", "z/named.jsonl"})
+    write(folder.path() / name, name[0] == 'z' ? good : line);  // gzip or not is told by what is in them
+  const std::vector<std::string> expected{"2023/part-0", "2024/de/part-0.1", "2024/part-0", "part-0", "part-1.1", "w"};
+  for (const std::filesystem::path& root : {folder.path(), folder.path() / "", folder.path() / "2023" / ".."}) {
+    std::vector<std::string> works;
+    for (const Page& page : dapt::read_pages(root)) works.push_back(page.work);
+    REQUIRE(works == expected);
+  }
+  for (const auto& [name, work] : {std::pair("2023/part-0.jsonl", "part-0"), std::pair("2024/part-0.jsonl.gz", "part-0"), std::pair("part-1.1.jsonl.zst", "part-1.1")})
+    REQUIRE(dapt::read_pages(folder.path() / name).begin()->work == work);
+}
+
 TEST_CASE("read_pages goes behind links in a folder, but not round in a circle") {
   const dapt::testing_support::TemporaryFolder folder;
   const auto link = [&](const std::string& target, const std::string& name) { std::filesystem::create_symlink(target, folder.path() / name); };

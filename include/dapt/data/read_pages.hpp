@@ -100,8 +100,8 @@ class PageReader {
   ReadSummary summary_;
 };
 
-/// Lazy view of the pages of `path`. A file is read as JSON lines: objects with "text" (string, required), "work" (string; else the file's name
-/// without extension), "page" (integer; else the line's number), "score" (number, optional); other keys are ignored. A folder is read
+/// Lazy view of the pages of `path`. A file is read as JSON lines: objects with "text" (string, required), "work" (string; else the file's name, in a
+/// folder its relative path, without extension), "page" (integer; else the line's number), "score" (number, optional); other keys are ignored. A folder is read
 /// through, in the order of the relative paths: each *.jsonl and *.ndjson as JSON lines, any other file not hidden (*.json, too) as the text of one page, its work
 /// being the relative path. Links are followed, but not back into a folder that is being read. Files may be gzip or zstd, whatever their names; .gz, .zst and .zstd count for
 /// nothing in the rules above.
@@ -166,7 +166,9 @@ inline bool PageReader::open_next_file() {
   std::filesystem::path name = file;
   if (name.extension() == ".gz" || name.extension() == ".zst" || name.extension() == ".zstd") name.replace_extension();
   const bool json_lines = file == root_ || name.extension() == ".jsonl" || name.extension() == ".ndjson";
-  source_ = std::make_shared<const Source>(Source{utf8_name(file.string()), utf8_name(json_lines ? name.stem().string() : name.lexically_relative(root_).generic_string()), json_lines});
+  std::filesystem::path work = file == root_ ? name.filename() : name.lexically_relative(root_);
+  if (json_lines) work.replace_extension();
+  source_ = std::make_shared<const Source>(Source{utf8_name(file.string()), utf8_name(work.generic_string()), json_lines});
   line_ = 0;
   input_.emplace(file);
   ++summary_.files;
