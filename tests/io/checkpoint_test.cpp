@@ -2,6 +2,7 @@
 #include <atomic>
 #include <cmath>
 #include <filesystem>
+#include <iterator>
 #include <limits>
 #include <string>
 #include <vector>
@@ -9,6 +10,7 @@
 #include <catch2/catch.hpp>
 
 #include <ATen/ops/equal.h>
+#include <ATen/ops/ones.h>
 #include <ATen/ops/zeros.h>
 
 #include <dapt/adapters/full_parameter.hpp>
@@ -405,6 +407,34 @@ TEST_CASE("a copy of a checkpoint under another name is the user's: it is neithe
     REQUIRE(complete_checkpoints(folder.path()) == std::vector{newest});
   }
   for (const char* name : {"step-000000001-backup", "step-", "step-1e9", "old-step-000000001"}) REQUIRE(read_checkpoint(folder.path() / name).progress.windows == 1);
+}
+
+TEST_CASE("a checkpoint of a step that is there already is kept where it is the same state, and refused where it is another") {
+  const TemporaryFolder folder;
+  Checkpoint checkpoint = small_checkpoint(7);
+  const auto first = write_checkpoint(folder.path(), checkpoint);
+  checkpoint.progress.seconds = 8;  // stopped at once after it went on
+  REQUIRE(write_checkpoint(folder.path(), checkpoint) == first);
+  REQUIRE(read_checkpoint(first).progress.seconds == 0);
+  const auto refused = [&](const Checkpoint& other) {
+    REQUIRE_THROWS_WITH(write_checkpoint(folder.path(), other), first.string() + ": holds another state of the same step; give each run, and each call of train(), a folder of its own");
+  };
+  Checkpoint weights = checkpoint, numbers = checkpoint, position = checkpoint;
+  weights.tensors["weights/w"] = at::ones({64}, at::kBFloat16);
+  numbers.numbers["updates"] = 14;
+  position.progress.position.sequence = 3;
+  for (const Checkpoint* other : {&weights, &numbers, &position}) refused(*other);
+  REQUIRE(std::distance(std::filesystem::directory_iterator(folder.path()), {}) == 1);
+
+  Watch watch;
+  ToyLM model;
+  Trainer trainer(model, FullParameter{}, AdamW{}, options_of(watch));
+  PackedStream stream = rows_to_train_on(), again = rows_to_train_on();
+  CheckpointWriter writer(trainer, folder.path() / "run", {.every_minutes = 0});
+  trainer.train(stream, writer);
+  writer.write();
+  trainer.train(again, writer);  // from step 1 on
+  REQUIRE_THROWS_WITH(writer.write(), Catch::Contains("step-000000011: holds another state of the same step"));
 }
 
 TEST_CASE("a folder of checkpoints that cannot be read is not one without any") {

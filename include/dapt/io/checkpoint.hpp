@@ -76,6 +76,12 @@ inline bool is_readable(const std::filesystem::path& checkpoint) {
   }
 }
 
+/// Whether a readable checkpoint holds the weights, states and place in the data that the new `json` speaks of; its clock may say something else.
+inline bool is_of_state(const std::filesystem::path& checkpoint, const nlohmann::json& json) {
+  const nlohmann::json there = read_json_file(checkpoint / "checkpoint.json");
+  return there.at("crc32") == json.at("crc32") && there.at("numbers") == json.at("numbers") && there.at("progress").at("position") == json.at("progress").at("position");
+}
+
 }  // namespace detail
 
 /// The complete checkpoints of a folder, oldest first; of other names than write_checkpoint gives, none. A folder that does not exist has none; throws dapt::Error on one that cannot be read.
@@ -92,7 +98,8 @@ inline std::vector<std::filesystem::path> complete_checkpoints(const std::filesy
 }
 
 /// Writes `checkpoint` as FOLDER/step-N, N the windows it has seen, and returns that folder; then removes the oldest beyond `keep` of those up to N. before_naming() is called when all is on the
-/// disk and the folder is about to get its name; if it throws, there is no such checkpoint. Throws dapt::Error naming the file and the system's reason; the checkpoints that were there stay.
+/// disk and the folder is about to get its name; if it throws, there is no such checkpoint. Throws dapt::Error naming the file and the system's reason; the checkpoints that were there stay. One of that
+/// name is not written again where it holds the same weights, states and place in the data, and is replaced where it is damaged; throws where it holds another state.
 inline std::filesystem::path write_checkpoint(const std::filesystem::path& folder, const Checkpoint& checkpoint, std::size_t keep = 2, const std::function<void()>& before_naming = {}) {
   require(keep >= 1, "write_checkpoint: keep is 0, expected at least 1");
   const std::filesystem::path target = folder / detail::checkpoint_name(checkpoint.progress.windows), temporary = folder / ("." + target.filename().string() + ".tmp");
@@ -128,8 +135,9 @@ inline std::filesystem::path write_checkpoint(const std::filesystem::path& folde
     file.commit();
     if (before_naming) before_naming();
     if (std::filesystem::exists(target)) {
-      if (detail::is_readable(target)) {  // the same step of the same run: it was continued and stopped at once
-        std::filesystem::remove_all(temporary, error);
+      if (detail::is_readable(target)) {
+        require(detail::is_of_state(target, json), target.string(), ": holds another state of the same step; give each run, and each call of train(), a folder of its own");
+        std::filesystem::remove_all(temporary, error);  // the run was continued and stopped at once
         return target;
       }
       std::filesystem::remove_all(target, error);  // damaged: the run was continued from one before it
