@@ -6,6 +6,7 @@
 // and what adapters keep. What linear layers read, where they train or have an adapter, are the outputs of the norms and of attention, which are kept anyway, and that of SwiGLU, which
 // is made again (core/kept_input.hpp). What is recomputed keeps only its input, N C s; one layer has the above at a time.
 // A frozen weight is never there whole: a product has a block of its values at a time (core/frozen_weight.hpp).
+// Attention that LibTorch's operations compute, where own code does not take it, has wide copies of what it reads and of its gradients, and scores of a block of queries at a time.
 // Not counted: rotary tables, ids, and what little a short-lived element-wise result takes. Upper bound where only later layers train.
 #pragma once
 
@@ -26,15 +27,17 @@ inline bool reads_input(const Linear& linear) { return linear.adapted || linear.
 
 /// Sizes that the parts of a model's memory are made of, in bytes and elements.
 struct MemoryUnits {
-  std::int64_t tokens, e, w, s;
+  std::int64_t tokens, length, e, w, s;  ///< of all rows, and of one
   bool own;  ///< AVX-512 code, which needs no wide copies
 
-  MemoryUnits(at::ScalarType dtype, std::int64_t n) : tokens(n), e(static_cast<std::int64_t>(c10::elementSize(dtype))), s(std::max<std::int64_t>(e, 4)) {
+  MemoryUnits(at::ScalarType dtype, std::int64_t rows, std::int64_t row_length) : tokens(rows * row_length), length(row_length), e(static_cast<std::int64_t>(c10::elementSize(dtype))), s(std::max<std::int64_t>(e, 4)) {
     const bool bf16 = dtype == at::kBFloat16;
-    w = bf16 && bf16_products() == Bf16Products::widened && n >= fewest_widened_rows ? 4 : e;
+    w = bf16 && bf16_products() == Bf16Products::widened && tokens >= fewest_widened_rows ? 4 : e;
     own = instruction_set() == InstructionSet::avx512_bf16 && (bf16 || dtype == at::kFloat);
   }
   bool widened() const { return w != e; }
+  /// As takes_avx512_attention says of queries that are there.
+  bool own_attention(const LlamaLayer& layer) const { return own && layer.head_dim % 16 == 0; }
 };
 
 /// What a product holds of the layer's weight, beside the weight: a copy in the type that products read, or a block of a frozen one's values.
@@ -64,6 +67,15 @@ struct LayerMemory {
   }
 };
 
+/// Beside queries, keys and values: nothing in own code; else wide copies of these, of the output's gradient and of their own, and of a row's block of queries five tensors of scores at once (BlockedAttention::backward).
+inline std::int64_t attention_copies(const LlamaLayer& layer, const MemoryUnits& u) {
+  if (u.own_attention(layer)) return 0;
+  constexpr std::int64_t block_rows = 128;
+  const std::int64_t Q = layer.q_proj.weight.size(0), K = layer.k_proj.weight.size(0), rows = std::min(u.length, block_rows);
+  const std::int64_t keys = layer.sliding_window == 0 ? u.length : std::min(u.length, layer.sliding_window + rows - 1);
+  return u.tokens * (4 * Q + 4 * K) * u.s + 5 * (Q / layer.head_dim) * rows * keys * u.s;
+}
+
 inline LayerMemory layer_memory(const LlamaLayer& layer, const MemoryUnits& u, const AdapterBytes& adapter_bytes) {
   const std::int64_t C = layer.q_proj.weight.size(1), Q = layer.q_proj.weight.size(0), K = layer.k_proj.weight.size(0), I = layer.up_proj.weight.size(0), N = u.tokens;
   const std::int64_t normalised = layer.q_norm.defined() ? Q + K : 0;
@@ -81,14 +93,14 @@ inline LayerMemory layer_memory(const LlamaLayer& layer, const MemoryUnits& u, c
   const std::int64_t weight_gradient = reads_input(layer.down_proj) && !layer.down_proj.adapted ? C * I * (u.widened() ? u.w + u.e : u.e) : 0;
   const std::int64_t made_again = reads_input(layer.down_proj) ? N * I * u.e : 0;
   memory.feed_forward_backward = 2 * N * I * u.e + copies + weight_gradient + made_again;
-  memory.attention_backward = N * (2 * Q + 2 * K) * u.e + (u.own ? 0 : N * (4 * Q + 4 * K) * u.s);
+  memory.attention_backward = N * (2 * Q + 2 * K) * u.e + attention_copies(layer, u);
   return memory;
 }
 
 /// What own attention code keeps between calls: packed queries and gradients, and a sum of the queries' gradients for each thread.
 inline std::int64_t attention_workspace(const LlamaLayer& layer, const MemoryUnits& u) {
   const std::int64_t Q = layer.q_proj.weight.size(0), threads = at::get_num_threads();
-  return u.own ? u.tokens * (4 * Q * u.w + threads * Q * 4 + 4 * (Q / layer.head_dim)) + threads * 64 * (256 * 20 + layer.head_dim * 20) : 0;
+  return u.own_attention(layer) ? u.tokens * (4 * Q * u.w + threads * Q * 4 + 4 * (Q / layer.head_dim)) + threads * 64 * (256 * 20 + layer.head_dim * 20) : 0;
 }
 
 /// What oneDNN keeps from its largest product of bf16 matrices on: the head's weight as it reads it. Found by measurement; products in fp32 keep nothing of that size.
@@ -112,7 +124,7 @@ inline std::int64_t loss_bytes(const Linear& head, const MemoryUnits& u) {
 }  // namespace detail
 
 inline ActivationMemory Llama::activation_memory(std::int64_t batch_size, std::int64_t length, const AdapterBytes& adapter_bytes, Place place) const {
-  const detail::MemoryUnits u(dtype(), batch_size * length);
+  const detail::MemoryUnits u(dtype(), batch_size, length);
   const std::int64_t input = u.tokens * config_.hidden_size * u.s;
   ActivationMemory memory;
   std::int64_t most = 0;  // of what is kept and a layer's working memory: a layer's is freed before the one below it runs
