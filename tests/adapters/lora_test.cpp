@@ -135,6 +135,11 @@ TEST_CASE("options without effect are refused, by name") {
   refused({.rank_pattern = {{"down_proj", 4}}}, "rank_pattern \"down_proj\" matches none of the 1 adapted layers");
   refused({.rank_pattern = {{"up_proj", 0}}}, "rank_pattern \"up_proj\" is 0");
   refused({.alpha_pattern = {{"proj", 4}}}, "alpha_pattern \"proj\" matches none");
+  refused({.rank_pattern = {{"up_proj", 4}, {"up_proj", 8}}}, "rank_pattern \"up_proj\" has no effect: \"up_proj\" comes before it");
+  refused({.rank_pattern = {{".*_proj", 4}, {"up_proj", 8}}}, "rank_pattern \"up_proj\" has no effect: \".*_proj\" comes before it");
+  refused({.alpha_pattern = {{"up_proj", 4}, {"up_proj", 8}}}, "alpha_pattern \"up_proj\" has no effect: \"up_proj\" comes before it");
+  refused({.alpha_pattern = {{".*_proj", 4}, {"up_proj", 8}}}, "alpha_pattern \"up_proj\" has no effect: \".*_proj\" comes before it");
+  refused({.targets = {"up_proj", "lm_head"}, .rank_pattern = {{"lm_head", 2}, {"up_proj", 4}, {".*", 8}}}, "rank_pattern \".*\" has no effect");  // by the two together
   refused({.modules_to_save = {"norm"}}, "modules_to_save \"norm\"");
   refused({.modules_to_save_lr_factor = 0.1}, "modules_to_save_lr_factor has no effect without modules_to_save");
   refused({.pissa_iterations = 4}, "pissa_iterations has no effect without LoraInit::pissa");
@@ -165,13 +170,13 @@ TEST_CASE("what a run says of PiSSA has the number of its iterations, so that no
 
 TEST_CASE("ranks, alphas and learning rates of single modules") {
   ToyLM model;
-  const Lora lora{.rank = 4, .alpha = 8, .targets = {"up_proj", "lm_head"}, .rank_pattern = {{"^model.*up_proj", 9}, {"up_proj", 2}}, .alpha_pattern = {{"(lm|x)_head", 6}},
+  const Lora lora{.rank = 4, .alpha = 8, .targets = {"up_proj", "lm_head"}, .rank_pattern = {{"^model.*up_proj", 9}, {"up_proj|lm_head", 2}}, .alpha_pattern = {{"(lm|x)_head", 6}},
                   .use_rslora = true, .use_dora = true, .modules_to_save = {"embed_tokens"}, .lr_ratio = 16, .modules_to_save_lr_factor = 0.1};
   auto state = lora.attach(model);
   REQUIRE(state.modules[0].a.size(0) == 9);  // the first pattern that matches
   REQUIRE(state.modules[0].scaling == Approx(8.0 / 3));
-  REQUIRE(state.modules[1].a.size(0) == 4);
-  REQUIRE(state.modules[1].scaling == 3);
+  REQUIRE(state.modules[1].a.size(0) == 2);
+  REQUIRE(state.modules[1].scaling == Approx(6 / std::sqrt(2)));
   std::vector<std::pair<std::string, double>> factors;
   for (const auto& parameter : lora.trainable_parameters(state)) factors.emplace_back(parameter.name, parameter.lr_factor);
   REQUIRE(factors == std::vector<std::pair<std::string, double>>{{"model.layers.0.mlp.up_proj.lora_A.weight", 1},

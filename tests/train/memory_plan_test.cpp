@@ -13,6 +13,7 @@
 #include <dapt/adapters/full_parameter.hpp>
 #include <dapt/adapters/lora.hpp>
 #include <dapt/core/peak_memory.hpp>
+#include <dapt/core/training_mode.hpp>
 #include <dapt/data/packed_stream.hpp>
 #include <dapt/kernels/instruction_set.hpp>
 #include <dapt/models/llama.hpp>
@@ -23,6 +24,7 @@
 #include <dapt/optim/stochastic_sums.hpp>
 #include <dapt/optim/stored_state.hpp>
 #include <dapt/testing/archetypes.hpp>
+#include <dapt/testing/toy.hpp>
 #include <dapt/train/memory_plan.hpp>
 #include <dapt/train/trainer.hpp>
 
@@ -150,6 +152,30 @@ TEST_CASE("The plan is within 10 % of the peak: LibTorch's operations alone") {
   check_plan_of_attention(32, 0);
 }
 
+TEST_CASE("What a layer keeps for the backward pass of its adapter is what saved_bytes says") {
+  constexpr std::int64_t tokens = 512, width = 256;
+  const dapt::TrainingMode training;
+  const auto in_use = [] {
+    const auto heap = mallinfo2();
+    return static_cast<std::int64_t>(heap.uordblks + heap.hblkhd);
+  };
+  for (const auto dtype : {at::kFloat, at::kBFloat16})
+    for (const bool use_dora : {false, true})
+      for (const double dropout : {0.0, 0.1}) {
+        CAPTURE(dtype, use_dora, dropout);
+        dapt::testing::ToyLM model({.hidden_size = width, .dtype = dtype});
+        const Lora lora{.rank = 64, .use_dora = use_dora, .dropout = dropout};
+        const auto state = lora.attach(model);
+        const dapt::Linear& layer = *model.linears()[0];
+        const Tensor x = at::full({tokens, width}, 1, dtype).requires_grad_(true);
+        layer.forward(x);  // what the products keep for the next ones
+        const std::int64_t before = in_use();
+        const Tensor y = layer.forward(x);
+        const std::int64_t kept = in_use() - before - static_cast<std::int64_t>(y.nbytes());
+        if constexpr (!dapt::testing_support::has_sanitizer) REQUIRE(lora.saved_bytes(state, layer, tokens) == Approx(kept).margin(16384));  // the graph itself, and DoRA's lengths
+      }
+}
+
 TEST_CASE("The parts of a plan are those that can be counted by hand") {
   const LlamaConfig config = config_of(2, 128);  // heads 2 of 64, one of keys; feed-forward 384
   constexpr std::int64_t C = 128, I = 384, K = 64, V = 16384, layer = 2 * C * C + 2 * C * K + 3 * C * I, norms = 2 * C, P = V * C + 2 * (layer + norms) + C;
@@ -187,6 +213,8 @@ TEST_CASE("The parts of a plan are those that can be counted by hand") {
     for (const auto& [quantization, bytes] : {std::pair{dapt::Quantization::nf4, 2 * layer / 2 + 4 * 2 * layer / 64}, std::pair{dapt::Quantization::int8, 2 * layer + 4 * 2 * (3 * C + 2 * K + 2 * I)}}) {
       Llama shapes = Llama::without_storage(config, at::kBFloat16, {.quantization = quantization});
       REQUIRE(dapt::plan_memory(shapes, Lora{}, AdamW{}, {.batch_size = 2}, 128).weights == 2 * (P - 2 * layer) + bytes);
+      Llama dora = Llama::without_storage(config, at::kBFloat16, {.quantization = quantization});
+      REQUIRE(dapt::plan_memory(dora, Lora{.rank = 4, .use_dora = true}, AdamW{}, {.batch_size = 2}, 128).adapter == plan(Lora{.rank = 4}, AdamW{}, {.batch_size = 2}).adapter + 4 * 2 * (3 * C + 2 * K + 2 * I));
     }
   }
   SECTION("GaLore: moments of rank x the longer side, a bf16 projector of rank x the shorter one; full gradients in the first window only") {

@@ -121,7 +121,8 @@ struct Lora {
 
   RunHeader describe() const;
 
-  /// x A^T of the layer's input x, in x's type; with dropout also the dropped fp32 input and its mask, with DoRA the output before it is scaled.
+  /// x A^T of the layer's input x, in x's type; with dropout all in A's, also the dropped input and the noise that it was multiplied with (on a GPU that is a byte a number: less than is counted here);
+  /// with DoRA the output before it is scaled, with dropout in its two parts.
   std::int64_t saved_bytes(const State& state, const Linear& linear, std::int64_t tokens) const;
 
  private:
@@ -223,9 +224,13 @@ std::vector<Linear*> Lora::targeted(M& model, const State& state, Unmatched unma
     require(any_name([&](const auto& path) { return is_named(path, target) && !left_out(path); }), "Lora: target \"", target,
             "\" has no effect: exclude_modules and layers_to_transform leave out each layer that it names");
   const auto require_used = [&](const auto& pattern, const char* option) {
-    for (const auto& entry : pattern)
-      require(std::any_of(paths.begin(), paths.end(), [&](const auto& path) { return matches_key(entry.first, path); }), "Lora: ", option, " \"", entry.first,
-              "\" matches none of the ", paths.size(), " adapted layers");
+    const auto first_match = [&](const std::string& path) { return std::find_if(pattern.begin(), pattern.end(), [&](const auto& entry) { return matches_key(entry.first, path); }); };
+    for (auto entry = pattern.begin(); entry != pattern.end(); ++entry) {
+      const auto path = std::find_if(paths.begin(), paths.end(), [&](const auto& candidate) { return matches_key(entry->first, candidate); });
+      require(path != paths.end(), "Lora: ", option, " \"", entry->first, "\" matches none of the ", paths.size(), " adapted layers");
+      require(std::any_of(path, paths.end(), [&](const auto& candidate) { return first_match(candidate) == entry; }), "Lora: ", option, " \"", entry->first, "\" has no effect: \"",
+              first_match(*path)->first, "\" comes before it, and the first that matches a layer counts");
+    }
   };
   require_used(rank_pattern, "rank_pattern");
   require_used(alpha_pattern, "alpha_pattern");
@@ -385,10 +390,10 @@ void Lora::detach(State& state, M& model) const {
 inline std::int64_t Lora::saved_bytes(const State& state, const Linear& linear, std::int64_t tokens) const {
   const auto module = std::find_if(state.modules.begin(), state.modules.end(), [&](const Module& m) { return m.name == linear.name; });
   if (module == state.modules.end()) return 0;
-  const std::int64_t r = module->a.size(0), in = linear.weight.size(1), out = linear.weight.size(0), element = linear.weight.element_size();
+  const std::int64_t r = module->a.size(0), in = linear.weight.size(1), out = linear.weight.size(0), element = linear.weight.element_size(), of_a = module->a.element_size();
   const bool drops = dropout > 0;
-  std::int64_t bytes = drops ? module->a.element_size() * (in + r) + in : element * r;
-  if (use_dora) bytes += drops ? element * (in + out) + 4 * out : element * out;
+  std::int64_t bytes = drops ? of_a * (2 * in + r) : element * r;
+  if (use_dora) bytes += (drops ? element + of_a : element) * out;
   return tokens * bytes;
 }
 

@@ -124,6 +124,7 @@ void read_rows(Tensor& block, at::ScalarType dtype, Read read) {
   const std::int64_t rows = block.size(0), columns = block.size(1);
   const bool to_bf16 = dtype == at::kBFloat16;
   require(block.is_contiguous() && (block.scalar_type() == dtype || block.scalar_type() == at::kFloat), "quantised weight: asked for ", block.scalar_type(), ", it has ", dtype);
+  if (block.is_meta()) return;  // a memory plan asks for sizes only
   const auto fill = [&](auto* to) {
     at::parallel_for(0, rows, std::max<std::int64_t>(1, elementwise_grain / std::max<std::int64_t>(1, columns)), [&](std::int64_t begin, std::int64_t end) {
       for (std::int64_t row = begin; row < end; ++row) read(row, columns, to_bf16, to + row * columns);
