@@ -47,6 +47,25 @@ TEST_CASE("An update's norm grows by 1 % a step at the most") {
   }
 }
 
+TEST_CASE("APOLLO trains a matrix whose first gradient is zero, and a zero between others is no norm to grow from") {
+  for (Apollo rule : {Apollo{.rank = 4}, dapt::apollo_mini()}) {
+    rule.scale = 1;
+    Tensor w = at::zeros({12, 8});
+    auto state = rule.init({"mlp", w});
+    const auto step = [&](std::int64_t number, const Tensor& gradient) {
+      rule.accumulate(state, gradient);
+      rule.step(w, state, {number, 1e-3});
+      return state.update_norm.item<double>();
+    };
+    step(1, at::zeros({12, 8}));
+    const Tensor gradient = at::randn({12, 8});
+    const double second = step(2, gradient);  // the first moment is 0.1 g, the root of the second 0.032 g
+    REQUIRE(w.abs().max().item<double>() > 1e-5);
+    REQUIRE(step(3, at::zeros({12, 8})) == second);
+    REQUIRE(step(4, gradient) == Approx(second * 1.01).epsilon(1e-6));  // 0.181 g over 0.045 g would be 1.28 times as much
+  }
+}
+
 TEST_CASE("A checkpoint of APOLLO holds the seed, not the projection") {
   const Apollo rule{.rank = 4};
   auto state = rule.init({"mlp", at::ones({12, 8})});

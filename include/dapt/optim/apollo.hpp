@@ -42,7 +42,7 @@ struct Apollo {
   std::int64_t update_proj_gap = 200;              ///< >= 1: steps from one projection to the next
   double scale = 1.0;                              ///< > 0: projected matrices learn with lr * sqrt(scale)
   ApolloScaling scaling = ApolloScaling::channel;
-  double norm_growth = 1.01;                       ///< >= 1: largest growth of an update's norm from one step to the next; infinity: no limit
+  double norm_growth = 1.01;                       ///< >= 1: largest growth of an update's norm from one step to the next, zeros left out; infinity: no limit
   std::vector<std::string> targets = {};           ///< parts of names; empty: every matrix with "attn" or "mlp" in its name
   AdamW inner = {.eps = 1e-6, .form = AdamWForm::transformers};  ///< scales in the subspace, and steps alone on what is not projected
 
@@ -51,7 +51,7 @@ struct Apollo {
     Tensor gradient;             ///< sum over the window; undefined between windows
     std::int64_t seed = 0;       ///< of the projection in use
     std::int64_t steps = 0;      ///< taken by this parameter
-    Tensor update_norm;          ///< of the last update, 0-dimensional fp32; undefined before the first
+    Tensor update_norm;          ///< of the last update that was not zero, 0-dimensional fp32; undefined before the first update
     Tensor projection;           ///< made from the seed when it is needed, so no part of a checkpoint
     std::int64_t made_from = 0;  ///< the seed of `projection`
     AdamW::State inner;
@@ -123,11 +123,11 @@ inline Tensor Apollo::low_rank(State& state, const Tensor& gradient) const {
   return state.on_right ? at::mm(gradient, state.projection.t()) : at::mm(state.projection.t(), gradient);
 }
 
-/// Shrinks `update` where its norm has grown by more than norm_growth since the last step.
+/// Shrinks `update` where its norm has grown by more than norm_growth since the last one that was not zero: no number of small steps leads away from zero.
 inline void Apollo::limit_growth(State& state, Tensor& update) const {
-  const double norm = gradient_norm(update);
-  double limiter = 1;
-  if (state.update_norm.defined()) limiter = std::max(norm / (state.update_norm.item<double>() + 1e-8), norm_growth) / norm_growth;
+  const double norm = gradient_norm(update), last = state.update_norm.defined() ? state.update_norm.item<double>() : 0;
+  if (norm == 0 && last > 0) return;
+  const double limiter = last > 0 ? std::max(norm / (last + 1e-8), norm_growth) / norm_growth : 1;
   update.div_(limiter);
   state.update_norm = at::scalar_tensor(norm / limiter, at::TensorOptions(at::kFloat));
 }
