@@ -159,6 +159,26 @@ TEST_CASE("Keys that do not fit the model are errors that name the first of them
   }
 }
 
+TEST_CASE("A base weight beside the adapter is the model's own where it was only rounded, in the type that PEFT opened the base in") {
+  const AdapterCopy copy("llama_grouped");
+  const auto load = [&](Llama model, const Tensor& weight) {
+    copy.tensors([&](auto& all) {
+      std::erase_if(all, [](const auto& tensor) { return tensor.name.ends_with(".base_layer.weight"); });
+      all.push_back({"base_model.model.model.layers.0.mlp.up_proj.base_layer.weight", weight});
+    });
+    load_peft_adapter(copy.folder.path(), model);
+  };
+  const Tensor exact = tiny_model("llama_grouped").linears()[5]->weight.detach().clone();
+  const Tensor narrow = exact.to(at::kBFloat16), half = exact.to(at::kHalf);
+  REQUIRE_NOTHROW(load(tiny_model("llama_grouped"), narrow));
+  REQUIRE_NOTHROW(load(tiny_model("llama_grouped"), half));
+  REQUIRE_NOTHROW(load(tiny_model("llama_grouped"), narrow.to(at::kFloat)));
+  REQUIRE_NOTHROW(load(load_llama(tiny_folder("llama_grouped"), at::kBFloat16), exact));
+  narrow[3][5].mul_(1.1);  // many an ulp
+  REQUIRE_THROWS_WITH(load(tiny_model("llama_grouped"), narrow), Catch::Contains("differs from the model's model.layers.0.mlp.up_proj.weight"));
+  REQUIRE_THROWS_WITH(load(tiny_model("llama_grouped"), exact.slice(0, 1).clone()), Catch::Contains("differs from the model's"));
+}
+
 TEST_CASE("What matches nothing in the options of a folder is ignored, as in PEFT") {
   const TinyReference expected("llama_grouped");
   const AdapterCopy copy("llama_grouped");

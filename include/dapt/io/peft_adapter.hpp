@@ -8,6 +8,7 @@
 #include <cmath>
 #include <cstdint>
 #include <filesystem>
+#include <iterator>
 #include <map>
 #include <set>
 #include <string>
@@ -179,14 +180,22 @@ inline std::string counted(const std::vector<std::string>& names, const char* wh
   return text + (names.size() > 3 ? ", ..." : "");
 }
 
-/// PEFT adds a copy of the base weight where the head or the embedding is a target ("<module>.base_layer.weight"). It must be the model's own.
+/// Are both the same weight, of which each may have been rounded to another type when a model was opened? `copy` also to a narrow one and back to a wide one, as PEFT prepares a quantised model.
+inline bool same_but_for_rounding(const Tensor& copy, const Tensor& weight) {
+  if (copy.to(weight.options()).equal(weight)) return true;
+  const Tensor wide = copy.to(weight.device());
+  const at::ScalarType through[] = {wide.scalar_type(), at::kBFloat16, at::kHalf};
+  return std::any_of(std::begin(through), std::end(through), [&](at::ScalarType type) { return weight.to(type).to(wide.scalar_type()).equal(wide); });
+}
+
+/// PEFT adds a copy of the base weight where the head or the embedding is a target ("<module>.base_layer.weight"), in the type that its base was opened in. It must be the model's own.
 inline bool is_base_copy(const SafetensorsFile& weights, const std::string& key, const NamedParameters& base) {
   const std::string ending = ".base_layer.weight";
   if (!key.starts_with(peft_prefix) || !key.ends_with(ending)) return false;
   const std::string name = key.substr(peft_prefix.size(), key.size() - peft_prefix.size() - ending.size()) + ".weight";
   const auto parameter = std::find_if(base.begin(), base.end(), [&](const auto& candidate) { return candidate.name == name; });
   if (parameter == base.end()) return false;
-  require(weights.tensor(key).to(parameter->value.options()).equal(parameter->value.detach()), weights.path().string(), ": tensor \"", key,
+  require(same_but_for_rounding(weights.tensor(key), parameter->value.detach()), weights.path().string(), ": tensor \"", key,
           "\" differs from the model's ", name);
   return true;
 }
