@@ -39,6 +39,95 @@ TEST_CASE("StoredState and KahanSummation keep the laws of an optimizer") {
   REQUIRE(dapt::testing::optimizer_failures(dapt::HostState<dapt::GaLoreAdamW>{.inner = dapt::galore_adamw(4, 2)}) == Failures{});
 }
 
+namespace {
+
+/// A momentum rule that keeps, beside its momentum, numbers that are not fp32: it goes another way where one of them is lost.
+struct Odd {
+  static constexpr std::string_view name = "odd";
+  struct State {
+    Tensor gradient, momentum, calls, many, sign, narrow;
+  };
+  State init(const dapt::NamedParameter& parameter) const {
+    const auto zeros = [&](at::ScalarType dtype) { return at::zeros(parameter.value.sizes(), dtype); };
+    return {{}, zeros(at::kFloat), at::zeros({}, at::kDouble), at::full(parameter.value.sizes(), (1 << 24) + 1, at::kLong), zeros(at::kBool), zeros(at::kBFloat16)};
+  }
+  void accumulate(State& state, const Tensor& gradient) const { state.gradient = state.gradient.defined() ? state.gradient.add(gradient) : gradient; }
+  Tensor& accumulated(State& state) const { return state.gradient; }
+  void step(Tensor& weight, State& state, const dapt::StepInfo& info) const {
+    const Tensor gradient = state.gradient.to(at::kFloat);
+    state.gradient.reset();
+    state.momentum.mul_(0.9).add_(gradient);
+    state.calls.add_(1);
+    state.sign.logical_not_();
+    state.narrow.add_(0.5);
+    state.many.add_(2);
+    // After t calls: many is 2^24 + 1 + 2 t, narrow t / 2, sign that of an odd t.
+    const Tensor lost = state.many.sub((1 << 24) + 1).sub(state.calls.mul(2)).abs().add(state.narrow.mul(2).sub(state.calls).abs()).add(state.sign.to(at::kDouble).sub(state.calls.remainder(2)).abs());
+    weight.sub_(state.momentum.add(lost, 1e3), info.lr);
+  }
+  template <class F>
+  void visit(State& state, F&& f) const {
+    f("momentum", state.momentum);
+    f("calls", state.calls);
+    f("many", state.many);
+    f("sign", state.sign);
+    f("narrow", state.narrow);
+  }
+};
+
+/// Adds gradients up with its own momentum, which `accumulate` therefore reads, and keeps their squares.
+struct Carries {
+  static constexpr std::string_view name = "carries";
+  struct State {
+    Tensor gradient, momentum, squares;
+  };
+  State init(const dapt::NamedParameter& parameter) const {
+    return {{}, at::zeros(parameter.value.sizes()), at::zeros(parameter.value.sizes())};
+  }
+  void accumulate(State& state, const Tensor& gradient) const { state.gradient = (state.gradient.defined() ? state.gradient : state.momentum.mul(0.9)).add(gradient); }
+  Tensor& accumulated(State& state) const { return state.gradient; }
+  void step(Tensor& weight, State& state, const dapt::StepInfo& info) const {
+    state.momentum.copy_(state.gradient);
+    state.gradient.reset();
+    state.squares.mul_(0.99).addcmul_(state.momentum, state.momentum, 0.01);
+    weight.addcdiv_(state.momentum, state.squares.sqrt().add_(1e-8), -info.lr);
+  }
+  State piece(const State& state, std::int64_t first, std::int64_t length) const {
+    return {dapt::piece_of(state.gradient, first, length), dapt::piece_of(state.momentum, first, length), dapt::piece_of(state.squares, first, length)};
+  }
+  template <class F>
+  void visit(State& state, F&& f) const {
+    f("momentum", state.momentum);
+    f("squares", state.squares);
+  }
+  template <class F>
+  void visit_read_by_accumulate(State& state, F&& f) const { f("momentum", state.momentum); }
+};
+
+}  // namespace
+
+TEST_CASE("a rule of one's own under StoredState keeps the laws: tensors of other types than fp32, and what accumulate reads, stay as they are") {
+  for (const auto format : {StateFormat::fp32, StateFormat::bf16, StateFormat::dynamic8})
+    for (const auto& shape : {std::vector<std::int64_t>{12, 8}, std::vector<std::int64_t>{80, 64}}) {
+      CAPTURE(static_cast<int>(format), shape);
+      REQUIRE(dapt::testing::optimizer_failures(StoredState<Odd>{.format = format}, {.shape = shape}) == Failures{});
+      REQUIRE(dapt::testing::optimizer_failures(StoredState<Carries>{.format = format}, {.shape = shape}) == Failures{});
+    }
+  Tensor w = at::zeros({80, 64});
+  const StoredState<Odd> odd{};
+  auto state = odd.init({"w", w});
+  for (std::int64_t t = 1; t <= 3; ++t) {
+    odd.accumulate(state, at::zeros({80, 64}));
+    odd.step(w, state, {t, 1.0});
+  }
+  REQUIRE(w.abs().max().item<double>() == 0);  // nothing was lost
+  std::vector<std::string> names;
+  const StoredState<Carries> carries{};
+  auto carried = carries.init({"w", w});
+  carries.visit(carried, [&](std::string_view entry, auto&) { names.emplace_back(entry); });
+  REQUIRE(names == std::vector<std::string>{"momentum", "squares", "squares.scales"});
+}
+
 TEST_CASE("the dynamic map: 256 numbers, seven decades, each decade twice as fine as the one below") {
   for (const bool is_signed : {true, false}) {
     const auto& values = dapt::DynamicMap::of(is_signed).values();

@@ -1,5 +1,6 @@
 // How a rule's moments rest between steps: fp32 as they are, bf16 (2 bytes), or 8 bits (1 byte and 1/64; block_quantization.hpp). The rule inside
-// computes in fp32; its state is unpacked for a step and packed again, piece by piece where the rule can step so.
+// computes in fp32; its state is unpacked for a step and packed again, piece by piece where the rule can step so. Tensors of other types, and what `accumulate`
+// reads, stay as the rule has them.
 // bf16 is rounded stochastically: to the nearest, a second moment under beta2 = 0.999 would never fall, its step of 0.001 being below half an ulp. In
 // 8 bits it falls, because a block's scale is fp32.
 #pragma once
@@ -39,11 +40,12 @@ struct StoredState {
   std::int64_t smallest = 4096;  ///< elements of a tensor from which on it is packed; norms and biases weigh nothing
 
   struct Packed {
-    Tensor values;  ///< of the moment's shape: fp32, bf16, or the codes of 8 bits; undefined while the moment is
+    Tensor values;  ///< of the moment's shape: fp32, bf16, or the codes of 8 bits; undefined while the moment is; or a tensor of another type, as it is
     Tensor scales;  ///< of 8 bits
+    bool is_bf16 = false;  ///< the rule's own tensor is
   };
   struct State {
-    typename Inner::State inner;  ///< between steps without its tensors
+    typename Inner::State inner;  ///< between steps without its tensors, but for those that `accumulate` reads
     std::vector<Packed> packed;   ///< those, in the order of `visit`
     std::int64_t stream = 0;      ///< with `steps` it fixes the draws of bf16
     std::int64_t steps = 0;
@@ -71,7 +73,7 @@ struct StoredState {
     State part{inner.piece(state.inner, first, length), {}, state.stream, state.steps};
     for (const Packed& packed : state.packed) {
       const std::int64_t blocks = (length + quantization_block - 1) / quantization_block;
-      part.packed.push_back({piece_of(packed.values, first, length), piece_of(packed.scales, first / quantization_block, blocks)});
+      part.packed.push_back({piece_of(packed.values, first, length), piece_of(packed.scales, first / quantization_block, blocks), packed.is_bf16});
     }
     return part;
   }
@@ -87,20 +89,26 @@ struct StoredState {
   template <class F>
   void visit(State& state, F&& f) const {
     std::size_t i = 0;
+    const std::vector<const void*> stays = read_by_accumulate(state.inner);
     inner.visit(state.inner, [&](std::string_view entry, auto& value) {
       if constexpr (std::is_same_v<std::remove_cvref_t<decltype(value)>, Tensor>) {
-        Packed& packed = state.packed.at(i++);
-        f(entry, packed.values);
-        if (packed.scales.defined()) f(std::string(entry) + ".scales", packed.scales);
-      } else {
-        f(entry, value);
+        if (std::find(stays.begin(), stays.end(), &value) == stays.end()) {
+          Packed& packed = state.packed.at(i++);
+          f(entry, packed.values);
+          if (packed.scales.defined()) f(std::string(entry) + ".scales", packed.scales);
+          return;
+        }
       }
+      f(entry, value);
     });
     if (format == StateFormat::bf16) {
       f("stream", state.stream);
       f("stored_steps", state.steps);
     }
   }
+
+  template <class F>
+  void visit_read_by_accumulate(State& state, F&& f) const { dapt::visit_read_by_accumulate(inner, state.inner, f); }
 
   /// Unpacked moments come piece by piece, or have the size of a small or projected tensor.
   std::optional<StepMemory> step_memory(const NamedParameter& parameter, at::ScalarType gradient_dtype) const { return dapt::step_memory(inner, parameter, gradient_dtype); }
@@ -114,20 +122,29 @@ struct StoredState {
   }
 
  private:
-  /// f(index, tensor) for the tensors of the inner state.
+  std::vector<const void*> read_by_accumulate(typename Inner::State& state) const {
+    std::vector<const void*> read;
+    dapt::visit_read_by_accumulate(inner, state, [&](std::string_view, auto& value) { read.push_back(&value); });
+    return read;
+  }
+  /// f(index, tensor) for the tensors of the inner state that `accumulate` does not read.
   template <class F>
   void for_each_tensor(typename Inner::State& state, F f) const {
     std::size_t i = 0;
+    const std::vector<const void*> stays = read_by_accumulate(state);
     inner.visit(state, [&](std::string_view, auto& value) {
-      if constexpr (std::is_same_v<std::remove_cvref_t<decltype(value)>, Tensor>) f(i++, value);
+      if constexpr (std::is_same_v<std::remove_cvref_t<decltype(value)>, Tensor>) {
+        if (std::find(stays.begin(), stays.end(), &value) == stays.end()) f(i++, value);
+      }
     });
   }
   /// Writes to the tensors that are there, because they may be pieces of others; makes them where there are none yet, or of another shape.
   void pack(const Tensor& value, std::uint64_t key, std::int64_t first, Packed& packed) const {
-    const bool is_new = !packed.values.defined() || !value.defined() || packed.values.sizes() != value.sizes();
+    const bool is_fp32 = value.defined() && value.scalar_type() == at::kFloat, is_new = !packed.values.defined() || !is_fp32 || packed.values.sizes() != value.sizes();
     if (is_new) packed = {};
-    if (is_new ? !value.defined() || value.numel() < smallest || format == StateFormat::fp32 : packed.values.scalar_type() == at::kFloat) {
+    if (is_new ? !is_fp32 || value.numel() < smallest || format == StateFormat::fp32 : !is_packed(packed)) {
       packed.values = value;
+      packed.is_bf16 = value.defined() && value.scalar_type() == at::kBFloat16;
     } else if (format == StateFormat::bf16) {
       if (is_new) packed.values = at::empty(value.sizes(), value.options().dtype(at::kBFloat16));
       round_stochastically(value, key, first, packed.values);
@@ -137,9 +154,12 @@ struct StoredState {
       else packed.values.copy_(quantized.codes), packed.scales.copy_(quantized.scales);
     }
   }
-  static Tensor unpack(const Packed& packed) {
+  bool is_packed(const Packed& packed) const {
+    return packed.scales.defined() || (format == StateFormat::bf16 && packed.values.defined() && packed.values.scalar_type() == at::kBFloat16 && !packed.is_bf16);
+  }
+  Tensor unpack(const Packed& packed) const {
     if (packed.scales.defined()) return dequantize_blockwise({packed.values, packed.scales});
-    return packed.values.defined() ? packed.values.to(at::kFloat) : Tensor();
+    return is_packed(packed) ? packed.values.to(at::kFloat) : packed.values;
   }
   void unpack_all(State& state) const {
     for_each_tensor(state.inner, [&](std::size_t i, Tensor& value) { value = unpack(state.packed[i]); });
