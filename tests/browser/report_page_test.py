@@ -4,6 +4,7 @@ Needs Chromium and the program dapt_write_example_report. What the page must say
 """
 import csv
 import html.parser
+import json
 import math
 import pathlib
 import re
@@ -169,6 +170,40 @@ def check_grids(page, folder):
                     assert cell.text() == f"{float(own[name]['rank']):g}"
 
 
+def with_curves(file, change):
+    """The page of other curves: those that `change` makes of the list of settings."""
+    data = re.search(r'id="curve-data">(.*?)</script>', file.read_text(encoding="utf-8"), re.S)[1]
+    return changed(file, data, json.dumps(change(json.loads(data))))
+
+
+def first_steps(count, seconds):
+    """The first steps of each setting, over so many seconds."""
+    def change(settings):
+        for setting in settings:
+            for key, values in setting.items():
+                if isinstance(values, list):
+                    setting[key] = values[:count]
+            setting["seconds"] = [seconds * (i + 1) / count for i in range(count)]
+        return settings
+    return change
+
+
+def check_ticks(page, labels):
+    svg = page.one("svg", id="curves")
+    height = float(svg.attributes["viewbox"].split()[3])
+    found = [text.text() for text in svg.all("text", text_anchor="middle") if text.attributes["y"] == f"{height - 28:g}"]
+    assert found == labels, f"{found}, expected {labels}"
+
+
+def check_labels(page, count):
+    """So many names stand beside the curves, 17 pixels apart and all of them within the picture."""
+    svg = page.one("svg", id="curves")
+    places = sorted(float(text.attributes["y"]) for text in svg.all("text", class_="label"))
+    height = float(svg.attributes["viewbox"].split()[3])
+    assert len(places) == count and all(0 < y < height for y in places), places
+    assert all(b - a > 16.9 for a, b in zip(places, places[1:])), places
+
+
 def check_alone(text):
     outside = re.findall(r"""(?:src|href)\s*=|url\((?!#)|@import|https?://(?!www\.w3\.org/2000/svg)""", text)
     assert not outside, f"the page names something outside of itself: {outside}"
@@ -209,6 +244,12 @@ def main():
             page = load(changed(file, "</body>", f"<script>document.querySelector('input[value={axis}]').click()</script></body>"), 1280)
             check_script(page)
             check_curves(page, folder, axis)
+
+        check_ticks(load(with_curves(file, first_steps(3, 2)), 1280), ["1", "2", "3"])
+        by_time = changed(with_curves(file, first_steps(3, 2)), "</body>", "<script>document.querySelector('input[value=seconds]').click()</script></body>")
+        check_ticks(load(by_time, 1280), ["0:00", "0:01", "0:02"])
+        for count, drawn in ((5, 5), (21, 21), (22, 0)):
+            check_labels(load(with_curves(file, lambda settings: [{**settings[i % 5], "name": f"setting-{i}"} for i in range(count)]), 1280), drawn)
 
         must_fail(check_script, load(changed(file, "const drawCurves = () => {", "const drawCurves = () => { nothing.here();"), 1280))
         must_fail(check_script, load(changed(file, "const drawCurves = () => {", "const drawCurves = () => { ("), 1280))

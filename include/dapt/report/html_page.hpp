@@ -114,9 +114,10 @@ const short = value => value >= 1e6 ? +(value / 1e6).toFixed(2) + "M" : value >=
 const number = value => value === 0 ? "0" : Math.abs(value) < 1e-3 ? value.toExponential(2) : Math.abs(value) >= 1e4 ? commas(value) : String(+value.toPrecision(4));
 const axes = { step: ["optimizer steps", commas, "step "], tokens: ["tokens trained on", short, "token "], seconds: ["time since the start of training (min:s)", clock, ""] };
 
-const niceTicks = (low, high, wanted, steps) => {
+// `whole`: only at whole numbers, for labels that are rounded to them.
+const niceTicks = (low, high, wanted, whole, steps) => {
   const rough = (high - low) / wanted, power = 10 ** Math.floor(Math.log10(rough));
-  const step = (steps || [1, 2, 2.5, 5, 10].map(n => n * power)).find(n => n >= rough) || Math.ceil(rough / 3600) * 3600;
+  const step = whole && rough <= 1 ? 1 : (steps || [1, 2, 2.5, 5, 10].map(n => n * power).filter(n => !whole || Number.isInteger(n))).find(n => n >= rough) || Math.ceil(rough / 3600) * 3600;
   const ticks = [];
   for (let n = Math.ceil(low / step - 1e-9); n * step <= high + step * 1e-9; n++) ticks.push(n * step);
   return ticks;
@@ -152,11 +153,11 @@ const drawCurves = () => {
     const margin = (yHigh - yLow || Math.abs(yHigh) || 1) * .06;
     yLow -= margin; yHigh += margin;
     const X = v => left + (v - xLow) / (xHigh - xLow || 1) * (width - left - right), Y = v => top + (yHigh - v) / (yHigh - yLow) * (height - top - bottom);
-    for (const v of niceTicks(yLow, yHigh, 7)) {
+    for (const v of niceTicks(yLow, yHigh, 7, false)) {
       svgElement(svg, "line", { class: "gridline", x1: left, x2: width - right, y1: Y(v), y2: Y(v) });
       svgElement(svg, "text", { x: left - 8, y: Y(v) + 4, "text-anchor": "end" }, number(+v.toPrecision(12)));
     }
-    for (const v of niceTicks(xLow, xHigh, width < 600 ? 4 : 8, xName === "seconds" && xHigh > 10 ? minuteSteps : null)) {
+    for (const v of niceTicks(xLow, xHigh, width < 600 ? 4 : 8, true, xName === "seconds" && xHigh > 10 ? minuteSteps : null)) {
       svgElement(svg, "line", { class: "axis", x1: X(v), x2: X(v), y1: height - bottom, y2: height - bottom + 5 });
       svgElement(svg, "text", { x: X(v), y: height - bottom + 20, "text-anchor": "middle" }, axes[xName][1](v));
     }
@@ -176,6 +177,7 @@ const drawCurves = () => {
     for (const line of lines) path(line, line.value, "curve");
     if (wide) {
       const labels = lines.map(line => { const last = line.value.findLastIndex(v => v !== null); return last < 0 ? null : { line, y: Y(line.value[last]), x: X(line.x[last]) }; }).filter(Boolean).sort((a, b) => a.y - b.y);
+      if (top + 6 + 17 * (labels.length - 1) > height - bottom) labels.length = 0;  // more than fit: the legend has them
       labels.forEach((label, i) => { label.at = Math.max(label.y, top + 6, i ? labels[i - 1].at + 17 : 0); });
       for (let i = labels.length - 1, limit = height - bottom; i >= 0; i--, limit -= 17) labels[i].at = Math.min(labels[i].at, limit);
       for (const { line, y, x, at } of labels) {
