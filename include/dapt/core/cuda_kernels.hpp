@@ -45,7 +45,7 @@ struct CudaKernels {
   bool are_linked() const { return rms_norm != nullptr; }
 };
 
-inline CudaKernels& cuda_kernels() {
+[[gnu::visibility("default")]] inline CudaKernels& cuda_kernels() {
   static CudaKernels kernels;
   return kernels;
 }

@@ -46,7 +46,7 @@ inline Tensor frozen_placeholder(at::IntArrayRef shape, at::TensorOptions option
 }
 
 /// Memory for the values of one block. Smaller ones cost time: a product packs its other operand once for each.
-inline std::int64_t& frozen_block_bytes() {
+[[gnu::visibility("default")]] inline std::int64_t& frozen_block_bytes() {
   static std::int64_t bytes = std::int64_t{32} << 20;
   return bytes;
 }

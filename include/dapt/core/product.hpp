@@ -44,7 +44,7 @@ inline Bf16Products chosen_bf16_products() {
 }  // namespace detail
 
 /// What is in use. The first call decides, from the processor and DAPT_BF16_PRODUCTS.
-inline Bf16Products& bf16_products() {
+[[gnu::visibility("default")]] inline Bf16Products& bf16_products() {
   static Bf16Products choice = detail::chosen_bf16_products();
   return choice;
 }

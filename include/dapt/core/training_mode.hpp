@@ -5,8 +5,9 @@
 
 namespace dapt {
 
-/// While one lives, forward passes of this process are training. Trainer holds one around each window; an own training loop should, too.
-class TrainingMode {
+/// While one lives, forward passes of this process are training. Trainer holds one around each window; an own training loop should, too. One count for the whole process, also where
+/// shared libraries and the program are compiled with -fvisibility=hidden; so it is with the other functions that are marked for default visibility.
+class [[gnu::visibility("default")]] TrainingMode {
  public:
   TrainingMode() { ++count(); }
   TrainingMode(const TrainingMode&) = delete;

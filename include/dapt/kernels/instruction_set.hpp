@@ -50,7 +50,7 @@ inline InstructionSet chosen_instruction_set() {
 }  // namespace detail
 
 /// The instruction set in use. The first call decides, from the processor and DAPT_ISA.
-inline InstructionSet& instruction_set() {
+[[gnu::visibility("default")]] inline InstructionSet& instruction_set() {
   static InstructionSet set = detail::chosen_instruction_set();
   return set;
 }

@@ -193,7 +193,7 @@ struct TensorBoardOptions {
 class TensorBoard {
  public:
   /// Makes the folder where it is missing; throws dapt::Error where it cannot be written.
-  explicit TensorBoard(const std::filesystem::path& folder, TensorBoardOptions options = {});
+  [[gnu::visibility("default")]] explicit TensorBoard(const std::filesystem::path& folder, TensorBoardOptions options = {});  // numbers the files of the whole process
 
   /// train/loss, train/lr, train/grad_norm, train/tokens, speed/tokens_per_second, memory/peak_bytes, seconds/<phase>.
   /// A skipped step has no loss and no gradient norm. Throws dapt::Error where that could not be written; it is then written before what comes next.
