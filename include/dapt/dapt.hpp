@@ -1,4 +1,4 @@
-// All of dapt but dapt/testing/. Narrow headers compile faster: include those in programs of your own.
+// All of dapt but dapt/testing/, dapt/dist/ and dapt/fwd.hpp. Narrow headers compile faster: include those in programs of your own.
 #pragma once
 
 #include <dapt/adapters/dora_linear.hpp>

@@ -22,7 +22,7 @@ wanted = {
     )
     + "\n",
     source / "include/dapt/dapt.hpp": "\n".join(
-        ["// All of dapt but dapt/testing/. Narrow headers compile faster: include those in programs of your own.", "#pragma once", ""]
+        ["// All of dapt but dapt/testing/, dapt/dist/ and dapt/fwd.hpp. Narrow headers compile faster: include those in programs of your own.", "#pragma once", ""]
         + [f"#include <{name}>" for name in in_umbrella]
     )
     + "\n",
