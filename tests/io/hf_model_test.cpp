@@ -154,6 +154,21 @@ TEST_CASE("The head may be absent only where the configuration ties it") {
   tied.refused("lm_head.weight differs from model.embed_tokens.weight");
 }
 
+TEST_CASE("A tied embedding may be there under the head's name alone, as safetensors' save_model writes it") {
+  Copy renamed("llama_grouped");
+  renamed.set("lm_head.weight", renamed.get("model.embed_tokens.weight").clone());
+  renamed.drop("model.embed_tokens.weight");
+  const c10::NoGradGuard no_grad;
+  const Batch batch = TinyReference("llama_grouped").batch();
+  REQUIRE(load_llama(renamed.path(), at::kFloat).logits(batch).equal(load_llama(tiny_folder("llama_grouped"), at::kFloat).logits(batch)));
+  const auto config = LlamaConfig::from_file(renamed.path() / "config.json");
+  REQUIRE(weight_problems(WeightFolder(renamed.path()), config).empty());
+  renamed.set("lm_head.weight", at::zeros({66, 24}));
+  REQUIRE_THAT(weight_problems(WeightFolder(renamed.path()), config).front(), Catch::Contains("tensor \"lm_head.weight\" has shape [66, 24], expected [67, 24]"));
+  renamed.drop("lm_head.weight");
+  renamed.refused("no tensor \"model.embed_tokens.weight\"");
+}
+
 TEST_CASE("Other formats and folders that are none are refused with what was found") {
   const Copy copy("llama_grouped");
   std::filesystem::rename(copy.path() / "model.safetensors", copy.path() / "pytorch_model-00001-of-00002.bin");

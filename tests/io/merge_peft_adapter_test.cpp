@@ -103,6 +103,18 @@ TEST_CASE("A tied head stays tied, and an adapter that would part it from the em
   REQUIRE_FALSE(written.contains("lm_head.weight"));
   REQUIRE(dapt::detail::read_json_file(folder.path() / "out" / "config.json")["tie_word_embeddings"] == true);
 
+  const auto renamed = folder.path() / "renamed";  // the embedding under the head's name, as safetensors' save_model writes a tied model
+  std::filesystem::create_directory(renamed);
+  std::filesystem::copy_file(tiny_folder("llama_grouped") / "config.json", renamed / "config.json");
+  NamedParameters stored;
+  {
+    const SafetensorsFile file(tiny_folder("llama_grouped") / "model.safetensors");
+    for (const auto& name : file.names()) stored.push_back({name == "model.embed_tokens.weight" ? "lm_head.weight" : name, file.tensor(name).clone()});
+  }
+  write_safetensors(renamed / "model.safetensors", stored);
+  merge_peft_adapter(renamed, peft_adapters / "modules_tied", folder.path() / "out_of_renamed");
+  REQUIRE(read_bytes(folder.path() / "out_of_renamed" / "model.safetensors") == read_bytes(folder.path() / "out" / "model.safetensors"));
+
   const auto changed = folder.path() / "changed";
   std::filesystem::copy(peft_adapters / "modules_tied", changed);
   NamedParameters tensors;

@@ -41,16 +41,22 @@ namespace detail {
 inline constexpr const char* tokenizer_files[] = {"tokenizer.json", "tokenizer.model", "sentencepiece.bpe.model", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json",
                                                   "merges.txt",     "chat_template.jinja", "generation_config.json"};
 
+/// What a parameter is called in the folder. Of tensors that share memory safetensors' save_model keeps the first name in the alphabet: a tied embedding is then there as lm_head.weight alone.
+inline std::string stored_name(const WeightFolder& weights, const LlamaConfig& config, const std::string& parameter) {
+  const bool is_head = config.tie_word_embeddings && parameter == "model.embed_tokens.weight" && !weights.contains(parameter) && weights.contains("lm_head.weight");
+  return is_head ? "lm_head.weight" : parameter;
+}
+
 /// One line for each tensor beyond the parameters. A Llama folder may hold rotary tables that old versions of transformers saved, and a copy of a tied head.
 inline std::vector<std::string> unexpected_tensors(const WeightFolder& weights, const LlamaConfig& config, const NamedParameters& parameters) {
   std::vector<std::string> expected, problems;
-  for (const auto& parameter : parameters) expected.push_back(parameter.name);
+  for (const auto& parameter : parameters) expected.push_back(stored_name(weights, config, parameter.name));
   std::sort(expected.begin(), expected.end());
   for (const auto& name : weights.names()) {
     if (std::binary_search(expected.begin(), expected.end(), name) || name.ends_with(".rotary_emb.inv_freq")) continue;
     const auto file = weights.path(name).string();
     if (!config.tie_word_embeddings || name != "lm_head.weight") problems.push_back(file + ": unexpected tensor \"" + name + "\"");
-    else if (weights.contains("model.embed_tokens.weight") && !weights.tensor(name).equal(weights.tensor("model.embed_tokens.weight")))
+    else if (!weights.tensor(name).equal(weights.tensor("model.embed_tokens.weight")))
       problems.push_back(file + ": lm_head.weight differs from model.embed_tokens.weight, but config.json says tie_word_embeddings true");
   }
   return problems;
@@ -65,7 +71,7 @@ inline Llama load_llama(const std::filesystem::path& folder, at::ScalarType dtyp
   const auto lookup = [&](const std::string& name) {
     if (name == "lm_head.weight")
       require(weights.contains(name), folder.string(), ": no tensor \"lm_head.weight\"; expected it because config.json says tie_word_embeddings false");
-    return weights.load(name, dtype);
+    return weights.load(detail::stored_name(weights, config, name), dtype);
   };
   return detail::with_folder_in_errors(folder, [&] {
     Llama model(config, lookup, options);
@@ -84,14 +90,15 @@ inline std::vector<std::string> weight_problems(const WeightFolder& weights, con
   };
   const NamedParameters parameters = Llama::without_storage(config, at::kFloat).parameters();
   for (const auto& [name, expected, factor] : parameters) {
-    if (!weights.contains(name)) {
+    const std::string stored = detail::stored_name(weights, config, name);
+    if (!weights.contains(stored)) {
       problem("no tensor \"", name, "\"", name == "lm_head.weight" ? "; expected it because config.json says tie_word_embeddings false" : "");
       continue;
     }
-    const TensorInfo info = weights.info(name);
-    if (!at::isFloatingType(info.dtype)) problem(weights.path(name).string(), ": tensor \"", name, "\" is ", info.dtype, ", expected F32, BF16 or F16");
+    const TensorInfo info = weights.info(stored);
+    if (!at::isFloatingType(info.dtype)) problem(weights.path(stored).string(), ": tensor \"", stored, "\" is ", info.dtype, ", expected F32, BF16 or F16");
     if (expected.sizes() != at::IntArrayRef(info.shape))
-      problem(weights.path(name).string(), ": tensor \"", name, "\" has shape ", at::IntArrayRef(info.shape), ", expected ", expected.sizes());
+      problem(weights.path(stored).string(), ": tensor \"", stored, "\" has shape ", at::IntArrayRef(info.shape), ", expected ", expected.sizes());
   }
   const auto unexpected = detail::unexpected_tensors(weights, config, parameters);
   problems.insert(problems.end(), unexpected.begin(), unexpected.end());

@@ -69,7 +69,7 @@ inline MergedFolder merge_peft_adapter(const std::filesystem::path& model_folder
   Llama model = changes_base ? std::move(*whole) : detail::with_folder_in_errors(model_folder, [&] {
     at::ScalarType type = at::ScalarType::Undefined;  // of the first tensor; one of another type (some .bin files mix them) is read in it, for this purpose alone
     return Llama(config, [&](const std::string& name) {
-      const Tensor view = weights.tensor(name);
+      const Tensor view = weights.tensor(detail::stored_name(weights, config, name));
       if (type == at::ScalarType::Undefined) type = view.scalar_type();
       return view.to(type);
     });
@@ -93,7 +93,8 @@ inline MergedFolder merge_peft_adapter(const std::filesystem::path& model_folder
     const std::string path = parameter.name.substr(0, parameter.name.rfind('.'));
     const auto module = std::find_if(state.modules.begin(), state.modules.end(), [&](const auto& one) { return one.name + ".weight" == parameter.name; });
     const bool is_saved = std::any_of(state.saved.begin(), state.saved.end(), [&](const auto& one) { return one.name == parameter.name; });
-    Tensor base = weights.tensor(parameter.name);
+    const std::string stored = detail::stored_name(weights, config, parameter.name);
+    Tensor base = weights.tensor(stored);
     if (quantized.contains(parameter.name)) base = quantized_weight(base.to(trained_dtype), base_quantization)->values(0, base.size(0), trained_dtype);
     Tensor value = base.to(merged.dtype);
     if (is_saved) value = merged.report.round(value, adapter_tensors.tensor(detail::peft_prefix + parameter.name).to(at::kFloat), path);
@@ -103,7 +104,7 @@ inline MergedFolder merge_peft_adapter(const std::filesystem::path& model_folder
       value = merged.report.round(value, Lora::merged_weight(*module, own.to(at::kFloat)), path);
     }
     require(value.isfinite().all().item<bool>(), "merge: ", parameter.name, " has values that are not finite in ", dtype_name(merged.dtype));
-    weights.forget(parameter.name);
+    weights.forget(stored);
     return value;
   };
   NamedParameters shapes;
