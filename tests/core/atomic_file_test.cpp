@@ -116,6 +116,38 @@ TEST_CASE("A target that is a folder or a device is refused and stays") {
   REQUIRE(std::filesystem::is_character_file("/dev/null"));
 }
 
+TEST_CASE("Of a link the file behind it is replaced, though it is not there yet, and the link stays") {
+  const TemporaryFolder folder;
+  const auto disk = folder.path() / "disk", home = folder.path() / "home", link = home / "a.json";
+  std::filesystem::create_directory(disk);
+  std::filesystem::create_directory(home);
+  std::filesystem::create_symlink("../disk/next", link);
+  std::filesystem::create_symlink(disk / "a.json", disk / "next");
+  for (const std::string text : {"first", "second"}) {
+    write_file_atomically(link, text);
+    REQUIRE(std::filesystem::is_symlink(link));
+    REQUIRE(std::filesystem::is_symlink(disk / "next"));
+    REQUIRE(!std::filesystem::is_symlink(disk / "a.json"));
+    REQUIRE(read_bytes(disk / "a.json") == text);
+    REQUIRE(files_in(home) == 1);
+    REQUIRE(files_in(disk) == 2);
+  }
+  std::filesystem::create_symlink("loop", home / "loop");
+  REQUIRE_THROWS_WITH(AtomicFile(home / "loop"), Catch::Contains("home/loop: Too many levels of symbolic links"));
+}
+
+TEST_CASE("A file that is reached by what a process has open is refused and stays") {
+  const TemporaryFolder folder;
+  const auto file = folder.path() / "a.json";
+  std::ofstream(file) << "old";
+  const int opened = ::open(file.c_str(), O_RDONLY);
+  for (const std::string name : {"/proc/self/fd/", "/dev/fd/"})
+    REQUIRE_THROWS_WITH(AtomicFile(name + std::to_string(opened)), Catch::Contains(name) && Catch::Contains("what a process has open"));
+  ::close(opened);
+  REQUIRE(read_bytes(file) == "old");
+  REQUIRE(files_in(folder.path()) == 1);
+}
+
 TEST_CASE("What a file says first may be written last") {
   const TemporaryFolder folder;
   AtomicFile file(folder.path() / "a");

@@ -8,6 +8,7 @@
 #include <filesystem>
 #include <string>
 #include <string_view>
+#include <system_error>
 
 #include <fcntl.h>
 #include <sys/file.h>
@@ -49,14 +50,32 @@ inline int open_locked(const std::filesystem::path& file, int flags) {
 
 }  // namespace detail
 
+/// The file that is written under `name`: where a link leads, through further ones, though nothing may be there yet. A link of /proc, as /dev/stdout leads to, is refused: it stands for what a process has open,
+/// which no other file takes the place of.
+inline std::filesystem::path behind_links(const std::filesystem::path& name) {
+  constexpr int most_links = 40;  // as the system follows
+  std::filesystem::path file = name;
+  std::error_code error;
+  for (int links = 0; std::filesystem::is_symlink(std::filesystem::symlink_status(file, error)); ++links) {
+    require(links < most_links, name.string(), ": ", std::strerror(ELOOP));
+    const std::filesystem::path folder = std::filesystem::weakly_canonical(file.has_parent_path() ? file.parent_path() : ".", error);  // /dev/fd is a link, too
+    require(!folder.string().starts_with("/proc/"), name.string(), ": leads to what a process has open, which cannot be replaced by a file; give a file's own name");
+    const std::filesystem::path next = std::filesystem::read_symlink(file, error);
+    require(!error, name.string(), ": cannot read the link: ", error.message());
+    file = file.parent_path() / next;
+  }
+  return file;
+}
+
 /// Write, then commit. Without commit (an exception on the way) the target stays as it was and nothing is left beside it.
 /// What a process that was killed left half-written for the same target is removed; it is told from what another process writes just now by a lock.
 /// Two that are written at once under one name (processes with one number, as in containers) do not mix: the second throws.
 /// Every failure is a dapt::Error that names the target and the system's reason. A target that is there and no regular file (a folder, a device) is refused: it would be replaced.
+/// Of a link it is the file behind it that is replaced, on its own disk; the link stays.
 class AtomicFile {
  public:
-  explicit AtomicFile(std::filesystem::path target)
-      : target_(std::move(target)), temporary_(target_.parent_path() / ("." + target_.filename().string() + "." + std::to_string(::getpid()) + ".tmp")) {
+  explicit AtomicFile(const std::filesystem::path& target)
+      : target_(behind_links(target)), temporary_(target_.parent_path() / ("." + target_.filename().string() + "." + std::to_string(::getpid()) + ".tmp")) {
     std::error_code error;
     const auto status = std::filesystem::status(target_, error);
     require(!std::filesystem::exists(status) || std::filesystem::is_regular_file(status), target_.string(), ": is no regular file, and would be replaced by one");
