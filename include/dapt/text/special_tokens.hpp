@@ -129,7 +129,8 @@ void find_end_of_document(SpecialTokens& special, Lookup&& token_to_id) {
 }
 
 /// All roles of a folder; `known` holds what the tokenizer's own file says. `add_bos_token` and `add_eos_token` of tokenizer_config.json
-/// decide whether the reference adds BOS and EOS; what the file's post-processor adds stays where they say nothing.
+/// decide whether BOS and EOS are added, as in transformers 4's Llama class; transformers 5 heeds neither where there is a tokenizer.json.
+/// What the file's post-processor adds stays where they say nothing.
 template <class Lookup>
 SpecialTokens find_special_tokens(const SpecialTokenFiles& files, const SpecialTokens& known, Lookup&& token_to_id, std::int64_t vocab_size) {
   const auto id = [&](const char* role, std::optional<std::int32_t> otherwise) { return files.id(role, token_to_id, vocab_size, otherwise); };
