@@ -7,6 +7,7 @@
 #include <limits>
 #include <memory>
 #include <tuple>
+#include <utility>
 
 #include <nlohmann/json.hpp>
 
@@ -83,7 +84,6 @@ class Results {
 
   void show() const {
     if (!is_first_process() || rows_.empty()) return;
-    print_table(rows_);
     std::vector<nlohmann::ordered_json> results;
     for (const Row& row : rows_) {
       results.push_back(dapt::results_json(row.model, row.values));
@@ -91,6 +91,7 @@ class Results {
       results.back()["quantize"] = run_.quantize;
     }
     if (!run_.out.empty()) dapt::write_results(run_.out, wanted() == 1 ? results.front() : nlohmann::ordered_json(results));
+    print_table(rows_);  // last: it may end the program, where it goes to a pipe whose reader is gone
   }
 
  private:
@@ -100,6 +101,7 @@ class Results {
 
 void evaluate(RunOptions run) {
   meet_processes(run);
+  for (const auto& [option, file] : {std::pair("--pages", run.pages.pages), std::pair("--qa", run.tasks.qa), std::pair("--cloze", run.tasks.cloze), std::pair("--fewshot", run.tasks.fewshot)}) require_whole_for_all(option, file);
   prepare_process(run);
   dapt::require(run.peft.empty() || run.models.size() == 1, "--peft adapts one model: found ", run.models.size(), " of --model, expected 1");
   const Evaluation evaluation(run.tasks, run.pages.pages.empty() ? std::vector<dapt::Page>() : read_all_pages(run.pages), run.packing.max_length);
@@ -136,6 +138,7 @@ void evaluate(RunOptions run) {
     dapt::fail(error.what(), "; ", results.size(), " of ", results.wanted(), " models and adapters were scored before", results.where());
   }
   results.show();
+  dapt::require(std::fflush(stdout) == 0 && std::ferror(stdout) == 0, "standard output: could not be written to its end", results.where());
   dapt::require(results.size() > 0, "eval: stopped before the first model was scored");
   dapt::require(results.size() == results.wanted(), "eval: stopped when ", results.size(), " of ", results.wanted(), " models and adapters were scored", results.where());
 }
@@ -150,11 +153,12 @@ void add_eval(CLI::App& app) {
   take_as_given(command->add_option("--peft", run->peft, "adapter folder in PEFT's layout, scored on the model; may be given several times"));
   add_task_options(*command, run->tasks);
   command->add_option("--pages", run->pages.pages, "pages that training has not seen, for the perplexity");
-  const CLI::Option* max_length = command->add_option("--max-length", run->packing.max_length, "tokens of one window of the perplexity")->check(CLI::PositiveNumber)->capture_default_str();
+  const CLI::Option* max_length = command->add_option("--max-length", run->packing.max_length, "tokens of one window of the perplexity")->check(whole_above_zero)->capture_default_str();
   command->add_option("--out", run->out, "results.json: every answer and every score");
   add_process_options(*command, *run);
   command->callback([run, max_length] {
     dapt::require(max_length->count() == 0 || !run->pages.pages.empty(), "--max-length has no effect without --pages");
+    check_outputs(*run, {{"--out", run->out}});
     evaluate(*run);
   });
 }

@@ -40,15 +40,15 @@ void add_filter(CLI::App& app) {
   auto run = std::make_shared<RunOptions>();
   CLI::App* command = app.add_subcommand("filter", "Find copies and contaminated pages, score pages, drop the low ones, and say what was found, kept and dropped.");
   command->add_option("--model", run->models, "Hugging Face folder whose tokenizer counts the tokens exactly")->allow_extra_args(false)->expected(1);
-  command->add_option("--threads", run->threads, "CPU threads (0: all cores)")->check(CLI::NonNegativeNumber);
+  command->add_option("--threads", run->threads, "CPU threads (0: all cores)")->check(whole_from_zero);
   add_page_options(*command, run->pages);
   add_item_options(*command, run->tasks);
-  const CLI::Option* show = command->add_option("--show", run->pages.shown, "pages just above and just below the threshold that are printed, each")->check(CLI::NonNegativeNumber)->capture_default_str();
+  const CLI::Option* show = command->add_option("--show", run->pages.shown, "pages just above and just below the threshold that are printed, each")->check(whole_from_zero)->capture_default_str();
   add_process_options(*command, *run);
   command->add_option("--out", run->out, "the kept pages with their scores, as JSON lines; without it nothing is written, and no threshold is needed");
   command->callback([run, show] {
     dapt::require(show->count() == 0 || run->pages.scorer != "none" || !run->pages.scores.empty(), "--show has no effect with --scorer none");
-    require_distinct({{"--out", run->out}, {"--write-scores", run->pages.write_scores}, {"--findings", run->pages.findings}});
+    check_outputs(*run, {{"--out", run->out}, {"--write-scores", run->pages.write_scores}, {"--findings", run->pages.findings}}, "--out");
     run->pages.look_only = run->out.empty();
     filter(*run);
   });

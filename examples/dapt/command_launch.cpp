@@ -20,6 +20,7 @@
 #include <dapt/core/error.hpp>
 
 #include "commands.hpp"
+#include "options.hpp"
 
 namespace dapt_program {
 namespace {
@@ -116,8 +117,8 @@ void launch(LaunchOptions options) {
 void add_launch(CLI::App& app, std::span<char* const> arguments) {
   auto options = std::make_shared<LaunchOptions>();
   CLI::App* command = app.add_subcommand("launch", "Run train, compare, eval or filter as several processes of this machine: dapt launch -n 2 -- train ...");
-  command->add_option("-n,--processes", options->processes, "how many")->check(CLI::PositiveNumber)->capture_default_str();
-  command->add_option("--port", options->port, "where they meet (0: a free one)")->check(CLI::Range(0, 65535));
+  command->add_option("-n,--processes", options->processes, "how many")->check(whole_above_zero)->capture_default_str();
+  command->add_option("--port", options->port, "where they meet (0: a free one)")->check(whole_from_zero)->check(CLI::Range(0, 65535));
   command->add_option("command", options->command, "the command and its options, after --")->required();
   command->callback([&app, arguments, options] {
     dapt::require(app.get_config_ptr()->count() == 0, "--config has no effect on launch; give it after --, to the command");

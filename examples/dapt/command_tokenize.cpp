@@ -107,7 +107,7 @@ void add_tokenize(CLI::App& app) {
   auto run = std::make_shared<TokenizeOptions>();
   CLI::App* command = app.add_subcommand("tokenize", "Show the token ids of each page, or the sequences that training reads, one JSON object a line; or store the tokens for training.");
   command->add_option("--model", run->models, "Hugging Face folder whose tokenizer it is")->required()->allow_extra_args(false)->expected(1);
-  command->add_option("--threads", run->threads, "CPU threads (0: all cores)")->check(CLI::NonNegativeNumber);
+  command->add_option("--threads", run->threads, "CPU threads (0: all cores)")->check(whole_from_zero);
   add_page_options(*command, run->pages);
   add_item_options(*command, run->tasks);
   command->add_option("--held-out", run->held_out, "share of the kept pages that is stored with its text, not trained on, and gives the perplexity")->check(CLI::Range(0.0, 0.9))->capture_default_str();
@@ -118,12 +118,12 @@ void add_tokenize(CLI::App& app) {
   auto* out = command->add_option("--out", run->out, "file to write (default: standard output)");
   auto* packed = command->add_flag("--packed", run->packed, "the packed sequences of the first epoch in training's order: ids, labels, document_starts");
   std::vector<CLI::Option*> packing = add_packing_options(*command, run->packing);
-  packing.push_back(command->add_option("--seed", run->seed, "of the order")->capture_default_str());
+  packing.push_back(command->add_option("--seed", run->seed, "of the order")->check(seed_number)->capture_default_str());
   for (CLI::Option* option : packing) option->needs(packed);
   store->excludes(out, packed);
   command->callback([run] {
     require_one_process("tokenize");
-    require_distinct({{"--store", run->store}, {"--write-scores", run->pages.write_scores}, {"--findings", run->pages.findings}});
+    check_outputs(*run, {{"--out", run->out}, {"--store", run->store}, {"--write-scores", run->pages.write_scores}, {"--findings", run->pages.findings}});
     if (!run->store.empty()) tokenize_to_store(*run);
     else if (run->packed) tokenize_packed(*run);
     else tokenize_pages(*run);

@@ -1,5 +1,6 @@
 #include "corpus.hpp"
 
+#include <algorithm>
 #include <bit>
 #include <cmath>
 #include <cstdint>
@@ -84,12 +85,33 @@ class Findings {
   std::vector<std::string> copies_, overlaps_;
 };
 
-/// Each of several processes reads all of a file; of a pipe each would get a part.
-void require_whole_for_all(const char* option, const fs::path& file) {
+/// What can be read again, unlike a pipe. One that is not there is told by who reads it.
+void require_no_pipe(const std::string& option, const fs::path& file, const char* why) {
   std::error_code error;
   const fs::file_status status = fs::status(file, error);
-  if (processes() == nullptr || file.empty() || !fs::exists(status)) return;
-  dapt::require(fs::is_regular_file(status) || fs::is_directory(status), option, ": ", file.string(), " is no file or folder, and several processes cannot each read all of it; write it to a file");
+  if (file.empty() || !fs::exists(status)) return;
+  dapt::require(fs::is_regular_file(status) || fs::is_directory(status), option, ": ", file.string(), " is no file or folder, and ", why, "; write it to a file");
+}
+
+/// Without links; also of what is not there yet.
+fs::path real_path(const fs::path& file) {
+  std::error_code error;
+  const fs::path real = fs::weakly_canonical(file, error);
+  return error ? file : real;
+}
+
+void require_distinct(const NamedFiles& files, const NamedFiles& others) {
+  for (const auto& [option, file] : files)
+    for (const auto& [other, named] : others)
+      dapt::require(option == other || file.empty() || named.empty() || real_path(file) != real_path(named), option, " and ", other, " are one file, ", file.string(), "; give two");
+}
+
+/// Whether a reader of `folder` comes to `file`, which it does not by a hidden name.
+bool is_read_with(const fs::path& folder, const fs::path& file) {
+  std::error_code error;  // what cannot be looked at is told by its reader
+  if (file.empty() || !fs::is_directory(folder, error)) return false;
+  const fs::path below = real_path(file).lexically_relative(real_path(folder));
+  return below == "." || std::none_of(below.begin(), below.end(), [](const fs::path& part) { return part.string().starts_with('.'); });
 }
 
 /// Options that exclude each other, or that nothing would come of.
@@ -100,7 +122,8 @@ void check_options(const PageOptions& options, const std::vector<dapt::Evaluatio
   dapt::require(options.scores.empty() || options.scorer == "none", "--scores and --scorer are two sources of a page's score; give one");
   dapt::require(options.scores.empty() || options.write_scores.empty(), "--write-scores has no effect with --scores");
   const std::pair<bool, const char*> need_scores[] = {{options.min_score.has_value(), "--min-score"}, {!options.labels.empty(), "--labels"}, {!options.write_scores.empty(), "--write-scores"}};
-  require_distinct({{"--write-scores", options.write_scores}, {"--findings", options.findings}});
+  const NamedFiles written{{"--write-scores", options.write_scores}, {"--findings", options.findings}};  // the first is perhaps one that train names
+  require_distinct(written, written);
   for (const auto& [given, name] : need_scores) dapt::require(!given || options.scorer != "none" || !options.scores.empty(), name, " has no effect with --scorer none");
   for (const auto& [option, file] : {std::pair("--pages", options.pages), std::pair("--scores", options.scores), std::pair("--labels", options.labels)}) require_whole_for_all(option, file);
   for (const fs::path& file : options.terms) require_whole_for_all("--terms", file);
@@ -149,7 +172,7 @@ bool holds_scores(const fs::path& file, const dapt::ScoreHeader& header) {
 
 /// What is written to `write_scores`, the same pages of it remembered by all processes.
 std::shared_ptr<dapt::ScoreJournal> score_journal(const PageOptions& options, const dapt::ScoreHeader& header, std::int64_t pages_at_once, CorpusReport& report) {
-  auto journal = std::make_shared<dapt::ScoreJournal>(options.write_scores, header, pages_at_once);
+  auto journal = std::make_shared<dapt::ScoreJournal>(dapt::behind_links(options.write_scores), header, pages_at_once);
   if (processes() != nullptr)
     for (const std::string& other : processes()->gather(std::to_string(journal->remembered())))
       dapt::require(other == std::to_string(journal->remembered()), journal->partial().string(), ": a process finds the scores of ", other, " pages, another of ", journal->remembered(),
@@ -184,11 +207,26 @@ bool is_held_out(const dapt::Page& page, double share) {
 
 }  // namespace
 
-void require_distinct(std::initializer_list<std::pair<const char*, fs::path>> files) {
-  for (auto one = files.begin(); one != files.end(); ++one)
-    for (auto other = one + 1; other != files.end(); ++other)
-      dapt::require(one->second.empty() || fs::weakly_canonical(one->second) != fs::weakly_canonical(other->second), one->first, " and ", other->first, " are one file, ", one->second.string(),
-                    "; give two");
+void require_whole_for_all(const std::string& option, const fs::path& file) {
+  if (processes() != nullptr) require_no_pipe(option, file, "several processes cannot each read all of it");
+}
+
+void check_outputs(const RunOptions& run, const NamedFiles& outputs, const std::string& in_place) {
+  NamedFiles inputs{{"--qa", run.tasks.qa}, {"--cloze", run.tasks.cloze}, {"--fewshot", run.tasks.fewshot}, {"--labels", run.pages.labels}, {"--scores", run.pages.scores}, {"--store", run.store}};
+  for (const fs::path& file : run.pages.terms) inputs.emplace_back("--terms", file);
+  require_distinct(outputs, outputs);
+  require_distinct(outputs, inputs);
+  for (const auto& [option, file] : outputs) {
+    if (option != in_place) require_distinct({{option, file}}, {{"--pages", run.pages.pages}});
+    dapt::require(!is_read_with(run.pages.pages, file), option, ": ", file.string(), " is in the folder of --pages, ", run.pages.pages.string(), ", and would be read as pages by the next run; give one elsewhere");
+  }
+}
+
+void require_training_pages(const RunOptions& run) {
+  dapt::require(!run.pages.pages.empty() || !run.store.empty(), "no pages to train on; give --pages, or --store with what dapt tokenize --store wrote");
+  check_outputs(run, {{"--out", run.out}, {"--write-scores", run.pages.write_scores}, {"--findings", run.pages.findings}});
+  if (run.pages.pages.empty()) return;
+  for (const auto& [option, file] : {std::pair("--qa", run.tasks.qa), std::pair("--cloze", run.tasks.cloze)}) require_no_pipe(option, file, "it is read twice: to be searched for in the pages, and to score by");
 }
 
 dapt::BadInput bad_input(const PageOptions& options) {

@@ -2,7 +2,6 @@
 #pragma once
 
 #include <functional>
-#include <initializer_list>
 #include <iosfwd>
 #include <optional>
 #include <string>
@@ -39,8 +38,18 @@ struct CorpusReport {
   std::vector<std::string> findings;          // the first copies and overlaps, for a person to read
 };
 
-/// Refuses two options that name one file to write.
-void require_distinct(std::initializer_list<std::pair<const char*, fs::path>> files);
+/// What options name.
+using NamedFiles = std::vector<std::pair<std::string, fs::path>>;
+
+/// Refuses, after parsing, files to write that are one file, or one that the run reads, and those below the folder of --pages, which the next run would read as pages. `in_place`: the option whose file may be
+/// that of --pages.
+void check_outputs(const RunOptions& run, const NamedFiles& outputs, const std::string& in_place = {});
+
+/// After parsing, for train and compare: that there is something to train on, which is no output, and that no pipe is to be read twice.
+void require_training_pages(const RunOptions& run);
+
+/// Throws where each of several processes would get a part of `file`, as of a pipe.
+void require_whole_for_all(const std::string& option, const fs::path& file);
 
 /// Reads the pages, as often as copies and scorer need, and hands each that is kept to `take`. Does not hold the pages. `tokenizer` may be null; with it the
 /// report counts tokens exactly.

@@ -2,7 +2,8 @@
 
 #include <algorithm>
 #include <cerrno>
-#include <cstdlib>
+#include <cmath>
+#include <string_view>
 #include <tuple>
 #include <type_traits>
 #include <vector>
@@ -17,25 +18,40 @@ namespace {
 /// A text that goes into JSON files, which hold no other.
 const CLI::Validator utf8([](const std::string& text) { return dapt::ill_formed_utf8(text) ? "found " + dapt::utf8_name(text) + ", expected UTF-8" : std::string(); }, "");
 
-/// strtoll and strtoull, by which CLI11 reads whole numbers, give the nearest that there is for one beyond 64 bits, and 2^64 - 1 for -1.
+/// From `least` on. strtoll and strtoull, by which CLI11 reads whole numbers, take digits behind a 0 for octal ones, and give the nearest that there is for one beyond 64 bits, and 2^64 - 1 for -1.
 template <class Whole>
-CLI::Validator in_64_bits(const char* expected) {
-  return CLI::Validator([expected](const std::string& text) {
+CLI::Validator whole(Whole least, const std::string& expected, const char* type) {
+  return CLI::Validator([least, expected](const std::string& text) {
+    const std::string_view digits = std::string_view(text).substr(std::min(text.find_first_not_of(" +-"), text.size()));
+    if (digits.size() > 1 && digits[0] == '0' && digits[1] >= '0' && digits[1] <= '9') return "found " + text + ", expected " + expected + ", without a 0 before it";
     errno = 0;
-    if constexpr (std::is_signed_v<Whole>) std::strtoll(text.c_str(), nullptr, 0);
-    else std::strtoull(text.c_str(), nullptr, 0);
-    const bool fits = errno != ERANGE && (std::is_signed_v<Whole> || text.find('-') == std::string::npos);
-    return fits ? std::string() : "found " + text + ", expected " + expected;
-  }, "");
+    Whole value = 0;
+    const bool read = CLI::detail::lexical_cast(text, value) && errno != ERANGE && (std::is_signed_v<Whole> || text.find('-') == std::string::npos);
+    return read && value >= least ? std::string() : "found " + text + ", expected " + expected;
+  }, type);
 }
 
-/// No layer is wider; a tensor of a larger rank could not be described, let alone made.
-const CLI::Validator up_to_most_rank([](const std::string& text) {
-  double rank = 0;
-  return CLI::detail::lexical_cast(text, rank) && rank <= 1 << 20 ? std::string() : "found " + text + ", expected at most 1048576";
-}, "");
+template <class Holds>
+CLI::Validator number(Holds holds, const std::string& expected, const char* type) {
+  return CLI::Validator([holds, expected](const std::string& text) {
+    double value = 0;
+    return CLI::detail::lexical_cast(text, value) && std::isfinite(value) && holds(value) ? std::string() : "found " + text + ", expected " + expected;
+  }, type);
+}
+
+const CLI::Validator above_zero = number([](double value) { return value > 0; }, "a number above 0", "POSITIVE"), zero_or_more = number([](double value) { return value >= 0; }, "0 or a number above it", "NONNEGATIVE");
+
+CLI::Validator at_most(std::int64_t most) {
+  return number([most](double value) { return value <= static_cast<double>(most); }, "at most " + std::to_string(most), "");
+}
+
+constexpr std::int64_t most_rank = 1 << 20;  // no layer is wider; a tensor of a larger rank could not be described, let alone made
+constexpr std::int64_t most_seconds = 1000000;
 
 }  // namespace
+
+const CLI::Validator whole_above_zero = whole<std::int64_t>(1, "a whole number from 1 to 2^63 - 1", "POSITIVE"), whole_from_zero = whole<std::int64_t>(0, "a whole number from 0 to 2^63 - 1", "NONNEGATIVE"),
+                     seed_number = whole<std::uint64_t>(0, "a whole number from 0 to 2^64 - 1", "");
 
 CLI::Option* take_as_given(CLI::Option* option) {
   constexpr int most_words = 10000;
@@ -45,12 +61,12 @@ CLI::Option* take_as_given(CLI::Option* option) {
 void add_setting_options(CLI::App& app, SettingOptions& setting) {
   AdapterOptions& adapter = setting.adapter;
   app.add_option("--adapter", adapter.adapter, "what trains: none, lora, full")->check(CLI::IsMember({"none", "lora", "full"}))->capture_default_str();
-  app.add_option("--rank", adapter.rank, "LoRA rank")->check(CLI::PositiveNumber)->check(up_to_most_rank)->capture_default_str();
+  app.add_option("--rank", adapter.rank, "LoRA rank")->check(whole_above_zero)->check(at_most(most_rank))->capture_default_str();
   app.add_option("--alpha", adapter.alpha, "LoRA alpha; the scaling is alpha / rank (default: equal to rank)");
   take_as_given(app.add_option("--targets", adapter.targets, "linear layers that LoRA adapts, by the end of their names (default: all but the head)"))->delimiter(',')->check(utf8);
   app.add_option("--targets-regex", adapter.targets_regex, "linear layers that LoRA adapts, by a regular expression for the whole name; instead of --targets")->check(utf8);
   take_as_given(app.add_option("--exclude-modules", adapter.exclude_modules, "linear layers that LoRA leaves out, by the end of their names"))->delimiter(',')->check(utf8);
-  app.add_option("--layers-to-transform", adapter.layers_to_transform, "numbers of the layers that LoRA adapts (default: all)")->delimiter(',');
+  app.add_option("--layers-to-transform", adapter.layers_to_transform, "numbers of the layers that LoRA adapts (default: all)")->delimiter(',')->check(whole_from_zero);
   for (auto [name, pattern, what] : {std::tuple("--rank-pattern", &adapter.rank_pattern, "REGEX=RANK"), std::tuple("--alpha-pattern", &adapter.alpha_pattern, "REGEX=ALPHA")})
     app.add_option(name, *pattern, std::string(what) + ": another value for the layers whose names end with a match; may be given several times")->allow_extra_args(false)->take_all()->check(utf8);
   app.add_flag("--use-rslora", adapter.use_rslora, "scale LoRA by alpha / sqrt(rank)");
@@ -67,9 +83,9 @@ void add_setting_options(CLI::App& app, SettingOptions& setting) {
   app.add_option("--optimizer", optimizer.optimizer, "adamw, galore-adamw, lion, adafactor, apollo, apollo-mini")
       ->check(CLI::IsMember({"adamw", "galore-adamw", "lion", "adafactor", "apollo", "apollo-mini"}))
       ->capture_default_str();
-  app.add_option("--galore-rank", optimizer.galore_rank, "rank of GaLore's projection")->check(CLI::PositiveNumber)->check(up_to_most_rank)->capture_default_str();
-  app.add_option("--apollo-rank", optimizer.apollo_rank, "rank of APOLLO's projection")->check(CLI::PositiveNumber)->check(up_to_most_rank)->capture_default_str();
-  app.add_option("--update-proj-gap", optimizer.update_proj_gap, "steps between two projections of GaLore and APOLLO")->check(CLI::PositiveNumber)->capture_default_str();
+  app.add_option("--galore-rank", optimizer.galore_rank, "rank of GaLore's projection")->check(whole_above_zero)->check(at_most(most_rank))->capture_default_str();
+  app.add_option("--apollo-rank", optimizer.apollo_rank, "rank of APOLLO's projection")->check(whole_above_zero)->check(at_most(most_rank))->capture_default_str();
+  app.add_option("--update-proj-gap", optimizer.update_proj_gap, "steps between two projections of GaLore and APOLLO")->check(whole_above_zero)->capture_default_str();
   app.add_option("--scale", optimizer.scale,
                  "of the projected matrices' updates: their effective lr is lr * scale with GaLore (default 0.25), lr * sqrt(scale) with apollo (1) and apollo-mini (128)");
   app.add_option("--projector", optimizer.projector, "how GaLore finds its subspaces: exact (SVD, as galore_torch), randomized (a tenth of the time), randomized-bf16 (the same with bf16 products)")->check(CLI::IsMember({"exact", "randomized", "randomized-bf16"}))->capture_default_str();
@@ -97,12 +113,12 @@ void add_setting_options(CLI::App& app, SettingOptions& setting) {
     double share = -1;
     return CLI::detail::lexical_cast(text, share) && share >= 0 && share < 1 ? std::string() : "found " + text + ", expected 0 or more and less than 1";
   })->capture_default_str();
-  app.add_option("--batch-size", budget.batch_size, "sequences of one optimizer step")->check(CLI::PositiveNumber)->capture_default_str();
-  app.add_option("--micro-batch-size", budget.micro_batch_size, "sequences of one forward pass; divides the batch size")->check(CLI::PositiveNumber)->capture_default_str();
-  app.add_option("--max-steps", budget.max_steps, "stop after so many optimizer steps")->check(CLI::NonNegativeNumber)->check(in_64_bits<std::int64_t>("less than 2^63"));
-  app.add_option("--max-tokens", budget.max_tokens, "stop after so many supervised tokens")->check(CLI::NonNegativeNumber)->check(in_64_bits<std::int64_t>("less than 2^63"));
-  app.add_option("--max-minutes", budget.max_minutes, "stop after so many minutes of training")->check(CLI::NonNegativeNumber);
-  app.add_option("--max-grad-norm", budget.max_grad_norm, "clip the gradient's norm (0: never)")->check(CLI::NonNegativeNumber)->capture_default_str();
+  app.add_option("--batch-size", budget.batch_size, "sequences of one optimizer step")->check(whole_above_zero)->capture_default_str();
+  app.add_option("--micro-batch-size", budget.micro_batch_size, "sequences of one forward pass; divides the batch size")->check(whole_above_zero)->capture_default_str();
+  app.add_option("--max-steps", budget.max_steps, "stop after so many optimizer steps")->check(whole_from_zero);
+  app.add_option("--max-tokens", budget.max_tokens, "stop after so many supervised tokens")->check(whole_from_zero);
+  app.add_option("--max-minutes", budget.max_minutes, "stop after so many minutes of training")->check(zero_or_more);
+  app.add_option("--max-grad-norm", budget.max_grad_norm, "clip the gradient's norm (0: never)")->check(zero_or_more)->capture_default_str();
   app.add_flag("--layer-wise", budget.layer_wise, "step each weight as soon as its gradient is complete: with one micro-batch a step the gradients never exist together");
   app.add_option("--on-bad-loss", budget.on_bad_loss, "a NaN or infinite loss or gradient: stop, or skip (leave its step out, and count)")->check(CLI::IsMember({"stop", "skip"}))->capture_default_str();
 }
@@ -135,9 +151,9 @@ void add_page_options(CLI::App& app, PageOptions& pages) {
   app.add_option("--classifier-label", pages.classifier_label, "name or number of the label whose raw score is taken (default: the only one)");
   app.add_option("--line-rule", pages.line_rule, "from the classifier's scores of lines to the page's: mean (default), max, length (mean weighted by characters)")
       ->check(CLI::IsMember({"mean", "max", "length"}));
-  app.add_option("--line-tokens", pages.line_tokens, "tokens of a line that the classifier sees at the most (default: as many as it takes)")->check(CLI::PositiveNumber);
+  app.add_option("--line-tokens", pages.line_tokens, "tokens of a line that the classifier sees at the most (default: as many as it takes)")->check(whole_above_zero);
   app.add_option("--labels", pages.labels, "JSON lines with work, page, domain: prints the filter's precision and recall, changes nothing");
-  app.add_option("--fit-mib", pages.fit_mib, "MiB of text, at the most, that scorer ngram is fitted to: of a larger corpus a sample (default: 64)")->check(CLI::PositiveNumber);
+  app.add_option("--fit-mib", pages.fit_mib, "MiB of text, at the most, that scorer ngram is fitted to: of a larger corpus a sample (default: 64)")->check(whole_above_zero);
   app.add_option("--scores", pages.scores, "scores that --write-scores wrote of these pages, in place of --scorer")->check(CLI::ExistingFile);
   app.add_option("--write-scores", pages.write_scores, "file for the scores of all pages, for --scores (train and compare with scorers lm and classifier: scores.jsonl in --out)");
   app.add_option("--duplicates", pages.duplicates, "pages that are copies of earlier ones, exact or near: report, drop, off")
@@ -158,8 +174,6 @@ void add_training_pages_options(CLI::App& app, RunOptions& run) {
     if (option != store && std::find(before.begin(), before.end(), option) == before.end()) store->excludes(option);
   store->excludes(app.get_option("--held-out"));
 }
-
-void require_training_pages(const RunOptions& run) { dapt::require(!run.pages.pages.empty() || !run.store.empty(), "no pages to train on; give --pages, or --store with what dapt tokenize --store wrote"); }
 
 void add_item_options(CLI::App& app, TaskOptions& tasks) {
   app.add_option("--qa", tasks.qa, "JSON lines with id, question, answers");
@@ -182,7 +196,7 @@ void add_start_token_option(CLI::App& app, TaskOptions& tasks) {
 }
 
 std::vector<CLI::Option*> add_packing_options(CLI::App& app, PackingOptions& packing) {
-  return {app.add_option("--max-length", packing.max_length, "tokens of one sequence")->check(CLI::PositiveNumber)->capture_default_str(),
+  return {app.add_option("--max-length", packing.max_length, "tokens of one sequence")->check(whole_above_zero)->capture_default_str(),
           app.add_flag("--isolate-documents", packing.isolate_documents, "documents of one sequence do not see each other"),
           app.add_flag("--eos,!--no-eos", packing.eos, "put the end-of-document token after each document (default: yes)")};
 }
@@ -197,7 +211,7 @@ void add_model_options(CLI::App& app, RunOptions& run, bool several_models) {
   app.add_option("--quantize", run.quantize, "how the weights of the linear layers (not head and embedding) are stored, which then stay frozen: none, int8, nf4")
       ->check(CLI::IsMember({"none", "int8", "nf4"}))
       ->capture_default_str();
-  app.add_option("--threads", run.threads, "CPU threads (0: all cores)")->check(CLI::NonNegativeNumber);
+  app.add_option("--threads", run.threads, "CPU threads (0: all cores)")->check(whole_from_zero);
 }
 
 void add_device_option(CLI::App& app, RunOptions& run) {
@@ -207,10 +221,10 @@ void add_device_option(CLI::App& app, RunOptions& run) {
 void add_continuation_options(CLI::App& app, ContinuationOptions& continuation) {
   auto* resume = app.add_flag("--resume", continuation.resume, "go on from the newest complete checkpoint in --out, to the bit; from the beginning where there is none");
   app.add_flag("--allow-changes", continuation.allow_changes, "with --resume: go on although data, dtype or machine are not those of the checkpoint")->needs(resume);
-  app.add_option("--checkpoint-steps", continuation.checkpoint_steps, "optimizer steps between two checkpoints (0: by time only)")->check(CLI::NonNegativeNumber)->capture_default_str();
-  app.add_option("--checkpoint-minutes", continuation.checkpoint_minutes, "minutes between two checkpoints (0: by steps only); there is always one at the end and after Ctrl-C")->check(CLI::NonNegativeNumber)->capture_default_str();
-  app.add_option("--keep-checkpoints", continuation.keep_checkpoints, "newest checkpoints that stay")->check(CLI::PositiveNumber)->capture_default_str();
-  auto* eval = app.add_option("--eval-steps", continuation.eval_steps, "optimizer steps between two perplexities of the held-out pages (0: none while training)")->check(CLI::NonNegativeNumber)->capture_default_str();
+  app.add_option("--checkpoint-steps", continuation.checkpoint_steps, "optimizer steps between two checkpoints (0: by time only)")->check(whole_from_zero)->capture_default_str();
+  app.add_option("--checkpoint-minutes", continuation.checkpoint_minutes, "minutes between two checkpoints (0: by steps only); there is always one at the end and after Ctrl-C")->check(zero_or_more)->capture_default_str();
+  app.add_option("--keep-checkpoints", continuation.keep_checkpoints, "newest checkpoints that stay")->check(whole_above_zero)->capture_default_str();
+  auto* eval = app.add_option("--eval-steps", continuation.eval_steps, "optimizer steps between two perplexities of the held-out pages (0: none while training)")->check(whole_from_zero)->capture_default_str();
   app.add_flag("--keep-best", continuation.keep_best, "with --eval-steps: save the adapter or the model of the lowest perplexity under best/")->needs(eval);
   app.add_option("--on-write-error", continuation.on_write_error, "a checkpoint, the log or TensorBoard's events cannot be written: stop (save what can be, then fail), or continue (and try again)")
       ->check(CLI::IsMember({"stop", "continue"}))
@@ -231,7 +245,7 @@ void add_checkpointing_option(CLI::App& app, RunOptions& run) {
 }
 
 void add_process_options(CLI::App& app, RunOptions& run) {
-  app.add_option("--rank-timeout", run.rank_timeout, "several processes: seconds that one waits for another before all end")->check(CLI::PositiveNumber)->capture_default_str();
+  app.add_option("--rank-timeout", run.rank_timeout, "several processes: seconds that one waits for another before all end")->check(above_zero)->check(at_most(most_seconds))->capture_default_str();
 }
 
 void add_sharding_options(CLI::App& app, RunOptions& run) {
@@ -258,7 +272,7 @@ void check_sharding(const RunOptions& run, bool several, const char* how) {
 
 void add_run_options(CLI::App& app, RunOptions& run) {
   app.add_option("--out", run.out, "folder to write to")->required();
-  app.add_option("--seed", run.seed, "the same seed gives the same run")->check(in_64_bits<std::uint64_t>("a whole number from 0 to 2^64 - 1"))->capture_default_str();
+  app.add_option("--seed", run.seed, "the same seed gives the same run")->check(seed_number)->capture_default_str();
   add_checkpointing_option(app, run);
   app.add_option("--held-out", run.held_out, "share of the kept pages that is not trained on and gives the perplexity")->check(CLI::Range(0.0, 0.9))->capture_default_str();
 }

@@ -146,6 +146,9 @@ struct RunOptions {
   int planned_ranks = 1, planned_devices = 1;  // of `check`
 };
 
+/// Of the option's text. CLI11's own PositiveNumber and NonNegativeNumber name their ranges in 300 digits, and let whole numbers be octal.
+extern const CLI::Validator whole_above_zero, whole_from_zero, seed_number;
+
 /// A list's words as they are given, several after the option's name or each after its own. CLI11 would take a word from [ to ] for a list, and lose the brackets.
 CLI::Option* take_as_given(CLI::Option* option);
 
@@ -154,7 +157,6 @@ void note_given(const CLI::App& app, SettingOptions& setting);  // after parsing
 void add_reading_options(CLI::App& app, PageOptions& pages);  // --pages, --on-bad-input
 void add_page_options(CLI::App& app, PageOptions& pages);     // and the filter's
 void add_training_pages_options(CLI::App& app, RunOptions& run);  // these, or --store; after add_run_options
-void require_training_pages(const RunOptions& run);            // after parsing
 void add_item_options(CLI::App& app, TaskOptions& tasks);      // --qa, --cloze
 void add_task_options(CLI::App& app, TaskOptions& tasks);
 void add_start_token_option(CLI::App& app, TaskOptions& tasks);

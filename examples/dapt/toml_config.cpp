@@ -72,12 +72,12 @@ std::string argument(const toml::node& node, const std::string& name) {
 }
 
 /// Throws where the program has no such command or option, which CLI11 would pass over.
-void require_known(const CLI::App& app, const CLI::ConfigItem& item, const toml::node& node) {
+const CLI::Option* known_option(const CLI::App& app, const CLI::ConfigItem& item, const toml::node& node) {
   const CLI::App* command = &app;
   std::string found = "[" + CLI::detail::join(item.parents, ".") + "]";
   try {
     for (const std::string& parent : item.parents) command = command->get_subcommand(parent);
-    if (command->get_option_no_throw("--" + item.name) != nullptr) return;
+    if (const CLI::Option* option = command->get_option_no_throw("--" + item.name)) return option;
     found = (item.parents.empty() ? "above all sections \"" : found + " \"") + item.name + "\", which is no option there";
   } catch (const CLI::OptionNotFound&) {
     found += ", which is no command";
@@ -85,6 +85,10 @@ void require_known(const CLI::App& app, const CLI::ConfigItem& item, const toml:
   throw CLI::ConfigError("line " + std::to_string(node.source().begin.line) + " of the TOML file: found " + found, CLI::ExitCodes::ConfigError);
 }
 
+/// A flag with its opposite, as --eos and --no-eos, is not off where nothing is said of it.
+bool is_off_by_default(const CLI::Option* option) { return option != nullptr && option->get_expected_min() == 0 && option->get_lnames().size() == 1; }
+
+/// Without the flags that are false and the arrays that are empty: neither says anything, and CLI11 would take them as given.
 void append(const CLI::App* app, const toml::table& table, const std::vector<std::string>& parents, std::vector<CLI::ConfigItem>& items) {
   for (const auto& [key, node] : table) {
     const std::string name(key.str());
@@ -95,12 +99,14 @@ void append(const CLI::App* app, const toml::table& table, const std::vector<std
       continue;
     }
     CLI::ConfigItem item{parents, name, {}};
-    if (app != nullptr) require_known(*app, item, node);
+    const CLI::Option* option = app == nullptr ? nullptr : known_option(*app, item, node);
+    if (is_off_by_default(option) && node.value<bool>() == false) continue;
     if (const toml::array* array = node.as_array()) {
       for (const toml::node& element : *array) item.inputs.push_back(argument(element, name));
     } else {
       item.inputs.push_back(argument(node, name));
     }
+    if (item.inputs.empty()) continue;
     items.push_back(std::move(item));
   }
 }

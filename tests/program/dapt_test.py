@@ -272,10 +272,43 @@ class Program(unittest.TestCase):
         result = run("train", "--model", model, "--pages", self.pages, "--max-length", 10**18, "--dtype", "fp32", "--out", self.folder / "out", *small)
         self.assertTrue(result.stderr.endswith("\ndapt: error: out of memory\n"), result.stderr)
         for options, message in [(("--rank", 2**40), f"--rank: found {2**40}, expected at most 1048576"), (("--seed", -1), "--seed: found -1, expected a whole number from 0 to 2^64 - 1"),
-                                 (("--seed", 2**64), f"--seed: found {2**64}, expected"), (("--max-tokens", 2**63), f"--max-tokens: found {2**63}, expected less than 2^63"),
+                                 (("--seed", 2**64), f"--seed: found {2**64}, expected"), (("--max-tokens", 2**63), f"--max-tokens: found {2**63}, expected a whole number from 0 to 2^63 - 1"),
+                                 (("--max-tokens", "0100"), "--max-tokens: found 0100, expected a whole number from 0 to 2^63 - 1, without a 0 before it"),
+                                 (("--batch-size", 0), "--batch-size: found 0, expected a whole number from 1 to 2^63 - 1"),
+                                 (("--rank-timeout", 1e10), "--rank-timeout: found 10000000000.0, expected at most 1000000"), (("--rank-timeout", "nan"), "--rank-timeout: found nan, expected a number above 0"),
                                  (("--modules-to-save", "\udce9"), "--modules-to-save: found \\xE9, expected UTF-8"), (("--start-token", "x\udce9"), "--start-token: found x\\xE9, expected UTF-8")]:
             with self.subTest(message):
                 self.assertRefused(self.train(self.folder / "out", *small, *options), message)
+        self.assertRefused(run("tokenize", "--model", model, "--pages", self.pages, "--packed", "--seed", -1), "--seed: found -1, expected a whole number from 0 to 2^64 - 1")
+        self.assertRefused(run("filter", "--pages", self.folder / "none"), f"cannot read pages from {self.folder}/none: no such file or folder")
+
+    def test_no_output_takes_the_place_of_an_input_or_is_read_as_pages(self):
+        other, folder, terms = self.folder / "other.jsonl", self.folder / "pages", self.folder / "terms"
+        other.write_text('{"id": "1", "question": "Which program unpacks?", "answers": ["dpkg"]}\n')
+        terms.write_text("dpkg\n")
+        (folder / "deep").mkdir(parents=True)
+        (folder / "page").write_text("A page.")
+        (self.folder / "link").symlink_to(self.pages)
+        found, tokenized = ("filter", "--pages", self.pages), ("tokenize", "--model", model)
+        scored = (*found, "--scorer", "terms", "--terms", terms, "--min-score", 0)
+        small = ("--model", model, "--max-steps", 1, "--out", self.folder / "out")
+        refused = {"--findings and --pages are one file": (*found, "--findings", self.folder / "link"), "--out and --qa are one file": (*found, "--qa", other, "--out", other),
+                   "--write-scores and --terms are one file": (*scored, "--write-scores", terms), "--out and --pages are one file": (*tokenized, "--pages", self.pages, "--out", self.pages),
+                   "--out and --cloze are one file": ("eval", "--model", model, "--cloze", other, "--out", other), "--write-scores and --pages are one file": ("train", *small, "--pages", self.pages, "--write-scores", self.pages)}
+        for option, command in {"--out": ("filter", "--out", folder / "deep/kept.jsonl"), "--findings": ("train", *small, "--findings", folder / "found"), "--store": (*tokenized, "--store", folder / "store"),
+                                "--out:": ("compare", *small[:-1], folder / "run")}.items():
+            refused[f"{option.rstrip(':')}: {command[-1]} is in the folder of --pages, {folder}, and would be read as pages"] = (*command, "--pages", folder)
+        before = {file: file.read_bytes() for file in self.folder.rglob("*") if file.is_file()}
+        for message, command in refused.items():
+            with self.subTest(message):
+                self.assertRefused(run(*command), message)
+        self.assertEqual({file: file.read_bytes() for file in self.folder.rglob("*") if file.is_file()}, before)
+        self.assertEqual(run("filter", "--pages", folder, "--out", folder / ".kept", "--findings", self.folder / "pages-found").returncode, 0)  # no page: hidden, and beside
+        # A link to a file on another disk stays one; the pages themselves may be replaced.
+        link, disk = self.folder / "scores", self.folder / "disk"
+        link.symlink_to(disk)
+        self.assertEqual(run(*scored, "--write-scores", link, "--out", self.pages).returncode, 0)
+        self.assertEqual((link.is_symlink(), len(disk.read_text().splitlines()), len(self.pages.read_text().splitlines())), (True, 13, 12))
 
     def test_ctrl_c_saves_what_was_reached(self):
         out = self.folder / "stopped"
@@ -552,6 +585,31 @@ class Program(unittest.TestCase):
         self.assertRefused(run(*cloze, "--max-length", 512), "--max-length has no effect without --pages")
         self.assertRefused(run("eval", "--model", models[0], "--qa", domain / "qa.jsonl", "--start-token", "a"), "--start-token has no effect without --cloze or pages for the perplexity")
 
+    def test_eval_writes_its_results_though_nobody_reads_the_table(self):
+        base, results = self.folder / "base", self.folder / "results.json"
+        base.mkdir()
+        write_model(base, source)
+        command = [program, "eval", "--model", base, "--pages", self.pages, "--dtype", "fp32", "--out", results]
+        reader, writer = os.pipe()
+        os.close(reader)
+        with os.fdopen(writer, "w") as pipe:
+            self.assertNotEqual(subprocess.run(command, stdout=pipe, stderr=subprocess.PIPE).returncode, 0)
+        self.assertEqual(json.loads(results.read_text())["model"], str(base))
+        with open("/dev/full", "w") as full:
+            result = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
+        self.assertRefused(result, f"dapt: error: standard output: could not be written to its end; their results are in {results}\n")
+
+    def test_questions_of_a_pipe_are_scored_and_refused_where_they_are_needed_twice(self):
+        base = self.folder / "base"
+        base.mkdir()
+        write_model(base, source)
+        def run_with(*command):
+            return subprocess.run([program, *map(str, command), "--model", base, "--qa", "/dev/stdin", "--dtype", "fp32"], input='{"id": "1", "question": "Which program unpacks?", "answers": ["dpkg"]}\n', capture_output=True, text=True)
+        result = run_with("compare", "--pages", self.pages, "--max-steps", 1, "--out", self.folder / "out")
+        self.assertRefused(result, "--qa: /dev/stdin is no file or folder, and it is read twice: to be searched for in the pages, and to score by; write it to a file")
+        self.assertFalse((self.folder / "out").exists())
+        self.assertEqual(run_with("eval").returncode, 0)
+
     def test_a_question_and_a_sentence_of_one_id_have_their_own_groups_in_the_report(self):
         base, qa, cloze, out = (self.folder / name for name in ("base", "qa.jsonl", "cloze.jsonl", "out"))
         base.mkdir()
@@ -627,6 +685,16 @@ class Program(unittest.TestCase):
         adapter = json.loads((out / "adapter/adapter_config.json").read_text())
         self.assertEqual((adapter["r"], sorted(adapter["target_modules"])), (3, ["q_proj", "v_proj"]))
         self.assertEqual(json.loads((out / "log.jsonl").read_text())["lr"], 1e-3)
+
+    def test_false_flags_and_empty_arrays_of_a_toml_file_are_as_not_given(self):
+        config, base = self.folder / "run.toml", self.folder / "base"
+        base.mkdir()
+        write_model(base, source)
+        config.write_text("[train]\nmax-steps = 1\nkeep-best = false\ntargets = []\nuse-dora = false\neos = false\n")
+        for adapter in ("lora", "full"):  # with full neither DoRA nor targets have an effect
+            result = self.train(self.folder / adapter, "--config", config, "--adapter", adapter, base=base)
+            self.assertEqual(result.returncode, 0, result.stderr)
+            self.assertIn("documents joined, between them: none\n", result.stderr)  # --no-eos: a flag that is on by default
 
     def test_a_broken_toml_file_is_refused_with_its_line(self):
         config = self.folder / "run.toml"

@@ -108,10 +108,19 @@ class PageReader {
 /// `view.source().summary()` says what was read. Throws dapt::Error at once where there is nothing to read.
 inline auto read_pages(std::filesystem::path path, ReadOptions options = {}) { return PullView(PageReader(std::move(path), options)); }
 
-/// Throws where `path` gives its pages once only, as a pipe does; the message names `who` reads them besides, and what else helps than a file.
+namespace detail {
+
+inline void require_there(const std::filesystem::path& path, const std::filesystem::file_status& status, const std::error_code& error) {
+  require(std::filesystem::exists(status), "cannot read pages from ", path.string(), ": ", error && error != std::errc::no_such_file_or_directory ? error.message() : "no such file or folder");
+}
+
+}  // namespace detail
+
+/// Throws where `path` is not there, or gives its pages once only, as a pipe does; the message names `who` reads them besides, and what else helps than a file.
 inline void require_repeatable(const std::filesystem::path& path, std::string_view who, std::string_view or_else = {}) {
   std::error_code error;
   const std::filesystem::file_status status = std::filesystem::status(path, error);
+  detail::require_there(path, status, error);
   require(std::filesystem::is_regular_file(status) || std::filesystem::is_directory(status), "cannot read pages from ", path.string(), " more than once, as ", who,
           " needs: it is no file or folder; write them to a file", or_else);
 }
@@ -142,7 +151,7 @@ inline PageReader::PageReader(std::filesystem::path path, ReadOptions options) :
   namespace fs = std::filesystem;
   std::error_code error;
   const fs::file_status status = fs::status(root_, error);
-  require(fs::exists(status), "cannot read pages from ", root_.string(), ": ", error && error != std::errc::no_such_file_or_directory ? error.message() : "no such file or folder");
+  detail::require_there(root_, status, error);
   if (!fs::is_directory(status)) {
     files_.push_back(root_);
   } else {
