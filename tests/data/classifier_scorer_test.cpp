@@ -1,5 +1,7 @@
 #include <dapt/data/scorers/classifier_scorer.hpp>
 
+#include <type_traits>
+
 #include <catch2/catch.hpp>
 
 #include <ATen/ops/zeros.h>
@@ -61,6 +63,11 @@ std::vector<double> scores(ClassifierScorerOptions options, const std::vector<st
   const BracketTokenizer tokenizer;
   return ClassifierScorer(model, tokenizer, options).score(pages_with(texts));
 }
+
+// The scorer keeps references: of temporaries it is not made.
+using Scorer = ClassifierScorer<NumberModel, BracketTokenizer>;
+static_assert(std::is_constructible_v<Scorer, NumberModel&, BracketTokenizer&> && !std::is_constructible_v<Scorer, NumberModel, BracketTokenizer&> &&
+              !std::is_constructible_v<Scorer, NumberModel&, BracketTokenizer> && !std::is_constructible_v<Scorer, NumberModel, BracketTokenizer>);
 
 }  // namespace
 

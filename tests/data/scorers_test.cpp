@@ -8,6 +8,7 @@
 #include <memory>
 #include <set>
 #include <string>
+#include <type_traits>
 #include <vector>
 
 #include <catch2/catch.hpp>
@@ -288,5 +289,8 @@ TEST_CASE("LmCrossEntropyScorer is the difference of two cross-entropies, whatev
       }
     }
   }
-  static_assert(dapt::check_page_scorer<dapt::LmCrossEntropyScorer<dapt::testing::ToyLM, dapt::testing::ToyLM, ToyTokenizer>>());
+  using Model = dapt::testing::ToyLM;
+  using Scorer = dapt::LmCrossEntropyScorer<Model, Model, ToyTokenizer>;
+  static_assert(dapt::check_page_scorer<Scorer>());
+  static_assert(std::is_constructible_v<Scorer, Model&, Model&, ToyTokenizer&> && !std::is_constructible_v<Scorer, Model&, Model&, ToyTokenizer>);  // keeps references: of temporaries it is not made
 }

@@ -1,5 +1,7 @@
 #include <dapt/data/tokenize.hpp>
 
+#include <utility>
+
 #include <catch2/catch.hpp>
 #include <range/v3/range/conversion.hpp>
 #include <range/v3/view/filter.hpp>
@@ -37,6 +39,12 @@ struct FailsOnSecond {
 };
 
 }  // namespace
+
+// A view reads after the expression that made it: a temporary tokenizer would be gone by then.
+template <class T>
+concept Tokenizes = requires(T&& tokenizer) { dapt::tokenize(std::forward<T>(tokenizer), dapt::TokenizeOptions{}); };
+static_assert(Tokenizes<dapt::testing_support::ByteTokenizer&> && Tokenizes<const dapt::testing_support::ByteTokenizer&> && !Tokenizes<dapt::testing_support::ByteTokenizer> &&
+              !Tokenizes<const dapt::testing_support::ByteTokenizer>);
 
 TEST_CASE("tokenize keeps work, page and order, whatever the number of threads") {
   const auto pages = numbered_pages(100);

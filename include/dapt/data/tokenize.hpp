@@ -66,5 +66,8 @@ template <Tokenizer T>
 auto tokenize(const T& tokenizer, TokenizeOptions options = {}) {
   return stage([&tokenizer, options](auto pages) { return TokenizeSource(std::move(pages), tokenizer, options); });
 }
+/// A temporary would be gone when the first page is read.
+template <Tokenizer T>
+void tokenize(const T&& tokenizer, TokenizeOptions options = {}) = delete;
 
 }  // namespace dapt

@@ -70,6 +70,8 @@ class ClassifierScorer {
     require(options.label >= 0 && options.label < model.labels(), "classifier scorer: label is ", options.label, ", expected 0 to ", model.labels() - 1);
     require(options.batch_tokens > 0, "classifier scorer: batch_tokens is ", options.batch_tokens, ", expected 1 or more");
   }
+  ClassifierScorer(const Model&& model, const T& tokenizer, ClassifierScorerOptions options = {}, LineSummary* summary = nullptr) = delete;  // temporaries would be gone at the first page
+  ClassifierScorer(const Model& model, const T&& tokenizer, ClassifierScorerOptions options = {}, LineSummary* summary = nullptr) = delete;
 
   std::vector<double> score(std::span<const Page> pages) const {
     std::vector<std::vector<Line>> of_page(pages.size());

@@ -40,6 +40,7 @@ class LmCrossEntropyScorer {
     require(options.max_length >= 2 && options.micro_batch_size >= 1, "lm scorer: max_length is ", options.max_length, " and micro_batch_size ", options.micro_batch_size,
             ", expected at least 2 and 1");
   }
+  LmCrossEntropyScorer(Domain& domain, General& general, const T&& tokenizer, LmScorerOptions options = {}) = delete;  // a temporary would be gone at the first page
 
   std::vector<double> score(std::span<const Page> pages) const {
     std::vector<Window> windows;
