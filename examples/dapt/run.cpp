@@ -7,11 +7,15 @@
 #include <cstring>
 #include <fstream>
 #include <iostream>
+#include <limits>
 #include <sstream>
 #include <thread>
 
 #include <dlfcn.h>
 #include <fcntl.h>
+#ifdef _OPENMP
+#include <omp.h>
+#endif
 #include <sched.h>
 #include <sys/file.h>
 #include <unistd.h>
@@ -136,6 +140,16 @@ double product_gigaflops(at::ScalarType dtype) {
   return 2e-9 * rows * in * out * products / seconds();
 }
 
+/// A scheduler may give each process, or the job, a part of the machine.
+int cores_of_this_process() {
+#ifdef _OPENMP
+  return omp_get_num_procs();  // under OMP_PROC_BIND this thread alone has one core, its process has more
+#else
+  cpu_set_t own;
+  return sched_getaffinity(0, sizeof own, &own) == 0 ? CPU_COUNT(&own) : std::numeric_limits<int>::max();
+#endif
+}
+
 }  // namespace
 
 void make_folder(const fs::path& folder) {
@@ -148,8 +162,7 @@ void make_folder(const fs::path& folder) {
 
 void set_threads(const RunOptions& run) {
   const int cores = static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));
-  cpu_set_t own;  // a scheduler may give each process, or the job, a part of the machine
-  const int allowed = sched_getaffinity(0, sizeof own, &own) == 0 ? CPU_COUNT(&own) : cores;
+  const int allowed = cores_of_this_process();
   at::set_num_threads(run.threads > 0 ? run.threads : std::clamp(cores / processes_on_this_machine(), 1, allowed));
 }
 

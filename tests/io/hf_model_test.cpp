@@ -226,6 +226,21 @@ TEST_CASE("What is saved from a read-only folder is no read-only copy, and is re
   REQUIRE_THROWS_WITH(save_llama(model, source.path(), out.path()), Catch::Contains((source.path() / "merges.txt").string() + ": cannot be read"));
 }
 
+TEST_CASE("Links of the folder that a model is saved to are replaced, and what they lead to stays") {
+  Copy source("mistral_window");
+  std::ofstream(source.path() / "tokenizer.json") << "new";
+  const TemporaryFolder blobs, out;  // as in a cache of downloads
+  for (const char* name : {"model.safetensors", "config.json", "tokenizer.json"}) {
+    std::ofstream(blobs.path() / name) << "another model's";
+    std::filesystem::create_symlink(blobs.path() / name, out.path() / name);
+  }
+  auto model = load_llama(source.path(), at::kFloat);
+  save_llama(model, source.path(), out.path());
+  load_llama(out.path(), at::kFloat);
+  REQUIRE(read_bytes(out.path() / "tokenizer.json") == "new");
+  for (const char* name : {"model.safetensors", "config.json", "tokenizer.json"}) REQUIRE(read_bytes(blobs.path() / name) == "another model's");
+}
+
 TEST_CASE("What an earlier save of another model left of its tokenizer is not there after the next") {
   Copy source("mistral_window");
   std::ofstream(source.path() / "tokenizer.model") << "new";

@@ -66,6 +66,18 @@ class Program(unittest.TestCase):
         for key in ("step", "tokens", "loss", "lr", "grad_norm", "tokens_per_second", "peak_memory_bytes", "phase_seconds"):
             self.assertIn(key, record)
 
+    def test_without_a_number_all_cores_of_the_process_compute_bound_to_them_or_not(self):
+        base = self.folder / "base"
+        base.mkdir()
+        write_model(base, source)
+        cores = sorted(os.sched_getaffinity(0))
+        for name, mask, environment in (("free", cores, {}), ("bound", cores, {"OMP_PROC_BIND": "true"}), ("one", cores[:1], {})):
+            out = self.folder / name
+            command = [program, "train", "--model", base, "--pages", self.pages, "--max-length", 64, "--batch-size", 2, "--dtype", "fp32", "--max-steps", 1, "--out", out]
+            result = subprocess.run([*map(str, command)], capture_output=True, text=True, env={**os.environ, **environment}, preexec_fn=lambda: os.sched_setaffinity(0, mask))
+            self.assertEqual(result.returncode, 0, result.stderr)
+            self.assertIn(f"\nthreads: {len(mask)}\n", result.stderr)
+
     def test_variants_of_lora_reach_the_adapter(self):
         out = self.folder / "variants"
         options = ("--rank", 4, "--max-steps", 2, "--lr", "1e-3", "--targets-regex", r".*\.[01]\..*(q_proj|down_proj)", "--exclude-modules", "1.self_attn.q_proj",

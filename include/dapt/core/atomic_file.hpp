@@ -67,15 +67,20 @@ inline std::filesystem::path behind_links(const std::filesystem::path& name) {
   return file;
 }
 
+/// What is done where a link has the name of what is written.
+enum class Links {
+  followed,  ///< the file behind it is replaced, on its own disk, and the link stays
+  replaced,  ///< the link is: what it leads to is somebody else's (a model folder may be links into a cache of downloads)
+};
+
 /// Write, then commit. Without commit (an exception on the way) the target stays as it was and nothing is left beside it.
 /// What a process that was killed left half-written for the same target is removed; it is told from what another process writes just now by a lock.
 /// Two that are written at once under one name (processes with one number, as in containers) do not mix: the second throws.
 /// Every failure is a dapt::Error that names the target and the system's reason. A target that is there and no regular file (a folder, a device) is refused: it would be replaced.
-/// Of a link it is the file behind it that is replaced, on its own disk; the link stays.
 class AtomicFile {
  public:
-  explicit AtomicFile(const std::filesystem::path& target)
-      : target_(behind_links(target)), temporary_(target_.parent_path() / ("." + target_.filename().string() + "." + std::to_string(::getpid()) + ".tmp")) {
+  explicit AtomicFile(const std::filesystem::path& target, Links links = Links::followed)
+      : target_(links == Links::followed ? behind_links(target) : target), temporary_(target_.parent_path() / ("." + target_.filename().string() + "." + std::to_string(::getpid()) + ".tmp")) {
     std::error_code error;
     const auto status = std::filesystem::status(target_, error);
     require(!std::filesystem::exists(status) || std::filesystem::is_regular_file(status), target_.string(), ": is no regular file, and would be replaced by one");
@@ -153,8 +158,8 @@ class AtomicFile {
 };
 
 /// Replaces the whole content of `target` by `text`.
-inline void write_file_atomically(const std::filesystem::path& target, std::string_view text) {
-  AtomicFile file(target);
+inline void write_file_atomically(const std::filesystem::path& target, std::string_view text, Links links = Links::followed) {
+  AtomicFile file(target, links);
   file.write(text);
   file.commit();
 }

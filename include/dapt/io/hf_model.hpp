@@ -142,9 +142,9 @@ void write_model_folder(const std::filesystem::path& source_folder, const std::f
       require(!reason, (out_folder / name).string(), ": cannot be removed: ", reason.message());
       continue;
     }
-    write_file_atomically(out_folder / name, bytes_of(source_folder / name));  // not copy_file: it takes the mode along, and a copy of a read-only base could not be replaced
+    write_file_atomically(out_folder / name, bytes_of(source_folder / name), Links::replaced);  // not copy_file: it takes the mode along, and a copy of a read-only base could not be replaced
   }
-  write_file_atomically(out_folder / "config.json", config.dump(2) + "\n");
+  write_file_atomically(out_folder / "config.json", config.dump(2) + "\n", Links::replaced);
 }
 
 }  // namespace detail

@@ -290,7 +290,7 @@ inline void save_peft_adapter(const Lora& lora, Lora::State& state, const std::f
   std::map<std::string, std::string> metadata{{"format", "pt"}};
   if (!state.base_format.empty()) metadata.insert({{"base_quantization", state.base_format}, {"base_dtype", std::string(dtype_name(state.base_dtype))}});
   write_safetensors(folder / "adapter_model.safetensors", std::move(tensors), metadata);
-  write_file_atomically(folder / "adapter_config.json", config.dump(2) + "\n");
+  write_file_atomically(folder / "adapter_config.json", config.dump(2) + "\n", Links::replaced);
 }
 
 }  // namespace dapt

@@ -117,7 +117,7 @@ inline void write_safetensors(const std::filesystem::path& file, NamedParameters
   std::string text = tensors.empty() && metadata.empty() ? "{}" : header.dump();
   text.append((8 - text.size() % 8) % 8, ' ');
   const std::uint64_t size = text.size();
-  AtomicFile out(file);
+  AtomicFile out(file, Links::replaced);
   out.write(&size, sizeof size);
   out.write(text);
   for (const auto& tensor : tensors) {
