@@ -316,7 +316,7 @@ class Stop(unittest.TestCase):
         config.write_text("[compare]\nalpha = 4.0\nmax-grad-norm = 1e-4\n")
         options = ("--max-steps", 1, "--held-out", 0, "--setting")
         self.assertGood(self.run_to_its_end("compare", out, *options, "one = --rank 2", "--config", config))
-        result = self.run_to_its_end("compare", out, *options, "one = --rank 02 --max-grad-norm 0.0001", "--alpha", 4, "--resume", lr="0.001")
+        result = self.run_to_its_end("compare", out, *options, "one = --rank +2 --max-grad-norm 0.0001", "--alpha", 4, "--resume", lr="0.001")
         self.assertGood(result)
         self.assertEqual(result.stderr.count("complete already: "), 2)
         refused = self.run_to_its_end("compare", out, *options, "one = --rank 2", "--alpha", 5, "--max-grad-norm", "1e-4", "--resume")

@@ -112,7 +112,7 @@ inline std::int64_t loss_bytes(const Linear& head, const MemoryUnits& u) {
   const std::int64_t input_gradient = N * C * u.w;
   if (head.adapted) return N * C * 2 * u.e + std::min(N, adapted_head_rows) * V * (2 * u.e + 3 * u.s);
   const bool trains = head.weight.requires_grad();
-  const std::int64_t chunk = std::min<std::int64_t>(N, trains ? 2048 / u.w : 256), softmax = u.own ? 0 : u.s + (u.w == u.s ? 0 : u.s + u.w);
+  const std::int64_t chunk = std::min<std::int64_t>(N, (trains ? 2048 : 1024) / u.w), softmax = u.own ? 0 : u.s + (u.w == u.s ? 0 : u.s + u.w);
   const std::int64_t forward = N * C * u.w + chunk * V * (u.w + softmax);
   if (!trains) return input_gradient + forward;
   const bool one_chunk = chunk == N;
