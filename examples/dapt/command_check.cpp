@@ -353,10 +353,10 @@ void add_check(CLI::App& app) {
   command->get_option("--model")->required(false);
   command->add_option("MODEL_DIR", run->models, "Hugging Face folder, or one with a config.json alone; the same as --model")->allow_extra_args(false);
   command->add_option("--sample", run->samples, "sentence to tokenize and score; repeatable (default: an English and a Japanese one)")->allow_extra_args(false)->take_all();
-  command->add_option("--max-length", run->packing.max_length, "tokens of one sequence")->check(CLI::PositiveNumber)->capture_default_str();
+  command->add_option("--max-length", run->packing.max_length, "tokens of one sequence")->check(whole_above_zero)->capture_default_str();
   add_checkpointing_option(*command, *run);
   add_sharding_options(*command, *run);
-  command->add_option("--ranks", run->planned_ranks, "processes that share a run: the plan is that of the one that needs most")->check(CLI::PositiveNumber)->capture_default_str();
+  command->add_option("--ranks", run->planned_ranks, "processes that share a run: the plan is that of the one that needs most")->check(whole_above_zero)->capture_default_str();
   command->add_option("--devices", run->planned_devices, "devices of one process that share the model's layers, as with --device cuda:0,cuda:1: the plan is that of each")->check(CLI::Range(1, 128))->capture_default_str();
   add_setting_options(*command, *common);
   command->add_option("--setting", run->settings, "NAME = OPTIONS, over the options given outside; once for each setting (default: LoRA 8, LoRA 256, GaLore 128, GaLore 512, full AdamW)")

@@ -93,11 +93,11 @@ void require_no_pipe(const std::string& option, const fs::path& file, const char
   dapt::require(fs::is_regular_file(status) || fs::is_directory(status), option, ": ", file.string(), " is no file or folder, and ", why, "; write it to a file");
 }
 
-/// Without links; also of what is not there yet.
+/// From the root on and without links; also of what is not there yet.
 fs::path real_path(const fs::path& file) {
   std::error_code error;
-  const fs::path real = fs::weakly_canonical(file, error);
-  return error ? file : real;
+  const fs::path whole = fs::absolute(file, error), real = fs::weakly_canonical(whole, error);  // which alone leaves a name of nothing as it is
+  return error ? whole : real;
 }
 
 void require_distinct(const NamedFiles& files, const NamedFiles& others) {

@@ -144,7 +144,7 @@ void add_page_options(CLI::App& app, PageOptions& pages) {
       ->check(CLI::IsMember({"none", "field", "terms", "ngram", "lm", "classifier"}))
       ->capture_default_str();
   app.add_option("--min-score", pages.min_score, "drop pages with a lower score (default: the scorer's own rule)");
-  take_as_given(app.add_option("--terms", pages.terms, "files of domain terms, one a line, or .jsonl files whose answers they are: what scorers terms and ngram start from"))->delimiter(',');
+  take_as_given(app.add_option("--terms", pages.terms, "files of domain terms, one a line, or .jsonl or .ndjson files whose answers they are: what scorers terms and ngram start from"))->delimiter(',');
   app.add_option("--domain-model", pages.domain_model, "HF folder, scorer lm");
   app.add_option("--general-model", pages.general_model, "HF folder, scorer lm");
   app.add_option("--classifier", pages.classifier, "HF folder of a BERT, RoBERTa, XLM-RoBERTa or LUKE sequence classifier, scorer classifier");

@@ -22,8 +22,8 @@ model = os.environ.get("DAPT_SMOLLM2") or sys.exit("DAPT_SMOLLM2 is not set; tes
 domain = source / "examples" / "debian"
 
 
-def run(*arguments):
-    return subprocess.run([program, *map(str, arguments)], capture_output=True, text=True)
+def run(*arguments, folder=None):
+    return subprocess.run([program, *map(str, arguments)], capture_output=True, text=True, cwd=folder)
 
 
 class Program(unittest.TestCase):
@@ -316,6 +316,9 @@ class Program(unittest.TestCase):
                 self.assertRefused(run(*command), message)
         self.assertEqual({file: file.read_bytes() for file in self.folder.rglob("*") if file.is_file()}, before)
         self.assertEqual(run("filter", "--pages", folder, "--out", folder / ".kept", "--findings", self.folder / "pages-found").returncode, 0)  # no page: hidden, and beside
+        for pages, out in (("pages", "kept"), (folder, "kept-too"), ("pages", self.folder / "pages.kept")):  # the same by names from here
+            self.assertEqual(run("filter", "--pages", pages, "--out", out, folder=self.folder).returncode, 0)
+        self.assertRefused(run("filter", "--pages", folder, "--out", "pages/kept", folder=self.folder), "--out: pages/kept is in the folder of --pages")
         # A link to a file on another disk stays one; the pages themselves may be replaced.
         link, disk = self.folder / "scores", self.folder / "disk"
         link.symlink_to(disk)
