@@ -47,6 +47,17 @@ TEST_CASE("the range finder keeps the energy of the exact subspace") {
   }
 }
 
+TEST_CASE("the range finder stops where the subspace holds enough of the matrix's energy") {
+  at::manual_seed(8);
+  const Tensor slow = gradient_like(300, 200), steep = at::mm(at::randn({300, 4}), at::randn({4, 200})).add(at::randn({300, 200}), 1e-3);
+  const auto found = [](const Tensor& g, std::int64_t iterations, double enough) { return dapt::approximate_right_vectors(g, 20, {}, {.power_iterations = iterations, .enough_energy = enough}); };
+  REQUIRE(at::equal(found(steep, 3, 0.995), found(steep, 1, 1)));
+  REQUIRE(energy(steep, found(steep, 1, 1)) > 0.995);
+  REQUIRE(energy(slow, dapt::exact_singular_vectors(slow, 20).right) < 0.995);
+  REQUIRE(at::equal(found(slow, 3, 0.995), found(slow, 3, 1)));
+  REQUIRE_FALSE(at::equal(found(slow, 3, 0.995), found(slow, 1, 1)));
+}
+
 TEST_CASE("the range finder's vectors are turned to the singular vectors") {
   at::manual_seed(4);
   const Tensor g = gradient_like(200, 120);
@@ -61,6 +72,7 @@ TEST_CASE("where half of all directions are wanted they come from the Gram matri
     const Tensor exact = dapt::exact_singular_vectors(g, 12).right, found = dapt::approximate_right_vectors(g, 12, {}, {});
     REQUIRE(found.sizes() == at::IntArrayRef{12, n});
     REQUIRE(at::allclose(at::mm(found, exact.t()).abs(), at::eye(12), 0, 1e-4));
+    REQUIRE(at::allclose(at::mm(dapt::approximate_right_vectors(g, 12, {}, {.eigen_dtype = at::kFloat}), exact.t()).abs(), at::eye(12), 0, 1e-4));
   }
   const Tensor none = dapt::approximate_right_vectors(at::mm(at::randn({40, 1}), at::randn({1, 30})), 20, {}, {});
   REQUIRE(at::allclose(at::mm(none, none.t()), at::eye(20), 0, 1e-5));  // a basis also where one direction has all the energy
@@ -75,8 +87,8 @@ TEST_CASE("the same matrix gives the same subspace, whatever was drawn before") 
 
 TEST_CASE("matrices that make Cholesky fail still get an orthonormal basis") {
   const Tensor column = at::randn({64, 1});
-  const Tensor q = dapt::orthonormal_columns(column.expand({64, 5}).contiguous());
-  REQUIRE(at::allclose(at::mm(q.t(), q), at::eye(5), 0, 1e-5));
+  const Tensor q = dapt::orthonormal_rows(column.expand({64, 5}).t().contiguous());
+  REQUIRE(at::allclose(at::mm(q, q.t()), at::eye(5), 0, 1e-5));
   const Tensor rank_one = at::mm(at::randn({200, 1}), at::randn({1, 100}));
   const Tensor found = dapt::approximate_right_vectors(rank_one, 10, {}, {});
   REQUIRE(found.isfinite().all().item<bool>());

@@ -10,12 +10,11 @@
 #include <string>
 
 #include <ATen/core/ivalue.h>
-#include <ATen/ops/addmm.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/full.h>
-#include <ATen/ops/mm.h>
 
 #include <dapt/core/error.hpp>
+#include <dapt/core/matrix_product.hpp>
 #include <dapt/core/tensor.hpp>
 
 namespace dapt {
@@ -68,7 +67,7 @@ inline Tensor frozen_rows(const Tensor& rows, const FrozenWeight& weight, const 
     const std::int64_t count = std::min(step, weight.out - begin);
     Tensor block = memory.narrow(0, 0, count * weight.in).view({count, weight.in}), part = y.narrow(1, begin, count);
     weight.read(block, begin, 0);
-    b ? at::addmm_out(part, b->narrow(0, begin, count), rows, block.t()) : at::mm_out(part, rows, block.t());
+    matrix_product_out(part, rows, block.t(), b ? std::optional(b->narrow(0, begin, count)) : std::nullopt);
   }
   return y;
 }
@@ -81,7 +80,7 @@ inline Tensor frozen_gradient(const Tensor& dy, const FrozenWeight& weight) {
     const std::int64_t count = std::min(step, weight.in - begin);
     Tensor block = memory.narrow(0, 0, count * weight.out).view({weight.out, count}), part = dx.narrow(1, begin, count);
     weight.read(block, 0, begin);
-    at::mm_out(part, dy, block);
+    matrix_product_out(part, dy, block);
   }
   return dx;
 }

@@ -5,13 +5,12 @@
 #include <optional>
 #include <string>
 
-#include <ATen/ops/addmm.h>
 #include <ATen/ops/linear.h>
-#include <ATen/ops/mm.h>
 
 #include <dapt/core/error.hpp>
 #include <dapt/core/frozen_weight.hpp>
 #include <dapt/core/kept_input.hpp>
+#include <dapt/core/matrix_product.hpp>
 #include <dapt/core/product.hpp>
 #include <dapt/core/tensor.hpp>
 #include <torch/csrc/autograd/custom_function.h>
@@ -22,8 +21,8 @@ namespace detail {
 
 /// rows weight^T + bias in the type of `rows`, an operand (core/product.hpp): not yet rounded.
 inline Tensor linear_rows(const Tensor& rows, const Tensor& weight, const std::optional<Tensor>& bias) {
-  const Tensor w = weight.to(rows.scalar_type()).t();
-  return bias ? at::addmm(bias->to(rows.scalar_type()), rows, w) : at::mm(rows, w);
+  const auto dtype = rows.scalar_type();
+  return matrix_product(rows, weight.to(dtype).t(), bias ? std::optional(bias->to(dtype)) : std::nullopt);
 }
 
 /// The same, of a weight that may be frozen.
@@ -54,8 +53,8 @@ struct LinearFunction : torch::autograd::Function<LinearFunction> {
     const auto dtype = weight.scalar_type();
     const Tensor dy = operand(gradients[0].reshape({-1, weight.size(0)}));
     Tensor dx, dweight, dbias;
-    if (context->needs_input_grad(0)) dx = at::mm(dy, weight.to(dy.scalar_type())).to(dtype).view(context->saved_data["input_shape"].toIntVector());
-    if (context->needs_input_grad(1)) dweight = at::mm(dy.t(), kept_rows(*context, saved[0]).to(dy.scalar_type())).to(dtype);
+    if (context->needs_input_grad(0)) dx = matrix_product(dy, weight.to(dy.scalar_type())).to(dtype).view(context->saved_data["input_shape"].toIntVector());
+    if (context->needs_input_grad(1)) dweight = matrix_product(dy.t(), kept_rows(*context, saved[0]).to(dy.scalar_type())).to(dtype);
     if (context->saved_data["has_bias"].toBool() && context->needs_input_grad(2)) dbias = dy.sum(0).to(dtype);
     return {dx, dweight, dbias, Tensor()};
   }
@@ -86,7 +85,11 @@ struct FrozenLinearFunction : torch::autograd::Function<FrozenLinearFunction> {
 inline Tensor plain_linear(const Tensor& x, const Tensor& weight, const Tensor& bias = {}) {
   const auto optional_bias = bias.defined() ? std::optional<Tensor>(bias) : std::nullopt;
   const bool trains = weight.requires_grad() && c10::GradMode::is_enabled();
-  if (!trains && (!widens(x) || x.numel() < fewest_widened_rows * x.size(-1))) return at::linear(x, weight, optional_bias);
+  if (detail::takes_onednn(x)) {
+    if (!trains && !(x.requires_grad() && c10::GradMode::is_enabled())) return detail::as_output_of(x, detail::linear_rows(x.reshape({-1, x.size(-1)}), weight, optional_bias));
+  } else if (!trains && (!widens(x) || x.numel() < fewest_widened_rows * x.size(-1))) {
+    return at::linear(x, weight, optional_bias);
+  }
   return detail::LinearFunction::apply(x, weight, optional_bias, trains);
 }
 

@@ -1,5 +1,6 @@
-// In which type products of bf16 matrices run on the CPU. Some processors multiply bf16 faster than fp32, many slower or not at all: there, the operands
-// are widened to fp32, multiplied, and only the result is rounded. Both ways sum in fp32 and round once.
+// In which type products of bf16 matrices run on the CPU, and which library makes those of fp32. Some processors multiply bf16 faster than fp32, many slower or not at all: there, the operands
+// are widened to fp32, multiplied, and only the result is rounded. Both ways sum in fp32 and round once. at::mm's fp32 products are MKL's, which leave
+// AVX-512 aside on AMD's processors: half the speed of oneDNN's, which LibTorch brings but asks for bf16 alone (docs/decisions/0036).
 #pragma once
 
 #include <cstdint>
@@ -9,6 +10,8 @@
 #if defined(__x86_64__)
 #include <cpuid.h>
 #endif
+
+#include <ATen/Context.h>
 
 #include <dapt/core/error.hpp>
 #include <dapt/core/tensor.hpp>
@@ -59,6 +62,36 @@ inline constexpr std::int64_t fewest_widened_rows = 64;
 /// type of what is returned, and the result is to be rounded to the type of `rows`.
 inline Tensor operand(const Tensor& rows) { return widens(rows) && rows.size(0) >= fewest_widened_rows ? rows.to(at::kFloat) : rows; }
 
+/// The library of fp32 products on the CPU: LibTorch's choice, or oneDNN.
+enum class Fp32Products { torch, onednn };
+
+namespace detail {
+
+/// A rule, not a measurement, so that a run gives the same bits each time.
+inline Fp32Products fitting_fp32_products() {
+#if defined(__x86_64__)
+  if (__builtin_cpu_is("amd") && __builtin_cpu_supports("avx512f") && at::Context::hasMKLDNN()) return Fp32Products::onednn;
+#endif
+  return Fp32Products::torch;
+}
+
+inline Fp32Products chosen_fp32_products() {
+  const char* wish = std::getenv("DAPT_FP32_PRODUCTS");
+  if (wish == nullptr || *wish == '\0') return fitting_fp32_products();
+  const std::string_view name = wish;
+  require(name == "torch" || name == "onednn", "DAPT_FP32_PRODUCTS: found \"", name, "\", expected torch or onednn");
+  require(name == "torch" || at::Context::hasMKLDNN(), "DAPT_FP32_PRODUCTS: found onednn, which this LibTorch was built without");
+  return name == "torch" ? Fp32Products::torch : Fp32Products::onednn;
+}
+
+}  // namespace detail
+
+/// What is in use. The first call decides, from the processor and DAPT_FP32_PRODUCTS.
+[[gnu::visibility("default")]] inline Fp32Products& fp32_products() {
+  static Fp32Products choice = detail::chosen_fp32_products();
+  return choice;
+}
+
 namespace detail {
 
 /// MKL's strict reproducibility is for Intel's processors alone; elsewhere asking for it only moves the bits.
@@ -82,7 +115,7 @@ inline void make_products_independent_of_the_batch() {
 /// Whether a row of an fp32 product has the same bits whatever the number of other rows.
 inline bool products_are_independent_of_the_batch() {
   const char* mode = std::getenv("MKL_CBWR");
-  return detail::has_strict_products() && mode != nullptr && std::string_view(mode).ends_with("STRICT");
+  return detail::has_strict_products() && fp32_products() == Fp32Products::torch && mode != nullptr && std::string_view(mode).ends_with("STRICT");
 }
 
 }  // namespace dapt

@@ -9,6 +9,7 @@
 #include <string_view>
 #include <utility>
 
+#include <ATen/Context.h>
 #include <ATen/Parallel.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
@@ -24,6 +25,7 @@
 #include <dapt/core/batch.hpp>
 #include <dapt/core/cuda_kernels.hpp>
 #include <dapt/core/error.hpp>
+#include <dapt/core/matrix_product.hpp>
 #include <dapt/core/product.hpp>
 #include <dapt/core/tensor.hpp>
 #include <dapt/kernels/cpu/cross_entropy_avx512.hpp>
@@ -114,24 +116,40 @@ template <class Body>
 void for_each_logits_chunk(const Tensor& hidden, const Tensor& weight, bool trained, Body body) {
   const std::int64_t rows = hidden.size(0), chunk_rows = logits_chunk_rows(hidden, trained);
   if (rows == 0) return;
-  Tensor buffer = at::empty({std::min(chunk_rows, rows), weight.size(0)}, hidden.options());
+  const bool in_one = takes_onednn(hidden) && weight.scalar_type() == hidden.scalar_type();  // it writes to memory of its own
+  Tensor buffer = in_one ? Tensor() : at::empty({std::min(chunk_rows, rows), weight.size(0)}, hidden.options());
   for (std::int64_t begin = 0; begin < rows; begin += chunk_rows) {
     const std::int64_t length = std::min(chunk_rows, rows - begin);
+    const Tensor chunk = hidden.narrow(0, begin, length);
+    if (in_one) {
+      body(begin, length, matrix_product(chunk, weight.t()));
+      continue;
+    }
     Tensor logits = buffer.narrow(0, 0, length);
     for_each_weight_block(weight, hidden.scalar_type(), [&](const Tensor& block, std::int64_t first) {
       Tensor columns = logits.narrow(1, first, block.size(0));
-      at::mm_out(columns, hidden.narrow(0, begin, length), block.t());
+      matrix_product_out(columns, chunk, block.t());
     });
     body(begin, length, logits);
   }
 }
 
+/// With bf16 weights of many rows oneDNN's inner product is faster than at::mm's, which asks oneDNN for another one: 881 GFLOP/s instead of 765 (Zen 5, 512 rows, vocabulary of 49,152).
+inline bool takes_onednn_for_hidden_gradient(const Tensor& dlogits, const Tensor& weight) {
+  return dlogits.is_cpu() && dlogits.scalar_type() == at::kBFloat16 && weight.scalar_type() == at::kBFloat16 && !widens(dlogits) &&
+         processor_instruction_set() == InstructionSet::avx512_bf16 && at::Context::hasMKLDNN();
+}
+
 /// gradient = dlogits weight, [N, C].
 inline void hidden_gradient_out(Tensor gradient, const Tensor& dlogits, const Tensor& weight) {
+  if (takes_onednn_for_hidden_gradient(dlogits, weight)) {
+    gradient.copy_(onednn_product(dlogits, weight));
+    return;
+  }
   for_each_weight_block(weight, dlogits.scalar_type(), [&](const Tensor& block, std::int64_t first) {
     const Tensor columns = dlogits.narrow(1, first, block.size(0));
-    if (first == 0) at::mm_out(gradient, columns, block);
-    else gradient.addmm_(columns, block);
+    if (first == 0) matrix_product_out(gradient, columns, block);
+    else add_matrix_product(gradient, columns, block);
   });
 }
 

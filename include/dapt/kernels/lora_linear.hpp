@@ -2,11 +2,10 @@
 // One autograd function: it keeps x A^T, and x where that cannot be made again, reads A and B in the type that products of x read, and skips the gradient of a frozen W.
 #pragma once
 
-#include <ATen/ops/mm.h>
-
 #include <dapt/core/error.hpp>
 #include <dapt/core/kept_input.hpp>
 #include <dapt/core/linear.hpp>
+#include <dapt/core/matrix_product.hpp>
 #include <dapt/core/product.hpp>
 #include <dapt/core/tensor.hpp>
 #include <torch/csrc/autograd/custom_function.h>
@@ -20,8 +19,9 @@ struct LoraLinearFunction : torch::autograd::Function<LoraLinearFunction> {
                         const Tensor& b, double scaling, const std::optional<Tensor>& bias, const FrozenWeightPtr& frozen) {
     const Tensor rows = x.reshape({-1, x.size(-1)}), read = operand(rows);
     const auto dtype = read.scalar_type();
-    const Tensor reduced = at::mm(read, a.to(dtype).t());
-    const Tensor y = linear_rows(read, weight, frozen, bias).addmm_(reduced, b.to(dtype).t(), /*beta=*/1, /*alpha=*/scaling);
+    const Tensor reduced = matrix_product(read, a.to(dtype).t());
+    Tensor y = linear_rows(read, weight, frozen, bias);
+    add_matrix_product(y, reduced, b.to(dtype).t(), scaling);
     context->save_for_backward({keep_rows(*context, x, rows), weight, a, b, reduced.to(x.scalar_type())});
     context->saved_data["scaling"] = scaling;
     context->saved_data["input_shape"] = x.sizes();
@@ -36,20 +36,22 @@ struct LoraLinearFunction : torch::autograd::Function<LoraLinearFunction> {
     const double scaling = context->saved_data["scaling"].toDouble();
     const Tensor dy = operand(gradients[0].reshape({-1, weight.size(0)}));
     const auto dtype = dy.scalar_type();
-    const Tensor dreduced = at::mm(dy, b.to(dtype)).mul_(scaling);
+    const Tensor dreduced = matrix_product(dy, b.to(dtype)).mul_(scaling);
     Tensor dx, dweight, dbias, da, db;
     const auto frozen = context->saved_data.find("frozen");
     const auto through_weight = [&] {
-      return frozen == context->saved_data.end() ? at::mm(dy, weight.to(dtype)) : frozen_gradient(dy, *c10::static_intrusive_pointer_cast<FrozenWeight>(frozen->second.toCapsule()));
+      return frozen == context->saved_data.end() ? matrix_product(dy, weight.to(dtype)) : frozen_gradient(dy, *c10::static_intrusive_pointer_cast<FrozenWeight>(frozen->second.toCapsule()));
     };
-    if (context->needs_input_grad(0))
-      dx = through_weight().addmm_(dreduced, a.to(dtype)).to(weight.scalar_type()).view(context->saved_data["input_shape"].toIntVector());
+    if (context->needs_input_grad(0)) {
+      dx = through_weight();
+      dx = add_matrix_product(dx, dreduced, a.to(dtype)).to(weight.scalar_type()).view(context->saved_data["input_shape"].toIntVector());
+    }
     if (context->needs_input_grad(1) || context->needs_input_grad(2)) {
       const Tensor read = kept_rows(*context, saved[0]).to(dtype);
-      if (context->needs_input_grad(1)) dweight = at::mm(dy.t(), read).to(weight.scalar_type());
-      if (context->needs_input_grad(2)) da = at::mm(dreduced.t(), read).to(a.scalar_type());
+      if (context->needs_input_grad(1)) dweight = matrix_product(dy.t(), read).to(weight.scalar_type());
+      if (context->needs_input_grad(2)) da = matrix_product(dreduced.t(), read).to(a.scalar_type());
     }
-    if (context->needs_input_grad(3)) db = at::mm(dy.t(), saved[4].to(dtype)).mul_(scaling).to(b.scalar_type());
+    if (context->needs_input_grad(3)) db = matrix_product(dy.t(), saved[4].to(dtype)).mul_(scaling).to(b.scalar_type());
     if (context->saved_data["has_bias"].toBool() && context->needs_input_grad(4)) dbias = dy.sum(0).to(weight.scalar_type());
     return {dx, dweight, da, db, Tensor(), dbias, Tensor()};
   }

@@ -64,7 +64,7 @@ struct GaLore {
   ProjType proj_type = ProjType::std;
   std::vector<std::string> targets = {};         ///< parts of names; empty: every 2-D weight with "attn" or "mlp" in its name
   Projector projector = Projector::randomized;
-  std::int64_t power_iterations = 2;             ///< >= 1, of the randomized projectors
+  std::int64_t power_iterations = 2;             ///< >= 1, of the randomized projectors, at most: a subspace with 99.5 % of the gradient's energy is taken as it is
   Inner inner = {};                              ///< steps in the subspace, and alone on what is not projected
 
   struct State {
@@ -229,7 +229,8 @@ std::pair<Tensor, Tensor> GaLore<Inner>::subspace(const State& state, const Tens
       vectors = exact_singular_vectors(gradient, rank);
     } else {
       const std::int64_t r = std::min({rank, gradient.size(0), gradient.size(1)});
-      const RangeFinder finder{.product_dtype = projector == Projector::randomized_bf16 ? at::kBFloat16 : at::kFloat, .power_iterations = power_iterations};
+      const RangeFinder finder{.product_dtype = projector == Projector::randomized_bf16 ? at::kBFloat16 : at::kFloat,
+                               .eigen_dtype = state.gradient_dtype == at::kFloat ? at::kDouble : at::kFloat, .power_iterations = power_iterations};
       if (state.on_right) vectors.right = approximate_right_vectors(gradient, r, state.right, finder);
       if (state.on_left) vectors.left = approximate_right_vectors(gradient.t(), r, has_subspace ? state.left.t() : Tensor(), finder).t();
     }

@@ -4,8 +4,11 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <tuple>
+#include <utility>
 
 #include <ATen/ops/cat.h>
+#include <ATen/ops/diag.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/linalg_cholesky_ex.h>
 #include <ATen/ops/linalg_eigh.h>
@@ -14,30 +17,58 @@
 #include <ATen/ops/linalg_svd.h>
 #include <ATen/ops/linalg_vector_norm.h>
 #include <ATen/ops/min.h>
-#include <ATen/ops/mm.h>
 
+#include <dapt/core/error.hpp>
 #include <dapt/core/hash.hpp>
+#include <dapt/core/matrix_product.hpp>
 #include <dapt/core/tensor.hpp>
 
 namespace dapt {
 
-/// Orthonormal basis of the columns of `y` [n, k], fp32, n >= k; the first j columns span what the first j of `y` span. Cholesky-QR of the scaled columns with
-/// an fp64 Gram matrix, a second time where one pass may not reach fp32's precision: four times faster than Householder QR on tall matrices, which takes
-/// over where the columns are too close to dependent.
-inline Tensor orthonormal_columns(const Tensor& y) {
-  constexpr double well_conditioned = 1e-3;  // one pass errs by about 1e-16 / pivot^2
-  const Tensor norms = at::linalg_vector_norm(y, 2, {0}, true).clamp_min_(1e-30);
-  Tensor q = y.div(norms).to(at::kDouble);
-  for (bool again = true; again;) {
-    const auto [lower, info] = at::linalg_cholesky_ex(at::mm(q.t(), q));
-    if (info.item<int>() != 0) return std::get<0>(at::linalg_qr(y));
-    q = at::linalg_solve_triangular(lower, q.t(), /*upper=*/false).t();
-    again = lower.diagonal().min().item<double>() < well_conditioned;
+namespace detail {
+
+/// From the Gram matrix y y' [k, k] of the rows of y: t [k, k] with orthonormal rows t y, the first j of which span what the first j of y span, by Cholesky's method; and its smallest
+/// pivot, of rows scaled to norm 1. Undefined where it fails. `shift` is added to the scaled squares: directions below its root keep a smaller norm.
+inline std::pair<Tensor, double> orthonormalizer(const Tensor& gram, double shift = 0) {
+  const Tensor scale = gram.diagonal().clamp_min(1e-30).rsqrt();
+  Tensor scaled = gram.mul(scale).mul_(scale.unsqueeze(1));
+  if (shift > 0) scaled.diagonal().add_(shift);
+  const auto [lower, info] = at::linalg_cholesky_ex(scaled);
+  if (info.item<int>() != 0) return {Tensor(), 0};
+  return {at::linalg_solve_triangular(lower, at::diag(scale), /*upper=*/false), lower.diagonal().min().item<double>()};
+}
+
+/// The same, with the smallest shift with which it does not fail: enough for a basis that goes on being multiplied, where a weak direction need not be long.
+inline Tensor nearly_orthonormalizer(const Tensor& gram) {
+  for (double shift = 1e-5; shift < 1; shift *= 10) {
+    if (const Tensor t = orthonormalizer(gram, shift).first; t.defined()) return t;
   }
-  return q.to(at::kFloat);
+  fail("range finder: the matrix is not finite");
+}
+
+}  // namespace detail
+
+/// Orthonormal basis of the rows of `y` [k, n], fp32, n >= k; the first j rows span what the first j of `y` span. By Cholesky-QR, repeated until the rows are orthonormal to fp32's
+/// precision, in fp32 where they are far from dependent, else in fp64; where that fails, by Householder QR.
+inline Tensor orthonormal_rows(const Tensor& y) {
+  constexpr double far_from_dependent = 1e-2, orthonormal = 0.5;  // pivots: one pass errs by about the type's precision / pivot^2
+  const Tensor scaled = y.div(at::linalg_vector_norm(y, 2, {1}, true).clamp_min_(1e-30));
+  for (const auto dtype : {at::kFloat, at::kDouble}) {
+    Tensor q = scaled.to(dtype);
+    for (bool first = true;; first = false) {
+      const auto [t, pivot] = detail::orthonormalizer(matrix_product(q, q.t()));
+      if (!t.defined() || (first && dtype == at::kFloat && pivot < far_from_dependent)) break;
+      q = matrix_product(t, q);
+      if (pivot > orthonormal) return q.to(at::kFloat);
+    }
+  }
+  return std::get<0>(at::linalg_qr(y.t())).t();
 }
 
 namespace detail {
+
+/// Rows with the sign that makes their sum positive: LAPACK's is arbitrary and may turn with the last bit of a matrix, and with it the moments that were kept over a refresh.
+inline Tensor oriented(const Tensor& rows) { return rows.mul(rows.sum(1, /*keepdim=*/true).ge(0).to(rows.scalar_type()).mul_(2).sub_(1)); }
 
 /// int8 [rows, columns] of +1 and -1, each as likely. They sketch as well as normal numbers (Martinsson & Tropp 2020, arXiv:2002.01387, section 9), and are drawn 64 at a time.
 inline Tensor random_signs(std::int64_t rows, std::int64_t columns, std::uint64_t key) {
@@ -55,7 +86,9 @@ inline Tensor random_signs(std::int64_t rows, std::int64_t columns, std::uint64_
 
 struct RangeFinder {
   at::ScalarType product_dtype = at::kFloat;  ///< of the products with the matrix: fp32, or bf16 where the processor multiplies it fast
-  std::int64_t power_iterations = 2;          ///< >= 1; each sharpens the subspace
+  at::ScalarType eigen_dtype = at::kDouble;   ///< of the Gram matrix's eigenvectors: fp32 does where what is found is rounded to 16 bits
+  std::int64_t power_iterations = 2;          ///< >= 1, at most; each sharpens the subspace
+  double enough_energy = 0.995;               ///< share of the matrix's squared norm: a subspace that holds it is taken without further iterations
   std::int64_t oversampling = 16;             ///< extra columns that are dropped at the end
 };
 
@@ -71,37 +104,42 @@ inline SingularVectors exact_singular_vectors(const Tensor& matrix, std::int64_t
   return {u.narrow(1, 0, r).contiguous(), vh.narrow(0, 0, r).contiguous()};
 }
 
-/// The first `count` right singular vectors of a matrix [m, n] as rows, fp32; fewer where the matrix has fewer. From the eigenvectors of the smaller fp64 Gram matrix: half
-/// the time of the SVD; what is lost are directions whose singular values are below 1e-8 of the largest.
-inline Tensor right_vectors_by_gram_matrix(const Tensor& matrix, std::int64_t count) {
+/// The first `count` right singular vectors of a matrix [m, n] as rows, fp32; fewer where the matrix has fewer. From the eigenvectors of the smaller Gram matrix, in `dtype`: a quarter
+/// to half of the SVD's time; what is lost are directions whose singular values are below 1e-8 (fp64) or 1e-4 (fp32) of the largest.
+inline Tensor right_vectors_by_gram_matrix(const Tensor& matrix, std::int64_t count, at::ScalarType dtype = at::kDouble) {
   const bool is_tall = matrix.size(0) >= matrix.size(1);
-  const Tensor g = matrix.to(at::kDouble), gram = is_tall ? at::mm(g.t(), g) : at::mm(g, g.t());
+  const double norm = std::max(at::linalg_vector_norm(matrix, 2, {}, false, at::kFloat).item<double>(), 1e-30);
+  const Tensor g = matrix.to(dtype).div(norm), gram = is_tall ? matrix_product(g.t(), g) : matrix_product(g, g.t());  // scaled: the square of a small gradient underflows
   const std::int64_t r = std::min(count, gram.size(0));
-  const Tensor leading = std::get<1>(at::linalg_eigh(gram)).narrow(1, gram.size(0) - r, r).flip(1);  // ascending
-  return is_tall ? leading.t().to(at::kFloat).contiguous() : orthonormal_columns(at::mm(g.t(), leading).to(at::kFloat)).t().contiguous();
+  const Tensor leading = std::get<1>(at::linalg_eigh(gram)).narrow(1, gram.size(0) - r, r).flip(1).t();  // ascending
+  return detail::oriented(is_tall ? leading.to(at::kFloat).contiguous() : orthonormal_rows(matrix_product(leading, g).to(at::kFloat)).contiguous());
 }
 
 /// The first `count` right singular vectors of a matrix [m, n] as rows [count, n], fp32, to within the range finder's accuracy. `warm` [count, n] (or
-/// undefined) is a basis to start from. Deterministic: the random columns depend on the sizes alone. From the Gram
+/// undefined) is a basis to start from. Deterministic: the random rows depend on the sizes alone. From the Gram
 /// matrix where half of all directions are wanted, which is no more work then.
 inline Tensor approximate_right_vectors(const Tensor& matrix, std::int64_t count, const Tensor& warm, const RangeFinder& options) {
   const std::int64_t n = matrix.size(1), smaller = std::min(matrix.size(0), n), width = count + options.oversampling;
-  if (2 * width >= smaller) return right_vectors_by_gram_matrix(matrix, count);
-  const double scale = std::max(at::linalg_vector_norm(matrix, 2, {}, false, at::kFloat).item<double>(), 1e-30);
-  const Tensor g = matrix.to(at::kFloat).div(scale).to(options.product_dtype);  // scaled: the square of a small gradient underflows
-  const auto product = [](const Tensor& a, const Tensor& b) { return at::mm(a, b.to(a.scalar_type())); };
+  if (2 * width >= smaller) return right_vectors_by_gram_matrix(matrix, count, options.eigen_dtype);
+  const double norm = std::max(at::linalg_vector_norm(matrix, 2, {}, false, at::kFloat).item<double>(), 1e-30);
+  const Tensor g = matrix.to(at::kFloat).div(norm).to(options.product_dtype);  // scaled: the square of a small gradient underflows
+  const auto product = [](const Tensor& rows, const Tensor& b) { return matrix_product(rows.to(b.scalar_type()), b).to(at::kFloat); };
 
   const bool is_warm = warm.defined() && warm.size(0) == count;
   const std::int64_t fresh = is_warm ? options.oversampling : width;
-  Tensor q = detail::random_signs(n, fresh, static_cast<std::uint64_t>(count)).to(matrix.device()).to(at::kFloat);
-  if (is_warm) q = at::cat({warm.to(at::kFloat).t(), q}, 1);
-  for (std::int64_t i = 1; i < options.power_iterations; ++i) q = orthonormal_columns(product(g.t(), product(g, q)).to(at::kFloat));
-
-  // The last iteration from the other side (Halko's algorithm 5.1): with Q = orth(g q), the left singular vectors of g' Q are g's right ones, so no further product
-  // is needed to turn the basis to singular vectors, which matters to Adam. The oversampled columns go.
-  const Tensor b = product(g.t(), orthonormal_columns(product(g, q).to(at::kFloat))).to(at::kFloat);
-  const Tensor rotation = std::get<1>(at::linalg_eigh(at::mm(b.t(), b))).narrow(1, options.oversampling, count).flip(1);  // ascending
-  return orthonormal_columns(at::mm(b, rotation)).t().contiguous();
+  Tensor q = detail::random_signs(fresh, n, static_cast<std::uint64_t>(count)).to(matrix.device()).to(at::kFloat);
+  if (is_warm) q = at::cat({warm.to(at::kFloat), q});
+  for (std::int64_t i = 1;; ++i) {
+    // With orthonormal rows Q that span those of y = q g', the left singular vectors of (Q g)' are g's right ones (Halko's algorithm 5.1): no further product is needed to turn the basis
+    // to singular vectors, which matters to Adam. Q g = t (y g) spares t y, which is longer.
+    const Tensor y = product(q, g.t()), b = matrix_product(detail::nearly_orthonormalizer(matrix_product(y, y.t())), product(y, g)), gram = matrix_product(b, b.t());
+    if (i < options.power_iterations && gram.trace().item<double>() < options.enough_energy) {
+      q = matrix_product(detail::nearly_orthonormalizer(gram), b);
+      continue;
+    }
+    const Tensor rotation = std::get<1>(at::linalg_eigh(gram)).narrow(1, options.oversampling, count).flip(1);  // ascending; the oversampled ones go
+    return detail::oriented(orthonormal_rows(matrix_product(rotation.t(), b)).contiguous());
+  }
 }
 
 }  // namespace dapt
