@@ -33,6 +33,7 @@ set(DAPT_HEADERS
   include/dapt/core/json.hpp
   include/dapt/core/kept_input.hpp
   include/dapt/core/linear.hpp
+  include/dapt/core/matrix_product.hpp
   include/dapt/core/named_parameter.hpp
   include/dapt/core/page.hpp
   include/dapt/core/peak_memory.hpp

@@ -99,17 +99,20 @@ class PortableKernels {
   PortableKernels() {
     instruction_set() = InstructionSet::portable;
     bf16_products() = Bf16Products::native;
+    fp32_products() = Fp32Products::torch;
   }
   PortableKernels(const PortableKernels&) = delete;
   PortableKernels& operator=(const PortableKernels&) = delete;
   ~PortableKernels() {
     instruction_set() = chosen_;
     bf16_products() = products_;
+    fp32_products() = library_;
   }
 
  private:
   const InstructionSet chosen_ = instruction_set();
   const Bf16Products products_ = bf16_products();
+  const Fp32Products library_ = fp32_products();
 };
 
 template <class Adapter>
