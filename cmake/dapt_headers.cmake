@@ -53,6 +53,7 @@ set(DAPT_HEADERS
   include/dapt/dapt.hpp
   include/dapt/data/batch.hpp
   include/dapt/data/default_filter.hpp
+  include/dapt/data/file_names.hpp
   include/dapt/data/filter_pages.hpp
   include/dapt/data/find_duplicates.hpp
   include/dapt/data/find_overlap.hpp

@@ -15,6 +15,7 @@
 #include <dapt/core/error.hpp>
 #include <dapt/core/peak_memory.hpp>
 #include <dapt/core/precision.hpp>
+#include <dapt/data/token_store.hpp>
 #include <dapt/io/hf_model.hpp>
 #include <dapt/metrics/perplexity.hpp>
 #include <dapt/text/tokenizer.hpp>
@@ -227,6 +228,7 @@ void print_samples(const CheckOptions& run, const dapt::AnyTokenizer& tokenizer,
     for (std::size_t i = 0; i < std::min(shown, ids.size()); ++i)
       std::cout << ' ' << ids[i] << ' ' << nlohmann::json(tokenizer.decode({ids[i]})).dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
     std::cout << (ids.size() > shown ? " ...\n" : "\n");
+    if (ids.empty()) continue;  // has no perplexity
     if (!model) {
       std::cout << "  perplexity: not measured, " << why_not << '\n';
       continue;
@@ -246,8 +248,8 @@ struct Planned {
   dapt::MemoryPlan plan;
 };
 
-/// `process`: what it holds anyway, on the host.
-void print_plans(const CheckOptions& run, const std::vector<Planned>& plans, std::int64_t host_process) {
+/// `host_process`: what it holds anyway, on the host; `id_bytes`: of a token in a store.
+void print_plans(const CheckOptions& run, const std::vector<Planned>& plans, std::int64_t host_process, std::size_t id_bytes) {
   const std::int64_t process = run.planned_devices > 1 ? 0 : host_process;
   std::int64_t largest = 0;
   std::size_t width = 7;
@@ -287,7 +289,7 @@ void print_plans(const CheckOptions& run, const std::vector<Planned>& plans, std
     if (plan.usual_peak) std::cout << name << ": " << in_gib(plan.resident() + plan.usual_peak->bytes() + process) << " in the windows that do not refresh the subspace\n";
     for (const std::string& sentence : plan.not_counted) std::cout << name << ": not counted: " << sentence << '\n';
   }
-  std::cout << "Not counted: the packed pages, 16 bytes a token. ";
+  std::cout << "Not counted: the token store, " << id_bytes << " bytes a token, which is mapped from its file and given back where memory is short. ";
   if (const std::int64_t total = system_memory("MemTotal"); total > 0) std::cout << "This machine has " << in_gib(total) << ", of which " << in_gib(system_memory("MemAvailable")) << " are free.";
   std::cout << '\n';
 }
@@ -317,7 +319,7 @@ void check(CheckOptions run, const std::vector<SettingOptions>& settings) {
   }
   if (tokenizer) print_samples(run, *tokenizer, has_weights && of_config == 0 ? config : std::nullopt, problems);
   if (config && of_config > 0) std::cout << "The plan is that of the configuration without what is refused.\n";
-  if (!plans.empty()) print_plans(run, plans, process);
+  if (!plans.empty()) print_plans(run, plans, process, dapt::id_bytes(config->vocab_size));
   if (!plans.empty() && run.planned_devices > 1)
     std::cout << "Of each of " << run.planned_devices << " devices, by this processor's kernels: " << planned_model(*config, run).placement() << ". Beside that the process needs " << in_gib(process) << " of the host's memory.\n";
   std::cout.flush();

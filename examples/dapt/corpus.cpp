@@ -16,6 +16,7 @@
 
 #include <dapt/core/error.hpp>
 #include <dapt/core/hash.hpp>
+#include <dapt/data/file_names.hpp>
 #include <dapt/data/find_duplicates.hpp>
 #include <dapt/data/page_labels.hpp>
 #include <dapt/data/parallel_for.hpp>
@@ -217,6 +218,7 @@ void check_outputs(const RunOptions& run, const NamedFiles& outputs, const std::
   require_distinct(outputs, outputs);
   require_distinct(outputs, inputs);
   for (const auto& [option, file] : outputs) {
+    dapt::require(!dapt::detail::has_compressed_name(file), option, ": ", file.string(), " has the name of a compressed file, and is written as it is; leave out ", file.extension().string());
     if (option != in_place) require_distinct({{option, file}}, {{"--pages", run.pages.pages}});
     dapt::require(!is_read_with(run.pages.pages, file), option, ": ", file.string(), " is in the folder of --pages, ", run.pages.pages.string(), ", and would be read as pages by the next run; give one elsewhere");
   }

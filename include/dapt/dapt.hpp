@@ -53,6 +53,7 @@
 #include <dapt/core/weight_gate.hpp>
 #include <dapt/data/batch.hpp>
 #include <dapt/data/default_filter.hpp>
+#include <dapt/data/file_names.hpp>
 #include <dapt/data/filter_pages.hpp>
 #include <dapt/data/find_duplicates.hpp>
 #include <dapt/data/find_overlap.hpp>

@@ -420,8 +420,13 @@ TEST_CASE("read_pages: compressed files of a folder count by their names without
   write(folder.path() / "d.jsonl.zstd", zstd(R"({"text":"of another"})"));
   write(folder.path() / "e.ndjson", R"({"text":"of a third"})");
   write(folder.path() / "f.json", R"({"text":"of none"})");
+  write(folder.path() / "g.JSONL.GZ", gzip(R"({"text":"of a fourth"})"));
+  write(folder.path() / "h.Ndjson", R"({"text":"of a fifth"})");
   const auto pages = dapt::read_pages(folder.path()) | ranges::to<std::vector>();
-  REQUIRE(pages.size() == 5);
+  REQUIRE(pages.size() == 7);
+  REQUIRE(pages[5].text == "of a fourth");
+  REQUIRE(pages[5].work == "g");
+  REQUIRE(pages[6].text == "of a fifth");
   REQUIRE(pages[2].text == "of another");
   REQUIRE(pages[2].work == "d");
   REQUIRE(pages[3].text == "of a third");

@@ -58,6 +58,8 @@ TEST_CASE("GaLore keeps the laws of an optimizer, whatever the projection") {
   }
   REQUIRE(dapt::testing::optimizer_failures(dapt::galore_adamw(8, 2), {.lr = 1e-2, .shape = {40, 64}, .dtype = at::kBFloat16}) == Failures{});
   REQUIRE(dapt::testing::optimizer_failures(dapt::galore_adamw(), {.parameter = "model.norm.weight"}) == Failures{});  // not projected
+  for (const std::int64_t side : {24, 200})  // from the Gram matrix, and by the range finder
+    REQUIRE(dapt::testing::optimizer_failures(dapt::galore_adamw(8, 2), {.shape = {side, side}, .dtype = at::kDouble}) == Failures{});
 }
 
 TEST_CASE("an update lies in the subspace of the gradient at the last refresh") {

@@ -310,6 +310,7 @@ class Program(unittest.TestCase):
         for option, command in {"--out": ("filter", "--out", folder / "deep/kept.jsonl"), "--findings": ("train", *small, "--findings", folder / "found"), "--store": (*tokenized, "--store", folder / "store"),
                                 "--out:": ("compare", *small[:-1], folder / "run")}.items():
             refused[f"{option.rstrip(':')}: {command[-1]} is in the folder of --pages, {folder}, and would be read as pages"] = (*command, "--pages", folder)
+        refused[f"--out: {self.folder / 'kept.jsonl.gz'} has the name of a compressed file, and is written as it is; leave out .gz"] = (*found, "--out", self.folder / "kept.jsonl.gz")
         before = {file: file.read_bytes() for file in self.folder.rglob("*") if file.is_file()}
         for message, command in refused.items():
             with self.subTest(message):
@@ -900,10 +901,11 @@ class Program(unittest.TestCase):
         self.assertRefused(result, "model.safetensors")
 
     def test_check_says_what_is_there_and_plans_from_a_configuration_alone(self):
-        result = run("check", model, "--sample", "Hello world", "--setting", "small = --rank 2", "--max-length", 64)
+        result = run("check", model, "--sample", "Hello world", "--sample", "", "--setting", "small = --rank 2", "--max-length", 64)
         self.assertEqual(result.returncode, 0, result.stderr)
-        for part in ("134515008 parameters in 30 layers", "tied to the embedding", "tokenizer.json (BPE)", "272 tensors", "all of the model's tensors", '2 tokens: 19556 "Hello" 905 " world"'):
+        for part in ("134515008 parameters in 30 layers", "tied to the embedding", "tokenizer.json (BPE)", "272 tensors", "all of the model's tensors", '2 tokens: 19556 "Hello" 905 " world"', "  0 tokens:\n", "the token store, 2 bytes a token"):
             self.assertIn(part, result.stdout)
+        self.assertNotIn("nan", result.stdout)
         self.assertLess(float(result.stdout.split("perplexity ")[1].split()[0]), 49152)
         self.assertIn("small", result.stdout)
 

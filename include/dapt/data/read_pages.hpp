@@ -19,6 +19,7 @@
 
 #include <dapt/core/error.hpp>
 #include <dapt/core/page.hpp>
+#include <dapt/data/file_names.hpp>
 #include <dapt/data/input_file.hpp>
 #include <dapt/data/parallel_for.hpp>
 #include <dapt/data/parse_page.hpp>
@@ -172,9 +173,8 @@ inline bool PageReader::open_next_file() {
   if (files_.empty()) return false;
   const std::filesystem::path file = std::move(files_.back());
   files_.pop_back();
-  std::filesystem::path name = file;
-  if (name.extension() == ".gz" || name.extension() == ".zst" || name.extension() == ".zstd") name.replace_extension();
-  const bool json_lines = file == root_ || name.extension() == ".jsonl" || name.extension() == ".ndjson";
+  const std::filesystem::path name = detail::uncompressed_name(file);
+  const bool json_lines = file == root_ || detail::has_json_lines_name(file);
   std::filesystem::path work = file == root_ ? name.filename() : name.lexically_relative(root_);
   if (json_lines) work.replace_extension();
   source_ = std::make_shared<const Source>(Source{utf8_name(file.string()), utf8_name(work.generic_string()), json_lines});

@@ -17,20 +17,11 @@
 
 #include <dapt/core/error.hpp>
 #include <dapt/core/json.hpp>
+#include <dapt/data/file_names.hpp>
 #include <dapt/data/input_file.hpp>
 #include <dapt/data/utf8.hpp>
 
 namespace dapt {
-
-namespace detail {
-
-inline std::string ascii_lower(std::string_view text) {
-  std::string lowered(text);
-  for (char& c : lowered) c = c >= 'A' && c <= 'Z' ? static_cast<char>(c - 'A' + 'a') : c;
-  return lowered;
-}
-
-}  // namespace detail
 
 /// Terms found without regard to ASCII case, as whole words: where a term begins or ends with a letter or digit of a script with spaces (before U+2E80, as for_each_word has it), no ASCII
 /// letter or digit stands right beside it. Japanese terms are found anywhere. Where several terms start at one place, the longest counts.
@@ -127,9 +118,7 @@ inline Terms read_terms(const std::vector<std::filesystem::path>& paths) {
   for (const auto& path : paths) {
     require(!std::filesystem::is_directory(path), path.string(), ": is a folder, expected a file of domain terms");
     InputFile file(path);
-    std::filesystem::path name = detail::ascii_lower(path.filename().string());
-    if (name.extension() == ".gz" || name.extension() == ".zst" || name.extension() == ".zstd") name.replace_extension();
-    const bool json_lines = name.extension() == ".jsonl" || name.extension() == ".ndjson";
+    const bool json_lines = detail::has_json_lines_name(path);
     constexpr std::size_t most_bytes = std::size_t{1} << 24;
     std::string line;
     for (std::int64_t number = 1; file.read_line(line, most_bytes); ++number) {

@@ -99,6 +99,9 @@ struct TokenStoreLayout {
 
 }  // namespace detail
 
+/// Bytes of a token in a store.
+constexpr std::uint32_t id_bytes(std::int64_t vocab_size) { return vocab_size <= 65536 ? 2 : 4; }
+
 /// The token ids of one stored page: a range of std::int32_t in the mapped file.
 class TokenIds {
  public:
@@ -241,7 +244,7 @@ class TokenStore {
 inline TokenStoreWriter::TokenStoreWriter(const std::filesystem::path& file, Hash128 tokenizer, std::int64_t vocab_size)
     : name_(file.string()), file_(file), documents_(file.parent_path()), works_(file.parent_path()), held_out_(file.parent_path()) {
   require(vocab_size >= 1 && vocab_size <= std::numeric_limits<std::int32_t>::max(), name_, ": a vocabulary of ", vocab_size, " entries, expected 1 to 2147483647");
-  header_.id_bytes = vocab_size <= 65536 ? 2 : 4;
+  header_.id_bytes = dapt::id_bytes(vocab_size);
   header_.tokenizer_high = tokenizer.high;
   header_.tokenizer_low = tokenizer.low;
   header_.vocab_size = static_cast<std::uint64_t>(vocab_size);

@@ -230,7 +230,7 @@ std::pair<Tensor, Tensor> GaLore<Inner>::subspace(const State& state, const Tens
     } else {
       const std::int64_t r = std::min({rank, gradient.size(0), gradient.size(1)});
       const RangeFinder finder{.product_dtype = projector == Projector::randomized_bf16 ? at::kBFloat16 : at::kFloat,
-                               .eigen_dtype = state.gradient_dtype == at::kFloat ? at::kDouble : at::kFloat, .power_iterations = power_iterations};
+                               .eigen_dtype = c10::elementSize(state.gradient_dtype) < 4 ? at::kFloat : at::kDouble, .power_iterations = power_iterations};
       if (state.on_right) vectors.right = approximate_right_vectors(gradient, r, state.right, finder);
       if (state.on_left) vectors.left = approximate_right_vectors(gradient.t(), r, has_subspace ? state.left.t() : Tensor(), finder).t();
     }

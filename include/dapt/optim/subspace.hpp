@@ -19,6 +19,7 @@
 #include <ATen/ops/min.h>
 
 #include <dapt/core/error.hpp>
+#include <dapt/core/gradient.hpp>
 #include <dapt/core/hash.hpp>
 #include <dapt/core/matrix_product.hpp>
 #include <dapt/core/tensor.hpp>
@@ -108,7 +109,7 @@ inline SingularVectors exact_singular_vectors(const Tensor& matrix, std::int64_t
 /// to half of the SVD's time; what is lost are directions whose singular values are below 1e-8 (fp64) or 1e-4 (fp32) of the largest.
 inline Tensor right_vectors_by_gram_matrix(const Tensor& matrix, std::int64_t count, at::ScalarType dtype = at::kDouble) {
   const bool is_tall = matrix.size(0) >= matrix.size(1);
-  const double norm = std::max(at::linalg_vector_norm(matrix, 2, {}, false, at::kFloat).item<double>(), 1e-30);
+  const double norm = std::max(gradient_norm(matrix), 1e-30);
   const Tensor g = matrix.to(dtype).div(norm), gram = is_tall ? matrix_product(g.t(), g) : matrix_product(g, g.t());  // scaled: the square of a small gradient underflows
   const std::int64_t r = std::min(count, gram.size(0));
   const Tensor leading = std::get<1>(at::linalg_eigh(gram)).narrow(1, gram.size(0) - r, r).flip(1).t();  // ascending
@@ -121,7 +122,7 @@ inline Tensor right_vectors_by_gram_matrix(const Tensor& matrix, std::int64_t co
 inline Tensor approximate_right_vectors(const Tensor& matrix, std::int64_t count, const Tensor& warm, const RangeFinder& options) {
   const std::int64_t n = matrix.size(1), smaller = std::min(matrix.size(0), n), width = count + options.oversampling;
   if (2 * width >= smaller) return right_vectors_by_gram_matrix(matrix, count, options.eigen_dtype);
-  const double norm = std::max(at::linalg_vector_norm(matrix, 2, {}, false, at::kFloat).item<double>(), 1e-30);
+  const double norm = std::max(gradient_norm(matrix), 1e-30);
   const Tensor g = matrix.to(at::kFloat).div(norm).to(options.product_dtype);  // scaled: the square of a small gradient underflows
   const auto product = [](const Tensor& rows, const Tensor& b) { return matrix_product(rows.to(b.scalar_type()), b).to(at::kFloat); };
 
