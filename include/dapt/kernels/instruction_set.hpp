@@ -62,6 +62,9 @@ inline bool takes_avx512_elementwise(const Tensor& x) {
   return instruction_set() == InstructionSet::avx512_bf16 && x.is_cpu() && (x.scalar_type() == at::kFloat || x.scalar_type() == at::kBFloat16);
 }
 
+/// Whether oneDNN has a fast inner product of bf16 here.
+inline bool has_bf16_inner_product() { return processor_instruction_set() == InstructionSet::avx512_bf16 && at::Context::hasMKLDNN(); }
+
 /// Elements below which a second thread costs more than it saves.
 inline constexpr std::int64_t elementwise_grain = 8192;
 
@@ -96,7 +99,8 @@ inline std::vector<std::string> kernel_report(c10::Device device = c10::kCPU) {
       std::string("products of fp32: ") + (fp32_products() == Fp32Products::onednn ? "oneDNN" : "LibTorch's choice") + "; a row's last bits " + (products_are_independent_of_the_batch() ? "are the same in batches of any size" : "depend on the number of rows"),
       "products of bf16: operands " + operands + ", sums fp32",
       "attention: " + (own ? "fp32 and bf16 with head sizes that are multiples of 16 in own AVX-512 code, else " + torch : torch) + " in blocks",
-      "linear + cross entropy: products " + torch + ", softmax " + (own ? "of fp32 and bf16 in own AVX-512 code, else " + torch : torch),
+      "linear + cross entropy: products as above" + std::string(bf16_products() == Bf16Products::native && detail::has_bf16_inner_product() ? ", the hidden states' gradient in bf16 by oneDNN's inner product" : "") + ", softmax " +
+          (own ? "of fp32 and bf16 in own AVX-512 code, else " + torch : torch),
       "rms_norm, rope, swiglu: " + (own ? "fp32 and bf16 in own AVX-512 code, else " + torch : torch),
   };
 }

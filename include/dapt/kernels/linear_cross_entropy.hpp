@@ -9,7 +9,6 @@
 #include <string_view>
 #include <utility>
 
-#include <ATen/Context.h>
 #include <ATen/Parallel.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
@@ -136,8 +135,7 @@ void for_each_logits_chunk(const Tensor& hidden, const Tensor& weight, bool trai
 
 /// With bf16 weights of many rows oneDNN's inner product is faster than at::mm's, which asks oneDNN for another one: 881 GFLOP/s instead of 765 (Zen 5, 512 rows, vocabulary of 49,152).
 inline bool takes_onednn_for_hidden_gradient(const Tensor& dlogits, const Tensor& weight) {
-  return dlogits.is_cpu() && dlogits.scalar_type() == at::kBFloat16 && weight.scalar_type() == at::kBFloat16 && !widens(dlogits) &&
-         processor_instruction_set() == InstructionSet::avx512_bf16 && at::Context::hasMKLDNN();
+  return dlogits.is_cpu() && dlogits.scalar_type() == at::kBFloat16 && weight.scalar_type() == at::kBFloat16 && !widens(dlogits) && has_bf16_inner_product();
 }
 
 /// gradient = dlogits weight, [N, C].

@@ -17,7 +17,6 @@
 #include <ATen/CPUGeneratorImpl.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/linalg_vector_norm.h>
-#include <ATen/ops/mm.h>
 #include <ATen/ops/randint.h>
 #include <ATen/ops/randn.h>
 #include <ATen/ops/scalar_tensor.h>
@@ -26,6 +25,7 @@
 #include <dapt/core/error.hpp>
 #include <dapt/core/gradient.hpp>
 #include <dapt/core/hash.hpp>
+#include <dapt/core/matrix_product.hpp>
 #include <dapt/core/run_result.hpp>
 #include <dapt/optim/adamw.hpp>
 #include <dapt/optim/projected_parameters.hpp>
@@ -120,7 +120,7 @@ inline Tensor Apollo::low_rank(State& state, const Tensor& gradient) const {
     state.projection = at::randn(shape, generator(state.seed), at::TensorOptions(at::kFloat)).div_(std::sqrt(static_cast<double>(rank))).to(gradient.device());
     state.made_from = state.seed;
   }
-  return state.on_right ? at::mm(gradient, state.projection.t()) : at::mm(state.projection.t(), gradient);
+  return state.on_right ? matrix_product(gradient, state.projection.t()) : matrix_product(state.projection.t(), gradient);
 }
 
 /// Shrinks `update` where its norm has grown by more than norm_growth since the last one that was not zero: no number of small steps leads away from zero.

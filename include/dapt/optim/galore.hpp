@@ -16,13 +16,13 @@
 #include <vector>
 
 #include <ATen/ops/empty.h>
-#include <ATen/ops/mm.h>
 #include <c10/util/Exception.h>
 
 #include <dapt/concepts/optimizer.hpp>
 #include <dapt/core/error.hpp>
 #include <dapt/core/gradient.hpp>
 #include <dapt/core/hash.hpp>
+#include <dapt/core/matrix_product.hpp>
 #include <dapt/core/run_result.hpp>
 #include <dapt/optim/adamw.hpp>
 #include <dapt/optim/projected_parameters.hpp>
@@ -193,13 +193,13 @@ void GaLore<Inner>::step(Tensor& weight, State& state, const StepInfo& info) con
   if (state.next_left.defined()) state.left = std::exchange(state.next_left, {});
   if (state.next_right.defined()) state.right = std::exchange(state.next_right, {});
   Tensor direction = inner.direction(state.inner, info);
-  if (state.on_left && state.on_right) direction = at::mm(state.left, direction.to(state.left.scalar_type()));
+  if (state.on_left && state.on_right) direction = matrix_product(state.left, direction.to(state.left.scalar_type()));
   const Tensor& a = state.on_right ? direction : state.left;
   const Tensor& b = state.on_right ? state.right : direction;
   const auto dtype = (state.on_right ? state.right : state.left).scalar_type();
   const double factor = -info.lr * scale;
   if (weight.scalar_type() == dtype) weight.addmm_(a.to(dtype), b.to(dtype), 1, factor);  // one rounding
-  else weight.add_(at::mm(a.to(dtype), b.to(dtype)), factor);
+  else weight.add_(matrix_product(a.to(dtype), b.to(dtype)), factor);
   inner.decay(weight, info);
   ++state.steps;
 }
@@ -210,8 +210,8 @@ Tensor GaLore<Inner>::project(const State& state, const Tensor& gradient) {
   Tensor low = gradient;
   const Tensor &left = state.next_left.defined() ? state.next_left : state.left, &right = state.next_right.defined() ? state.next_right : state.right;
   const auto dtype = c10::promoteTypes(gradient.scalar_type(), (state.on_left ? left : right).scalar_type());
-  if (state.on_left) low = at::mm(left.to(dtype).t(), low.to(dtype));
-  if (state.on_right) low = at::mm(low.to(dtype), right.to(dtype).t());
+  if (state.on_left) low = matrix_product(left.to(dtype).t(), low.to(dtype));
+  if (state.on_right) low = matrix_product(low.to(dtype), right.to(dtype).t());
   return low;
 }
 
