@@ -42,6 +42,19 @@ int a_free_port() {
   return ntohs(address.sin_port);
 }
 
+/// Ctrl-Z, kept pending while it is blocked, until the other processes have been stopped too.
+void block_ctrl_z(bool blocked) {
+  sigset_t signals;
+  sigemptyset(&signals);
+  sigaddset(&signals, SIGTSTP);
+  sigprocmask(blocked ? SIG_BLOCK : SIG_UNBLOCK, &signals, nullptr);
+}
+
+bool ctrl_z_is_pending() {
+  sigset_t signals;
+  return sigpending(&signals) == 0 && sigismember(&signals, SIGTSTP) == 1;
+}
+
 pid_t start_process(const LaunchOptions& options, int rank) {
   const pid_t parent = getpid(), child = fork();
   dapt::require(child >= 0, "launch: cannot start rank ", rank, ": ", std::strerror(errno));
@@ -49,6 +62,7 @@ pid_t start_process(const LaunchOptions& options, int rank) {
   setpgid(0, 0);  // Ctrl-C in a terminal goes to the launcher alone, which passes it on once
   prctl(PR_SET_PDEATHSIG, SIGTERM);
   if (getppid() != parent) _exit(1);
+  block_ctrl_z(false);
   const auto set = [](const char* name, int value) { setenv(name, std::to_string(value).c_str(), 1); };
   setenv("MASTER_ADDR", "127.0.0.1", 1);
   set("MASTER_PORT", options.port);
@@ -56,6 +70,7 @@ pid_t start_process(const LaunchOptions& options, int rank) {
   set("RANK", rank);
   set("LOCAL_WORLD_SIZE", options.processes);
   set("LOCAL_RANK", rank);
+  for (const char* const left : {"TORCHELASTIC_USE_AGENT_STORE", "TORCHELASTIC_RESTART_COUNT"}) unsetenv(left);  // in a shell of torchrun: nobody would open the store
   std::vector<std::string> words = options.command;
   words.insert(words.begin(), "dapt");
   std::vector<char*> arguments;
@@ -79,6 +94,7 @@ void launch(LaunchOptions options) {
   for (const int signal : {SIGINT, SIGTERM}) sigaction(signal, &action, nullptr);
   if (std::signal(SIGHUP, SIG_IGN) != SIG_IGN) sigaction(SIGHUP, &action, nullptr);  // a closed terminal: the command decides, unless it was started by nohup
 
+  block_ctrl_z(true);
   std::vector<pid_t> processes;
   for (int rank = 0; rank < options.processes; ++rank) processes.push_back(start_process(options, rank));
   const auto send = [&](int signal) {
@@ -93,6 +109,13 @@ void launch(LaunchOptions options) {
     for (; interrupts > 0; --interrupts) send(SIGINT);
     for (; terminations > 0; --terminations) send(SIGTERM);
     for (; hangups > 0; --hangups) send(SIGHUP);
+    if (ctrl_z_is_pending()) {  // not handled, but let through where the ranks stand still: a SIGCONT that comes before takes it back, and this process is never left stopped
+      send(SIGSTOP);
+      std::fputs("dapt launch: stopped with its processes; they may fail where that lasts longer than --rank-timeout\n", stderr);
+      block_ctrl_z(false);  // stops here, until SIGCONT
+      block_ctrl_z(true);
+      send(SIGCONT);
+    }
     for (std::size_t rank = 0; rank < processes.size(); ++rank) {
       int status = 0;
       if (processes[rank] == 0 || waitpid(processes[rank], &status, WNOHANG) != processes[rank]) continue;

@@ -71,6 +71,8 @@ TEST_CASE("the environment of torchrun, mpirun and srun says rank, size and plac
     REQUIRE(with({{"SLURM_STEP_ID", "0"}, {"SLURM_NTASKS", "11"}, {"SLURM_PROCID", "5"}, {"SLURM_STEP_TASKS_PER_NODE", "4(x2),3"}, {"SLURM_NODEID", node}})->local_size == expected);
   REQUIRE(with({{"SLURM_STEP_ID", "0"}, {"SLURM_NTASKS", "8"}, {"SLURM_PROCID", "5"}, {"SLURM_STEP_NUM_NODES", "1"}})->local_size == 8);
   REQUIRE_FALSE(with({{"SLURM_NTASKS", "8"}, {"SLURM_PROCID", "0"}}).has_value());  // a batch script outside of srun
+  for (const int tasks : {1, 4})  // the shell of an salloc for four, and an srun in it
+    REQUIRE(with({{"SLURM_STEP_ID", tasks == 1 ? "4294967290" : "0"}, {"SLURM_NTASKS", "4"}, {"SLURM_STEP_NUM_TASKS", std::to_string(tasks)}, {"SLURM_PROCID", "0"}})->size == tasks);
 
   const Variables variables({{"WORLD_SIZE", "2"}, {"RANK", "2"}, {"LOCAL_WORLD_SIZE", "2"}});
   REQUIRE_THROWS_WITH(dapt::rendezvous_from_environment(), "RANK is 2, expected less than WORLD_SIZE, which is 2");

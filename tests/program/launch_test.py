@@ -36,12 +36,12 @@ with tempfile.TemporaryDirectory() as name:
     ONE_SUBSPACE = (*GALORE[:6], "--refresh-schedule", "together")
     CLIPPED = ("--adapter", "full", "--max-grad-norm", 0.5, "--checkpoint-steps", 1)
 
-    def start(processes, *words, **environment):
+    def start(processes, *words, before=None, **environment):
         launcher = [program, "launch", "-n", str(processes), "--"] if processes > 1 else [program]
-        return subprocess.Popen(list(map(str, [*launcher, *words])), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ | environment)
+        return subprocess.Popen(list(map(str, [*launcher, *words])), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ | environment, preexec_fn=before)
 
-    def run(processes, *words, code=0, seconds=120):
-        process = start(processes, *words)
+    def run(processes, *words, code=0, seconds=120, **environment):
+        process = start(processes, *words, **environment)
         try:
             out, messages = process.communicate(timeout=seconds)
         except subprocess.TimeoutExpired:
@@ -136,7 +136,7 @@ with tempfile.TemporaryDirectory() as name:
     os.close(held)
 
     # Stopped by a signal to the launcher, and gone on with: to the bit with as many processes, closely with another number.
-    run(2, *command("whole", *GALORE))
+    run(2, *command("whole", *GALORE), TORCHELASTIC_USE_AGENT_STORE="True", TORCHELASTIC_RESTART_COUNT="1")  # in a shell of torchrun, whose store is not this run's
     for out, options in {"resumed": GALORE, "alone": CLIPPED, "sharded": (*GALORE, "--shard-states"), "split": (*GALORE, "--shard-weights")}.items():
         stopped = start(2, *command(out, *options))
         wait_for_step(out, 5)
@@ -152,6 +152,32 @@ with tempfile.TemporaryDirectory() as name:
     messages = run(1, *command("alone", *CLIPPED, "--resume"))
     assert 'resumed although processes is "1" and was "2": the last bits of sums differ' in messages, messages
     assert close(losses("alone"), losses("clipped-1"))
+
+    # Ctrl-Z stops the launcher and its ranks, for longer than a rank may be silent; they go on together, and a signal that comes meanwhile is passed on then.
+    def stands_still(launcher):
+        processes = [launcher.pid, *ranks(launcher).values()]
+        for _ in range(500):
+            states = [pathlib.Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()[0] for process in processes]
+            if states == ["T"] * 3:
+                return True
+            time.sleep(0.01)
+        raise AssertionError(f"launcher and ranks are in the states {states}, expected T, stopped")
+
+    paused = start(2, *training("paused", "--pages", work / "pages.jsonl", "--max-steps", 100000, "--adapter", "full"), before=os.setpgrp)  # no terminal stops a group that no parent outside of it can wake
+    for seconds in (1.6, 0):
+        wait_for_step("paused", 3)
+        paused.send_signal(signal.SIGTSTP)
+        assert stands_still(paused)
+        steps = len(log("paused"))
+        time.sleep(seconds)
+        assert len(log("paused")) == steps
+        if seconds > 0:
+            paused.send_signal(signal.SIGCONT)
+            wait_for_step("paused", steps + 1)
+    paused.send_signal(signal.SIGTERM)
+    paused.send_signal(signal.SIGCONT)
+    messages = paused.communicate(timeout=60)[1]
+    assert paused.returncode == 0 and messages.count("dapt launch: stopped with its processes") == 2 and "ended by: stop requested" in messages, messages
 
     # A rank that is killed or stopped while training: all end, say who it was, and the run goes on from its last checkpoint.
     slowest, faults = 0.0, 0

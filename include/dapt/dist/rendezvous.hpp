@@ -83,8 +83,8 @@ inline std::string address_towards(const std::string& host, std::uint16_t port) 
 }  // namespace detail
 
 /// Nothing where this process was started alone. Read are WORLD_SIZE, RANK, LOCAL_WORLD_SIZE, LOCAL_RANK (torchrun, dapt launch), else OMPI_COMM_WORLD_SIZE, _RANK,
-/// _LOCAL_SIZE, _LOCAL_RANK (mpirun), else SLURM_NTASKS, SLURM_PROCID, SLURM_LOCALID, and SLURM_STEP_TASKS_PER_NODE with SLURM_NODEID (srun); MASTER_ADDR, which may be missing where all are on this
-/// machine, and MASTER_PORT. Throws dapt::Error on values that do not fit each other.
+/// _LOCAL_SIZE, _LOCAL_RANK (mpirun), else SLURM_STEP_NUM_TASKS (SLURM_NTASKS where that is missing), SLURM_PROCID, SLURM_LOCALID, and SLURM_STEP_TASKS_PER_NODE with SLURM_NODEID (srun); MASTER_ADDR, which may
+/// be missing where all are on this machine, and MASTER_PORT. Throws dapt::Error on values that do not fit each other.
 inline std::optional<Rendezvous> rendezvous_from_environment() {
   using detail::environment, detail::environment_number;
   struct Names {
@@ -92,7 +92,7 @@ inline std::optional<Rendezvous> rendezvous_from_environment() {
   };
   const Names torchrun{"WORLD_SIZE", "RANK", "LOCAL_WORLD_SIZE", "LOCAL_RANK"},
       mpirun{"OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_LOCAL_SIZE", "OMPI_COMM_WORLD_LOCAL_RANK"},
-      srun{"SLURM_NTASKS", "SLURM_PROCID", nullptr, "SLURM_LOCALID"};
+      srun{environment("SLURM_STEP_NUM_TASKS") ? "SLURM_STEP_NUM_TASKS" : "SLURM_NTASKS", "SLURM_PROCID", nullptr, "SLURM_LOCALID"};  // salloc's shell is a step of one task, with its job's SLURM_NTASKS
   const bool in_step = environment("SLURM_STEP_ID").has_value();  // a batch script has the other variables too, without being one of several
   const Names* names = environment(torchrun.size) ? &torchrun : environment(mpirun.size) ? &mpirun : in_step && environment(srun.size) ? &srun : nullptr;
   if (names == nullptr) return std::nullopt;
