@@ -1,10 +1,12 @@
 // A run that was stopped and continued from its checkpoint is, to the bit, the run that was never stopped; and no damage on disk goes unnoticed.
 #include <atomic>
+#include <chrono>
 #include <cmath>
 #include <filesystem>
 #include <iterator>
 #include <limits>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include <catch2/catch.hpp>
@@ -444,6 +446,22 @@ TEST_CASE("a folder of checkpoints that cannot be read is not one without any") 
   REQUIRE(complete_checkpoints(folder.path() / "none").empty());
 }
 
+TEST_CASE("what lies beside checkpoints and cannot be looked at costs none that is complete, and is named to who looks for one") {
+  const TemporaryFolder folder;
+  const auto link = folder.path() / "step-000000001";
+  std::filesystem::create_directory_symlink(link.filename(), link);  // to itself
+  for (const std::int64_t windows : {2, 3, 4}) {
+    const auto written = folder.path() / ("step-00000000" + std::to_string(windows));
+    REQUIRE(write_checkpoint(folder.path(), small_checkpoint(windows), 2) == written);
+    REQUIRE(read_checkpoint(written).progress.windows == windows);
+  }
+  REQUIRE_FALSE(std::filesystem::exists(folder.path() / "step-000000002"));  // the older ones go all the same
+  REQUIRE_THROWS_WITH(complete_checkpoints(folder.path()), link.string() + ": cannot look for checkpoints: Too many levels of symbolic links");
+  REQUIRE_THROWS_AS(write_checkpoint(folder.path(), small_checkpoint(1)), Error);  // its own name
+  REQUIRE(std::filesystem::is_symlink(link));
+  REQUIRE(std::distance(std::filesystem::directory_iterator(folder.path()), {}) == 3);
+}
+
 TEST_CASE("a damaged checkpoint is replaced when its step is reached again, and never pushes out a good one") {
   const TemporaryFolder folder;
   const auto damage = [](const std::filesystem::path& checkpoint) { write_bytes(checkpoint / "state.safetensors", "no tensors"); };
@@ -516,6 +534,42 @@ TEST_CASE("CheckpointWriter writes every so many steps while training goes on, a
   continued.train(rows);
   const std::vector<Tensor> found = weights_of(again), wanted = weights_of(model);
   for (std::size_t i = 0; i < wanted.size(); ++i) REQUIRE(at::equal(found[i], wanted[i]));
+}
+
+TEST_CASE("CheckpointWriter counts the time that other observers take, of several ranks that of the first") {
+  struct Evaluates {
+    std::vector<double> walls = {}, seconds = {};
+    void observe(const StepRecord& record) {
+      walls.push_back(record.wall_seconds);
+      seconds.push_back(record.seconds);
+      std::this_thread::sleep_for(std::chrono::milliseconds(30));
+    }
+  };
+  const auto complete = [](Ranks* ranks, Evaluates& evaluates) {
+    const TemporaryFolder folder;
+    ToyLM model;
+    Watch watch;
+    TrainOptions options = options_of(watch);
+    options.max_steps = 7;
+    options.ranks = ranks;
+    Trainer trainer(model, FullParameter{}, AdamW{}, options);
+    {
+      CheckpointWriter writer(trainer, folder.path(), {.every_minutes = 0.05 / 60});
+      PackedStream rows = rows_to_train_on();
+      trainer.train(rows, evaluates, writer);
+    }
+    return complete_checkpoints(folder.path()).size();
+  };
+  dapt::testing_support::MuteRanks first(0, 2), second(1, 2);
+  for (Ranks* ranks : {static_cast<Ranks*>(nullptr), static_cast<Ranks*>(&first)}) {
+    Evaluates evaluates;
+    REQUIRE(complete(ranks, evaluates) >= 1);  // before the end: none was asked for there
+    for (std::size_t step = 1; step < 7; ++step) REQUIRE(evaluates.walls[step] - evaluates.walls[step - 1] >= 0.03);
+    REQUIRE(evaluates.walls[6] - evaluates.seconds[6] >= 6 * 0.03);
+  }
+  Evaluates evaluates;
+  REQUIRE(complete(&second, evaluates) == 0);
+  REQUIRE(evaluates.walls == std::vector<double>(7, 0.0));  // the first one's is not heard here
 }
 
 TEST_CASE("CheckpointWriter tells at the next step that a checkpoint could not be written, and writes the next ones") {

@@ -1,3 +1,7 @@
+#include <cstdint>
+#include <limits>
+#include <vector>
+
 #include <catch2/catch.hpp>
 
 #include <dapt/adapters/full_parameter.hpp>
@@ -25,6 +29,23 @@ struct ToyLoss {
     const dapt::LossSum loss = model.loss(*toy_batches({.rows = 8}).begin());
     return {std::string(name), loss.sum.template item<double>() / static_cast<double>(loss.tokens), false, {}, {}, {}};
   }
+};
+
+struct NeverANumber : ToyLM {
+  dapt::LossSum loss(const dapt::Batch& batch) {
+    dapt::LossSum loss = ToyLM::loss(batch);
+    loss.sum = loss.sum.mul(std::numeric_limits<double>::quiet_NaN());
+    return loss;
+  }
+};
+
+/// How many windows a setting had taken when it was ended.
+struct Reached {
+  std::int64_t& windows;
+  template <class T>
+  void operator()(T&) const { FAIL("the setting did not end well"); }
+  template <class T>
+  void failed(T& trainer) const { windows = trainer.checkpoint().progress.windows; }
 };
 
 auto comparison() {
@@ -70,6 +91,18 @@ TEST_CASE("the result of one setting stays where it is while others are run and 
   const auto& settings = runs.result().settings;
   REQUIRE(std::vector{&first, &second, &third} == std::vector{&settings[0], &settings[1], &settings[2]});
   REQUIRE(first.name == "a");
+}
+
+TEST_CASE("a setting that is ended by windows skipped one after the other is shown before the error goes on, as one that a bad loss ends") {
+  dapt::Comparison runs([] { return NeverANumber(); }, [] { return toy_batches({.length = 2}); }, [](ToyLM&) { return std::vector<dapt::MetricValue>(); });
+  const auto windows_reached = [&](dapt::OnBadLoss on_bad_loss) {
+    std::int64_t windows = -1;
+    const TrainOptions options{.batch_size = 1, .max_steps = 1200, .on_bad_loss = on_bad_loss};
+    REQUIRE_THROWS_AS(runs.run(Setting{.name = "a", .description = "", .adapter = Lora{.rank = 1}, .rule = AdamW{}, .options = options}, Reached{windows}), dapt::BadLoss);
+    return windows;
+  };
+  REQUIRE(windows_reached(dapt::OnBadLoss::skip) == dapt::most_skipped_in_a_row);
+  REQUIRE(windows_reached(dapt::OnBadLoss::stop) == 0);
 }
 
 TEST_CASE("settings that cannot be compared are refused") {

@@ -31,6 +31,7 @@ struct StepRecord {
   double tokens_per_second = 0;      ///< input tokens of this step over its seconds
   std::int64_t peak_memory_bytes = 0;  ///< since training began: of the process (CPU) or of the device's allocator; of several devices, added up
   double seconds = 0;                ///< of training so far, without what observers took
+  double wall_seconds = 0;           ///< since train() was called, with what observers took before this step; of several ranks rank 0's. In no file: a run that is continued has several
   std::map<std::string, double> phase_seconds;  ///< of this step: "data", "forward", "backward", "optimizer"; on a device until it has done the work (layer-wise steps: until it is queued)
   bool skipped = false;              ///< nothing was updated (layer-wise but for parameters whose gradients came before a bad one): no supervised token in the window, or a bad loss; loss and grad_norm are NaN then
   std::int64_t skipped_steps = 0;    ///< how many were skipped since the start, this one included

@@ -18,6 +18,7 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <system_error>
 #include <utility>
 #include <vector>
 
@@ -76,6 +77,28 @@ inline bool is_readable(const std::filesystem::path& checkpoint) {
   }
 }
 
+struct FoundCheckpoints {
+  std::vector<std::filesystem::path> complete;  ///< oldest first
+  std::string failed;                           ///< what could not be looked at, and why; empty where all was
+};
+
+inline FoundCheckpoints find_checkpoints(const std::filesystem::path& folder) {
+  FoundCheckpoints found;
+  const auto looked = [&](const std::filesystem::path& at, const std::error_code& error) {
+    if (error && found.failed.empty()) found.failed = at.string() + ": cannot look for checkpoints: " + error.message();
+  };
+  std::error_code error;
+  for (std::filesystem::directory_iterator entry(folder, error), none; !error && entry != none; entry.increment(error)) {
+    if (!is_checkpoint_name(entry->path().filename().string())) continue;
+    std::error_code hidden;  // exists() sets none where there is nothing
+    if (std::filesystem::exists(entry->path() / "checkpoint.json", hidden)) found.complete.push_back(entry->path());
+    looked(entry->path(), hidden);
+  }
+  if (error != std::errc::no_such_file_or_directory) looked(folder, error);
+  std::sort(found.complete.begin(), found.complete.end());  // the names have their steps in nine digits
+  return found;
+}
+
 /// Whether a readable checkpoint holds the weights, states and place in the data that the new `json` speaks of; its clock may say something else.
 inline bool is_of_state(const std::filesystem::path& checkpoint, const nlohmann::json& json) {
   const nlohmann::json there = read_json_file(checkpoint / "checkpoint.json");
@@ -84,16 +107,11 @@ inline bool is_of_state(const std::filesystem::path& checkpoint, const nlohmann:
 
 }  // namespace detail
 
-/// The complete checkpoints of a folder, oldest first; of other names than write_checkpoint gives, none. A folder that does not exist has none; throws dapt::Error on one that cannot be read.
+/// The complete checkpoints of a folder, oldest first; of other names than write_checkpoint gives, none. A folder that does not exist has none; throws dapt::Error on one that cannot be read, or of
+/// which an entry cannot be looked at.
 inline std::vector<std::filesystem::path> complete_checkpoints(const std::filesystem::path& folder) {
-  std::vector<std::filesystem::path> found;
-  std::error_code error;
-  for (const auto& entry : std::filesystem::directory_iterator(folder, error)) {
-    const std::string name = entry.path().filename().string();
-    if (detail::is_checkpoint_name(name) && std::filesystem::exists(entry.path() / "checkpoint.json")) found.push_back(entry.path());
-  }
-  require(!error || error == std::errc::no_such_file_or_directory, folder.string(), ": cannot look for checkpoints: ", error.message());
-  std::sort(found.begin(), found.end());  // the names have their steps in nine digits
+  const auto [found, failed] = detail::find_checkpoints(folder);
+  require(failed.empty(), failed);
   return found;
 }
 
@@ -104,10 +122,10 @@ inline std::filesystem::path write_checkpoint(const std::filesystem::path& folde
   require(keep >= 1, "write_checkpoint: keep is 0, expected at least 1");
   const std::filesystem::path target = folder / detail::checkpoint_name(checkpoint.progress.windows), temporary = folder / ("." + target.filename().string() + ".tmp");
   std::error_code error;
-  for (const auto& entry : std::filesystem::directory_iterator(folder, error)) {  // what a run that was killed left half-written
-    const std::string name = entry.path().filename().string();
+  for (std::filesystem::directory_iterator entry(folder, error), none; !error && entry != none; entry.increment(error)) {  // what a run that was killed left half-written
+    const std::string name = entry->path().filename().string();
     std::error_code ignored;
-    if (name.starts_with(".step-") && name.ends_with(".tmp")) std::filesystem::remove_all(entry.path(), ignored);
+    if (name.starts_with(".step-") && name.ends_with(".tmp")) std::filesystem::remove_all(entry->path(), ignored);
   }
   error.clear();
   std::filesystem::create_directories(temporary, error);
@@ -134,7 +152,7 @@ inline std::filesystem::path write_checkpoint(const std::filesystem::path& folde
     file.write(json.dump(1, ' ', false, nlohmann::ordered_json::error_handler_t::replace) + "\n");  // a header may name a file whose name is no UTF-8
     file.commit();
     if (before_naming) before_naming();
-    if (std::filesystem::exists(target)) {
+    if (std::filesystem::exists(target, error)) {  // where that cannot be told, the renaming fails and says why
       if (detail::is_readable(target)) {
         require(detail::is_of_state(target, json), target.string(), ": holds another state of the same step; give each run, and each call of train(), a folder of its own");
         std::filesystem::remove_all(temporary, error);  // the run was continued and stopped at once
@@ -150,7 +168,7 @@ inline std::filesystem::path write_checkpoint(const std::filesystem::path& folde
     std::filesystem::remove_all(temporary, error);
     throw;
   }
-  std::vector<std::filesystem::path> all = complete_checkpoints(folder);
+  std::vector<std::filesystem::path> all = detail::find_checkpoints(folder).complete;  // what cannot be looked at stays: the new one is complete all the same
   std::erase_if(all, [&](const std::filesystem::path& other) { return other > target; });  // of later steps, which could not be read: they must not push out a good one
   for (std::size_t i = 0; i + keep < all.size(); ++i) std::filesystem::remove_all(all[i], error);  // one that cannot be removed costs space, nothing else
   return target;
@@ -158,7 +176,7 @@ inline std::filesystem::path write_checkpoint(const std::filesystem::path& folde
 
 struct CheckpointOptions {
   std::int64_t every_steps = 0;   ///< 0: not by steps
-  double every_minutes = 15;      ///< 0: not by time
+  double every_minutes = 15;      ///< of wall time, with what observers take: after the first step that ends so long after the last one. 0: not by time
   std::size_t keep = 2;           ///< newest checkpoints that stay
   RunHeader run = {};             ///< goes into each checkpoint
   std::function<void()> before_naming = {};  ///< called by the writing thread as write_checkpoint() calls it: to flush what must not be older than the checkpoint, such as the log of its steps
@@ -167,8 +185,8 @@ struct CheckpointOptions {
   std::function<void(const std::function<void()>& work)> after_first = {};
 };
 
-/// Observer that writes the checkpoints of a trainer while it trains. Training waits while the state is copied in memory; a thread writes the copy. When one is due is decided by the run's own
-/// clock, so alike on all ranks.
+/// Observer that writes the checkpoints of a trainer while it trains. Training waits while the state is copied in memory; a thread writes the copy. When one is due is decided by the steps'
+/// own clock, so alike on all ranks.
 template <class Trainer>
 class CheckpointWriter {
  public:
@@ -180,8 +198,8 @@ class CheckpointWriter {
   /// Throws dapt::Error where the checkpoint before could not be written, at the first step after that; one that is due is begun all the same.
   void observe(const StepRecord& record) {
     const bool by_step = options_.every_steps > 0 && record.step % options_.every_steps == 0;
-    if (!last_) last_ = record.seconds;
-    const bool by_time = options_.every_minutes > 0 && record.seconds - *last_ >= 60 * options_.every_minutes;
+    if (!last_ || record.wall_seconds < *last_) last_ = record.wall_seconds;  // each call of train() begins at 0
+    const bool by_time = options_.every_minutes > 0 && record.wall_seconds - *last_ >= 60 * options_.every_minutes;
     const bool is_written = writing_.valid() && writing_.wait_for(std::chrono::seconds(0)) == std::future_status::ready;
     if (!by_step && !by_time) {
       if (is_written) writing_.get();
@@ -195,7 +213,7 @@ class CheckpointWriter {
         failure = std::current_exception();
       }
     });
-    last_ = record.seconds;
+    last_ = record.wall_seconds;
     Checkpoint checkpoint = take();
     if (!options_.writes) return;
     for (auto& [name, tensor] : checkpoint.tensors)
@@ -236,7 +254,7 @@ class CheckpointWriter {
   Trainer& trainer_;
   std::filesystem::path folder_;
   CheckpointOptions options_;
-  std::optional<double> last_;  // seconds of the run at the last one, or at its first step here
+  std::optional<double> last_;  // wall seconds at the last one, or at the first step here
   std::future<std::filesystem::path> writing_;  // last: its destructor waits for the thread, which uses the members above
 };
 

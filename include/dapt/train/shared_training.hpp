@@ -64,14 +64,14 @@ class SharedTraining {
   void ready(std::size_t i) { exchange_.ready(i); }
 
   /// Tells the others this rank's loss, and whether it was asked to stop; once in a window, before its last backward pass where it has one.
-  void begin_agreement(double loss_sum, bool stops, double seconds) {
+  void begin_agreement(double loss_sum, bool stops, const RunClock& clock) {
     agrees_ = true;
-    agreement_.begin(ranks_, loss_sum, stops, seconds);
+    agreement_.begin(ranks_, loss_sum, stops, clock);
   }
   bool agrees() const { return agrees_; }
   /// The same of a window from which nothing is learned, at once.
-  void agree(bool stops, double seconds) {
-    agreement_.begin(ranks_, 0, stops, seconds);
+  void agree(bool stops, const RunClock& clock) {
+    agreement_.begin(ranks_, 0, stops, clock);
     agreement_.finish();
   }
 
@@ -79,7 +79,7 @@ class SharedTraining {
   void exchange_rest(bool is_bad);
   double loss_sum() const { return agreement_.loss_sum(); }
   bool a_rank_stops() const { return agreement_.a_rank_stops(); }
-  double seconds() const { return agreement_.seconds(); }
+  RunClock clock() const { return agreement_.clock(); }
 
   /// Gives all ranks the norms that the owners measured.
   void share_norms() {

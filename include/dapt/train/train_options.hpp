@@ -18,13 +18,14 @@ enum class OnBadLoss {
   skip,  ///< count the window as skipped and go on, up to `most_skipped_in_a_row`
 };
 
-/// The trainer stands as after the last good window, on all ranks: its weights and its checkpoint() are worth saving.
+/// Training cannot go on: a bad loss under OnBadLoss::stop, or too many skipped windows. The trainer stands as after the last window that was good or skipped, on all ranks: its weights and its
+/// checkpoint() are worth saving.
 class BadLoss : public Error {
  public:
   using Error::Error;
 };
 
-/// A run of which so many windows were skipped one after the other, for want of supervised tokens or under OnBadLoss::skip, ends with an error: nothing says that it would ever end.
+/// A run of which so many windows were skipped one after the other, for want of supervised tokens or under OnBadLoss::skip, ends with BadLoss: nothing says that it would ever end.
 inline constexpr std::int64_t most_skipped_in_a_row = 1000;
 
 struct TrainOptions {

@@ -38,6 +38,7 @@
 #include <dapt/train/describe_training.hpp>
 #include <dapt/train/gradient_steps.hpp>
 #include <dapt/train/host_weights.hpp>
+#include <dapt/train/rank_agreement.hpp>
 #include <dapt/train/shared_training.hpp>
 #include <dapt/train/state_shards.hpp>
 #include <dapt/train/stopwatch.hpp>
@@ -71,7 +72,7 @@ class Trainer {
 
   /// Trains on `stream` until a limit of the options, a stop request, or the stream's end; the limits count from here, the optimizer's steps
   /// from construction. After `restore` it goes on where the checkpoint was taken, to the bit. Observers see each window's StepRecord, and may take a
-  /// checkpoint or end the run then. Throws dapt::Error on a bad loss under OnBadLoss::stop, and after `most_skipped_in_a_row` windows of which none changed anything. Of several ranks all call it
+  /// checkpoint or end the run then. Throws dapt::BadLoss on a bad loss under OnBadLoss::stop, and after `most_skipped_in_a_row` windows of which none changed anything. Of several ranks all call it
   /// alike; they end after the same window with the same weights, whose bits are compared before and after.
   /// A record's phases end when a device has done what they gave it to do. Layer-wise steps, taken while the backward pass goes on, are not waited for one by one: "optimizer" then holds the time to
   /// queue them and the waits for their gradients' norms, "backward" what the device does of them later.
@@ -136,8 +137,11 @@ class Trainer {
   void set_gate(WeightGate* gate) {
     if constexpr (PartedLM<Model>) model_.set_weight_gate(gate);
   }
-  /// Without what observers took: an evaluation is no training.
-  double seconds_of_run() const { return seconds_before_ + seconds_since(start_) - observed_; }
+  /// An evaluation, or what else observers do, is no training, but time passes.
+  detail::RunClock clock_of_run() const {
+    const double wall_seconds = seconds_since(start_);
+    return {seconds_before_ + wall_seconds - observed_, wall_seconds};
+  }
   bool stop_requested() const { return options_.stop != nullptr && options_.stop->load(std::memory_order_relaxed); }
   static double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
 
@@ -267,7 +271,7 @@ TrainReport Trainer<Model, Adapter, Rule, Schedule>::train(Stream&& stream, Obse
   start_ = Clock::now();
   seconds_before_ = progress_.seconds;
   observed_ = 0;
-  const auto seconds = [&] { return shared_ ? progress_.seconds : seconds_of_run(); };  // the learning rate and the end may depend on it
+  const auto seconds = [&] { return shared_ ? progress_.seconds : clock_of_run().seconds; };  // the learning rate and the end may depend on it
   const auto fraction = [&](std::int64_t windows) {
     double spent = 0;
     if (options_.max_steps > 0) spent = std::max(spent, static_cast<double>(windows) / static_cast<double>(options_.max_steps));
@@ -294,8 +298,9 @@ TrainReport Trainer<Model, Adapter, Rule, Schedule>::train(Stream&& stream, Obse
       report.stopped_because = reached;
       break;
     }
-    require(skipped_in_a_row < most_skipped_in_a_row, "Trainer: ", skipped_in_a_row, " windows in a row were skipped, the last at step ", progress_.windows, "; ", bad_in_a_row,
-            " had a loss or gradient that is not finite, ", skipped_in_a_row - bad_in_a_row, " no supervised token");
+    if (skipped_in_a_row >= most_skipped_in_a_row)
+      fail<BadLoss>("Trainer: ", skipped_in_a_row, " windows in a row were skipped, the last at step ", progress_.windows, "; ", bad_in_a_row,
+                    " had a loss or gradient that is not finite, ", skipped_in_a_row - bad_in_a_row, " no supervised token");
     StepRecord record;
     record.step = progress_.windows + 1;
     const auto window_start = Clock::now();
@@ -336,6 +341,7 @@ TrainReport Trainer<Model, Adapter, Rule, Schedule>::train(Stream&& stream, Obse
     record.tokens_per_second = static_cast<double>(window.input_tokens) / std::max(seconds_since(window_start), 1e-9);
     record.peak_memory_bytes = sum_of(peak_memory_by_device(devices));
     record.seconds = progress_.seconds;
+    record.wall_seconds = (shared_ ? shared_->clock() : clock_of_run()).wall_seconds;
     record.fraction = fraction(progress_.windows);
     const auto observing = Clock::now();
     ((goes_on &= goes_on_after(observers, record)), ...);
@@ -373,9 +379,9 @@ auto Trainer<Model, Adapter, Rule, Schedule>::run_window(const Window& window, c
   if (!shared_ && stop_requested()) return Outcome::stopped;
   if (window.supervised_tokens == 0) {  // on all ranks
     if (shared_) {
-      shared_->agree(stop_requested(), seconds_of_run());
+      shared_->agree(stop_requested(), clock_of_run());
       a_rank_stops_ = shared_->a_rank_stops();
-      progress_.seconds = shared_->seconds();
+      progress_.seconds = shared_->clock().seconds;
     }
     return Outcome::skipped;
   }
@@ -410,7 +416,7 @@ auto Trainer<Model, Adapter, Rule, Schedule>::run_window(const Window& window, c
       fail<BadLoss>("Trainer: the loss is ", loss_sum, " in micro-batch ", number, " of ", window.micro_batches, " at step ", record.step, " (lr ", record.lr, "); the weights are those before it");
     }
     if (is_bad && !options_.shard_weights) break;  // else the other ranks need this one in every pass
-    if (is_last && shared_) shared_->begin_agreement(loss_sum, stop_requested(), seconds_of_run());
+    if (is_last && shared_) shared_->begin_agreement(loss_sum, stop_requested(), clock_of_run());
     gradient_steps_.begin_backward(is_last);
     backward += gradient_steps_.seconds();  // what the hooks spend is not the backward pass's
     {
@@ -423,11 +429,11 @@ auto Trainer<Model, Adapter, Rule, Schedule>::run_window(const Window& window, c
     wait_is_not_of(backward);
   }
   if (shared_) {
-    if (!shared_->agrees()) shared_->begin_agreement(loss_sum, stop_requested(), seconds_of_run());
+    if (!shared_->agrees()) shared_->begin_agreement(loss_sum, stop_requested(), clock_of_run());
     gradient_steps_.exchange_rest(is_bad);
     loss_sum = shared_->loss_sum();
     a_rank_stops_ = shared_->a_rank_stops();
-    progress_.seconds = shared_->seconds();
+    progress_.seconds = shared_->clock().seconds;
     if (!std::isfinite(loss_sum)) {
       gradient_steps_.drop_window();
       if (options_.on_bad_loss == OnBadLoss::skip) return Outcome::skipped;
