@@ -31,7 +31,7 @@ void train(RunOptions run, SettingOptions setting, const ContinuationOptions& co
   Comparison comparison([&] { return load_base(run); }, [&] { return open_stream(run, setting.budget, prepared.sequences); }, not_scored);
   const Evaluate evaluate = held_out_perplexity(run, setting.budget, continuation, prepared);
   dapt::RunHeader identity = prepared.identity;
-  if (evaluate) identity.add(held_out_checksum, Evaluation(run.tasks, prepared.held_out, run.packing.max_length).checksum());
+  if (evaluate) identity.add(held_out_checksum, evaluate.checksum);
   print_result(std::cerr, run_setting(comparison, run, setting, run.out, continuation, identity, evaluate));
 }
 

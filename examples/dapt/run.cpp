@@ -8,7 +8,9 @@
 #include <fstream>
 #include <iostream>
 #include <limits>
+#include <regex>
 #include <sstream>
+#include <system_error>
 #include <thread>
 
 #include <dlfcn.h>
@@ -94,7 +96,8 @@ dapt::TokenStore open_store(const RunOptions& run, const dapt::AnyTokenizer& tok
   print_summary(std::cerr, report);
   filter = std::move(report.filter);
   dapt::TokenStore store(file, hash);
-  fs::remove(file);  // what is mapped stays until the process ends
+  std::error_code ignored;
+  fs::remove(file, ignored);  // what is mapped stays until the process ends
   return store;
 }
 
@@ -105,6 +108,19 @@ void hold_folder(const fs::path& folder) {
   if (flock(held, LOCK_EX | LOCK_NB) == 0) return;
   dapt::require(errno != EWOULDBLOCK, folder.string(), ": another run writes to it just now; wait for its end, or give another --out");
   std::cerr << folder.string() << ": cannot be locked (" << std::strerror(errno) << "); that no other run writes to the folder is not checked\n";
+}
+
+/// What killed processes left of stores that they made of the pages, also where the run had more processes. One that is being written, where folders cannot be held, is locked, and stays.
+void remove_leftover_stores(const fs::path& folder) {
+  static const std::regex names(R"(\.tokens\.[0-9]+\.store|\.\.tokens\.[0-9]+\.store\.[0-9]+\.tmp)");
+  std::error_code error;
+  for (fs::directory_iterator entry(folder, error), none; !error && entry != none; entry.increment(error)) {
+    if (!std::regex_match(entry->path().filename().string(), names)) continue;
+    const int file = open(entry->path().c_str(), O_WRONLY | O_CLOEXEC);
+    if (file < 0) continue;
+    if (flock(file, LOCK_EX | LOCK_NB) == 0) unlink(entry->path().c_str());
+    close(file);
+  }
 }
 
 /// Which devices there are, what of the model lies where, and what computes there.
@@ -188,7 +204,10 @@ void prepare_process(RunOptions& run) {
 Run prepare_run(const RunOptions& run) {
   outlive_the_terminal();
   make_folder(run.out);
-  if (is_first_process()) hold_folder(run.out);
+  if (is_first_process()) {
+    hold_folder(run.out);
+    remove_leftover_stores(run.out);
+  }
   of_the_first_process("it has the folder");  // before the others write to it
   const dapt::AnyTokenizer tokenizer = dapt::load_tokenizer(run.models.front());
   std::optional<dapt::FilterSummary> filter;

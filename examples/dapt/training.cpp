@@ -35,6 +35,7 @@
 #include <dapt/report/progress_line.hpp>
 #include <dapt/report/tensorboard.hpp>
 
+#include "evaluation.hpp"
 #include "interrupt.hpp"
 #include "lora_options.hpp"
 #include "measured.hpp"
@@ -180,19 +181,20 @@ class Evaluations {
     if (steps_ == 0 || step % steps_ != 0) return true;
     dapt::MetricValue value;
     try {
-      value = evaluate_(model);
+      value = evaluate_.measure(model);
     } catch (const dapt::Stopped&) {
       return false;
     }
     if (keeps_best_) gather();
+    const std::string line = nlohmann::ordered_json{{"step", step}, {value.name, value.value}, {checksum_key, evaluate_.checksum}}.dump() + "\n";
     after_first([&] {
-      errors.attempt("evaluations", [&] { file_->append(nlohmann::ordered_json{{"step", step}, {value.name, value.value}}.dump() + "\n"); });
+      errors.attempt("evaluations", [&] { file_->append(line); });
       errors.attempt("TensorBoard events", [&] { events->scalars({{"eval/" + value.name, value.value}}, step); });
       if (!is_better(value.value)) return;
       if (!keeps_best_) best_ = {step, value.value};
       else errors.attempt("best weights", [&] {
         save(folder_ / "best");
-        dapt::write_file_atomically(folder_ / "best" / "evaluation.json", nlohmann::ordered_json{{"step", step}, {value.name, value.value}}.dump() + "\n");
+        dapt::write_file_atomically(folder_ / "best" / "evaluation.json", line);
         best_ = {step, value.value};
       });
     });
@@ -222,7 +224,7 @@ class Evaluations {
       const bool is_whole = json.is_object() && json.contains("perplexity") && json.contains("step") && json["step"].is_number_integer();
       if (!is_whole || json["step"].get<std::int64_t>() > done) break;
       last = json["step"].get<std::int64_t>();
-      if (json["perplexity"].is_number() && is_better(json["perplexity"].get<double>())) best_ = {last, json["perplexity"].get<double>()};
+      if (is_of_these_pages(json) && json["perplexity"].is_number() && is_better(json["perplexity"].get<double>())) best_ = {last, json["perplexity"].get<double>()};
       kept += line + '\n';
     }
     dapt::write_file_atomically(file, kept);
@@ -234,12 +236,17 @@ class Evaluations {
   std::optional<std::pair<std::int64_t, double>> best_on_disk() const {
     std::ifstream in(folder_ / "best" / "evaluation.json", std::ios::binary);
     const auto json = nlohmann::json::parse(std::string(std::istreambuf_iterator<char>(in), {}), nullptr, false);
-    if (!json.is_object() || !json.contains("step") || !json["step"].is_number_integer() || !json.contains("perplexity") || !json["perplexity"].is_number()) return std::nullopt;
+    if (!json.is_object() || !json.contains("step") || !json["step"].is_number_integer() || !json.contains("perplexity") || !json["perplexity"].is_number() || !is_of_these_pages(json)) return std::nullopt;
     return std::pair(json["step"].get<std::int64_t>(), json["perplexity"].get<double>());
   }
 
+  /// Not so what was measured on pages that were held out before the corpus was another one (--allow-changes): nothing is better or worse than that. There was a time when none was written.
+  bool is_of_these_pages(const nlohmann::json& evaluation) const { return !evaluation.contains(checksum_key) || evaluation[checksum_key] == evaluate_.checksum; }
+
   /// NaN never is.
   bool is_better(double value) const { return value < (best_ ? best_->second : std::numeric_limits<double>::infinity()); }
+
+  static constexpr const char* checksum_key = "held_out_checksum";
 
   fs::path folder_;
   std::int64_t steps_;
@@ -374,9 +381,11 @@ Evaluate held_out_perplexity(const RunOptions& run, const BudgetOptions& budget,
   dapt::metrics::start_token(prepared.tokenizer, run.tasks.start_token);  // where there is none, that is told before anything is trained
   dapt::Perplexity perplexity{.pages = prepared.held_out, .start_token = run.tasks.start_token, .max_length = run.packing.max_length};
   if (run.tasks.one_by_one) perplexity.batch_tokens = 1;
-  return [metric = std::move(perplexity), &prepared](dapt::Llama& model) {
-    return measured(metric, model, prepared.tokenizer);
-  };
+  TaskOptions of_pages;  // without the tasks of a comparison
+  of_pages.start_token = run.tasks.start_token;
+  of_pages.one_by_one = run.tasks.one_by_one;
+  return {[metric = std::move(perplexity), &prepared](dapt::Llama& model) { return measured(metric, model, prepared.tokenizer); },
+          Evaluation(of_pages, prepared.held_out, run.packing.max_length).checksum()};
 }
 
 dapt::Llama planned_model(const dapt::LlamaConfig& config, const RunOptions& run) {
@@ -554,7 +563,10 @@ const dapt::SettingResult& run_setting(Comparison& comparison, const RunOptions&
     };
     const auto save = [&](Trained& trainer) {
       progress.finish();
-      if (is_first_process()) errors.attempt("checkpoint", [&] { std::cerr << "checkpoint: " << checkpoints->write().string() << '\n'; });
+      if (is_first_process()) errors.attempt("checkpoint", [&] {
+        const fs::path written = checkpoints->write();  // first: where it fails, the line is another one
+        std::cerr << "checkpoint: " << written.string() << '\n';
+      });
       else checkpoints->write();
       gather(trainer);
       after_first([&] {

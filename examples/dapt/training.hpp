@@ -54,8 +54,12 @@ std::vector<dapt::MemoryPlan> plan_setting(const dapt::LlamaConfig& config, cons
 /// A step with a model of a few weights: afterwards the process holds what it needs for the setting whatever the model.
 void train_tiny_model(const RunOptions& run, const SettingOptions& setting);
 
-/// The perplexity of held-out pages, for evaluations while training; empty where there are none.
-using Evaluate = std::function<dapt::MetricValue(dapt::Llama&)>;
+/// The perplexity of held-out pages, for evaluations while training; nothing where there are none.
+struct Evaluate {
+  std::function<dapt::MetricValue(dapt::Llama&)> measure = {};
+  std::string checksum = {};  // of the pages and how they are measured: numbers of one checksum can be compared
+  explicit operator bool() const { return measure != nullptr; }
+};
 Evaluate held_out_perplexity(const RunOptions& run, const BudgetOptions& budget, const ContinuationOptions& continuation, const Run& prepared);
 
 /// Trains one more setting of `comparison`, with log.jsonl, TensorBoard events and checkpoints in `folder`, from which it goes on where `continuation` says so. What was reached is saved there, also

@@ -1,6 +1,7 @@
 // What a run could not write while it trained: said when it begins, and at the end. The run goes on, or stops as after Ctrl-C and then fails, as --on-write-error says.
 #pragma once
 
+#include <filesystem>
 #include <functional>
 #include <iostream>
 #include <map>
@@ -19,7 +20,7 @@ class WriteErrors {
   /// `before_message` clears the screen's progress line.
   WriteErrors(bool stops, std::function<void()> before_message = [] {}) : stops_(stops), before_message_(std::move(before_message)) {}
 
-  /// write(); its dapt::Error is said and remembered under `what`.
+  /// write(); its dapt::Error, or that of a file system, is said and remembered under `what`.
   template <class Write>
   void attempt(const std::string& what, Write&& write) {
     std::string& failing = failing_[what];
@@ -27,13 +28,9 @@ class WriteErrors {
       write();
       failing.clear();
     } catch (const dapt::Error& error) {
-      if (failing.empty()) {
-        before_message_();
-        std::cerr << what << " cannot be written, the run " << (stops_ ? "stops" : "goes on") << ": " << error.what() << std::endl;
-      }
-      failing = error.what();
-      if (first_.empty()) first_ = what + ": " + failing;
-      if (stops_) stop_requested = true;
+      failed(what, failing, error.what());
+    } catch (const std::filesystem::filesystem_error& error) {
+      failed(what, failing, error.path1().string() + ": " + error.code().message());
     }
   }
 
@@ -45,6 +42,16 @@ class WriteErrors {
   }
 
  private:
+  void failed(const std::string& what, std::string& failing, const std::string& error) {
+    if (failing.empty()) {
+      before_message_();
+      std::cerr << what << " cannot be written, the run " << (stops_ ? "stops" : "goes on") << ": " << error << std::endl;
+    }
+    failing = error;
+    if (first_.empty()) first_ = what + ": " + failing;
+    if (stops_) stop_requested = true;
+  }
+
   bool stops_;
   std::function<void()> before_message_;
   std::map<std::string, std::string> failing_;  // by what is written: the last error, empty once it went well

@@ -114,6 +114,9 @@ class Disk(unittest.TestCase):
         self.assertSaid(result, "ENOSPC", "checkpoint could not be written to its end: ")
         self.assertEqual(self.checkpoints(out), before)
         self.assertEqual((out / "model/model.safetensors").read_bytes(), (self.work / "whole/model/model.safetensors").read_bytes())
+        result = self.train(out, "--resume", "--on-write-error", "continue", fault=f"open EACCES .step-{STEPS:09} 0 0")  # the last one: its line is not begun before it is there
+        self.assertEqual(result.returncode, 0, result.stderr)
+        self.assertRegex(result.stderr, "(?m)^checkpoint cannot be written, the run goes on: ")
         self.assertResumes(out)
 
     def test_a_log_that_cannot_be_written_stops_the_run_or_is_completed_when_it_can_be(self):

@@ -329,7 +329,8 @@ class Stop(unittest.TestCase):
         texts = [f"Page {i} tells how dpkg unpacks package {i * i}. " * 20 for i in range(20)]
 
         def train(steps, *options):
-            command = [program, "train", "--model", model, "--store", store, "--max-length", 64, "--batch-size", 2, "--dtype", "fp32", "--threads", 1, "--rank", 2, "--out", out, "--max-steps", steps, *options]
+            command = [program, "train", "--model", model, "--store", store, "--max-length", 64, "--batch-size", 2, "--dtype", "fp32", "--threads", 1, "--rank", 2, "--lr", "1e-2", "--out", out, "--max-steps", steps,
+                       *options]
             return subprocess.run(list(map(str, command)), capture_output=True, text=True)
 
         def write_store(text):
@@ -338,17 +339,23 @@ class Stop(unittest.TestCase):
             store.unlink(missing_ok=True)
             self.assertGood(subprocess.run(list(map(str, [program, "tokenize", "--model", model, "--pages", self.pages, "--held-out", 0.2, "--store", store])), capture_output=True, text=True))
 
-        write_store("A page that is measured.")
-        self.assertGood(train(1))
-        self.assertGood(train(2, "--eval-steps", 1, "--resume"))  # nothing was measured before
-        write_store("Another page in its place.")
-        refused = train(3, "--eval-steps", 1, "--resume")
+        evaluating = ("--eval-steps", 1, "--keep-best", "--resume")
+        write_store("A page tells how dpkg unpacks package 7. " * 20)
+        self.assertGood(train(20))
+        self.assertGood(train(21, *evaluating))  # nothing was measured before
+        write_store("The cook peels an onion and lets it fry. " * 20)
+        refused = train(22, *evaluating)
         self.assertEqual(refused.returncode, 1)
         self.assertIn("--resume: checksum of the held-out pages is ", refused.stderr)
-        result = train(3, "--eval-steps", 1, "--resume", "--allow-changes")
+        result = train(22, *evaluating, "--allow-changes")
         self.assertGood(result)
         self.assertIn("resumed although checksum of the held-out pages is ", result.stderr)
-        self.assertGood(train(4, "--resume"))  # nothing is measured any more
+        *_, before, after = [json.loads(line) for line in (out / "evaluations.jsonl").read_text().splitlines()]
+        self.assertEqual((before["step"], after["step"]), (21, 22))
+        self.assertLess(before["perplexity"], after["perplexity"])  # of other pages, and so no better
+        self.assertEqual(json.loads((out / "best/evaluation.json").read_text()), after)
+        self.assertIn("after step 22, in ", result.stderr)
+        self.assertGood(train(23, "--resume"))  # nothing is measured any more
 
     def test_a_merge_and_a_check_end_at_a_signal(self):
         self.assertGood(self.run_to_its_end("train", self.folder / "out", "--rank", 2, "--max-steps", 1))

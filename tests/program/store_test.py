@@ -2,6 +2,7 @@
 
 usage: store_test.py SOURCE_DIR BUILD_DIR
 """
+import fcntl
 import gzip
 import json
 import pathlib
@@ -70,6 +71,13 @@ class Store(unittest.TestCase):
 
     def test_training_from_a_store_is_training_from_the_pages(self):
         evaluating = ("--eval-steps", 2, "--isolate-documents")
+        left = self.folder / "pages"  # by processes that were killed, of a run of more of them than this one; but not what is written just now, or is the user's
+        left.mkdir()
+        for name in (".tokens.0.store", ".tokens.3.store", "..tokens.3.store.1234.tmp", "..tokens.2.store.1234.tmp", ".tokens.own.store"):
+            (left / name).write_text("half")
+        held = (left / "..tokens.2.store.1234.tmp").open()
+        self.addCleanup(held.close)
+        fcntl.flock(held, fcntl.LOCK_EX)
         from_pages = self.train("pages", "--pages", self.pages, *self.filter, *evaluating)
         from_store = self.train("store", "--store", self.store, *evaluating)
         for result in (from_pages, from_store):
@@ -80,7 +88,8 @@ class Store(unittest.TestCase):
         self.assertEqual(store["token store"], str(self.store))
         for key in ("pages", "pages read", "page filter", "pages kept", "pages dropped", "training data", "first border of documents", "held-out pages"):
             self.assertEqual(store[key], pages[key])
-        self.assertEqual({file.name for file in (self.folder / "pages").iterdir() if file.name.startswith(".")}, set())  # the run's own store has no name
+        self.assertEqual({file.name for file in (self.folder / "pages").iterdir() if file.name.startswith(".")}, {"..tokens.2.store.1234.tmp", ".tokens.own.store"})
+        # the run's own store has no name
 
     def test_a_run_goes_on_from_a_store_where_it_began_with_the_pages(self):
         self.assertEqual(self.train("whole", "--store", self.store, steps=6).returncode, 0)
