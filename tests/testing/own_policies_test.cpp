@@ -15,6 +15,7 @@
 #include <dapt/testing/archetypes.hpp>
 #include <dapt/testing/toy.hpp>
 #include <dapt/train/trainer.hpp>
+#include <dapt/train/trainer_state.hpp>
 
 using Catch::Contains;
 using dapt::AdamW;
@@ -125,6 +126,17 @@ TEST_CASE("a rule that shows two entries of its state under one name is refused,
   Trainer trainer(model, FullParameter{}, LateTwins{}, TrainOptions{.batch_size = 1, .max_steps = 1});
   trainer.train(toy_batches());
   REQUIRE_THROWS_WITH(trainer.checkpoint(), Contains("two entries \"twin\" of its state for model.embed_tokens.weight"));
+}
+
+TEST_CASE("the states of other ranks' parameters are known by the parameter's whole name, whatever slashes their entries have") {
+  const auto restored = [](const std::string& entry) {
+    const dapt::Checkpoint checkpoint{.tensors = {{entry, at::zeros({2})}}, .numbers = {{"updates", 1}}};
+    dapt::detail::require_fitting_state(checkpoint, {}, {}, [](auto) {}, {"lm_head.weight"});
+  };
+  REQUIRE_NOTHROW(restored("optimizer/lm_head.weight/exp_avg"));
+  REQUIRE_NOTHROW(restored("optimizer/lm_head.weight/inner/exp_avg"));
+  for (const char* entry : {"optimizer/lm_head.weights/exp_avg", "optimizer/lm_head/weight/exp_avg", "optimizer/model.lm_head.weight/exp_avg", "optimizer/lm_head.weight"})
+    REQUIRE_THROWS_WITH(restored(entry), "Trainer: the checkpoint has a tensor " + std::string(entry) + ", which this setting does not know");
 }
 
 TEST_CASE("bf16 states under stochastic rounding: both draw, and a checkpoint has the numbers of both") {

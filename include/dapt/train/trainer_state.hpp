@@ -1,6 +1,7 @@
 // What a trainer's checkpoint holds, and what must agree before one is taken back: all is checked before anything is changed.
 #pragma once
 
+#include <algorithm>
 #include <map>
 #include <set>
 #include <string>
@@ -71,8 +72,8 @@ void require_fitting_state(const Checkpoint& checkpoint, const TrainedWeights& w
     expected.insert(name);
   });
   require(checkpoint.numbers.contains("updates"), "Trainer: the checkpoint has no number updates");
-  const auto is_known = [&](const std::string& name) {
-    return expected.contains(name) || (name.starts_with("optimizer/") && elsewhere.contains(name.substr(10, name.rfind('/') - 10)));
+  const auto is_known = [&](const std::string& name) {  // an entry's name may contain slashes of its own
+    return expected.contains(name) || std::any_of(elsewhere.begin(), elsewhere.end(), [&](const std::string& parameter) { return name.starts_with(optimizer_entry(parameter, "")); });
   };
   for (const auto& [name, tensor] : checkpoint.tensors) require(is_known(name), "Trainer: the checkpoint has a tensor ", name, ", which this setting does not know");
   for (const auto& [name, number] : checkpoint.numbers) require(is_known(name), "Trainer: the checkpoint has a number ", name, ", which this setting does not know");
