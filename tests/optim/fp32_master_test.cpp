@@ -9,6 +9,8 @@
 #include <dapt/optim/galore.hpp>
 #include <dapt/testing/conformance.hpp>
 
+#include "optim/lazy_sgd.hpp"
+
 using dapt::AdamW;
 using dapt::Fp32Master;
 using dapt::Tensor;
@@ -54,7 +56,8 @@ TEST_CASE("the master steps as an fp32 weight would, the weight is its rounding"
   REQUIRE(at::equal(w, state.master.to(at::kBFloat16)));
 }
 
-TEST_CASE("fp32 weights have no second copy") {
+TEST_CASE("fp32 and fp64 weights have no second copy, which would round the latter") {
   const Fp32Master<AdamW> rule{};
-  REQUIRE_FALSE(rule.init({"w", at::full({2}, 1.0)}).master.defined());
+  for (const auto dtype : {at::kFloat, at::kDouble}) REQUIRE_FALSE(rule.init({"w", at::full({2}, 1.0, dtype)}).master.defined());
+  REQUIRE(dapt::testing::optimizer_failures(Fp32Master<LazySgd<at::kDouble>>{}, {.dtype = at::kDouble}) == Failures{});
 }

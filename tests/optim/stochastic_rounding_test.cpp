@@ -15,6 +15,8 @@
 #include <dapt/optim/stored_state.hpp>
 #include <dapt/testing/conformance.hpp>
 
+#include "optim/lazy_sgd.hpp"
+
 using dapt::AdamW;
 using dapt::StochasticRounding;
 using dapt::Tensor;
@@ -40,6 +42,23 @@ TEST_CASE("a value is rounded to one of its two neighbours, and right in the mea
     // The share of `above` is binomial with p = 0.3: standard deviation 0.00145.
     REQUIRE(rounded.eq(above).to(at::kDouble).mean().item<double>() == Approx(0.3).margin(0.006));
   }
+}
+
+TEST_CASE("a rule stepped in pieces keeps the momentum that its first step makes") {
+  REQUIRE(dapt::testing::optimizer_failures(LazyPiece{}) == Failures{});
+  const StochasticRounding<LazyPiece> pieces{};
+  const StochasticRounding<LazySgd<>> whole{};
+  Tensor a = at::full({40000}, 1.0, at::kBFloat16), b = a.clone();
+  auto state_a = pieces.init({"w", a});
+  auto state_b = whole.init({"w", b});
+  for (std::int64_t t = 1; t <= 3; ++t) {
+    pieces.accumulate(state_a, at::full({40000}, 1.0, at::kBFloat16));
+    whole.accumulate(state_b, at::full({40000}, 1.0, at::kBFloat16));
+    pieces.step(a, state_a, {t, 1e-2});
+    whole.step(b, state_b, {t, 1e-2});
+  }
+  REQUIRE(at::equal(a, b));
+  REQUIRE(state_a.inner.buffer.min().item<float>() == Approx(2.71f));  // 1 + 0.9 + 0.81
 }
 
 TEST_CASE("what bf16 can say is left as it is") {

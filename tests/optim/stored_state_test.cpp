@@ -12,11 +12,15 @@
 #include <ATen/ops/randn.h>
 #include <ATen/ops/zeros.h>
 
+#include <dapt/optim/any_optimizer.hpp>
+#include <dapt/optim/fp32_master.hpp>
 #include <dapt/optim/galore.hpp>
 #include <dapt/optim/host_state.hpp>
 #include <dapt/optim/kahan_summation.hpp>
 #include <dapt/optim/stored_state.hpp>
 #include <dapt/testing/conformance.hpp>
+
+#include "optim/lazy_sgd.hpp"
 
 using dapt::AdamW;
 using dapt::StateFormat;
@@ -35,6 +39,7 @@ TEST_CASE("StoredState and KahanSummation keep the laws of an optimizer") {
   }
   for (const auto dtype : {at::kFloat, at::kBFloat16})
     REQUIRE(dapt::testing::optimizer_failures(dapt::KahanSummation<AdamW>{}, {.lr = 1e-2, .dtype = dtype}) == Failures{});
+  REQUIRE(dapt::testing::optimizer_failures(dapt::KahanSummation<LazySgd<at::kDouble>>{}, {.dtype = at::kDouble}) == Failures{});  // which pass through
   REQUIRE(dapt::testing::optimizer_failures(dapt::HostState<AdamW>{}) == Failures{});
   REQUIRE(dapt::testing::optimizer_failures(dapt::HostState<dapt::GaLoreAdamW>{.inner = dapt::galore_adamw(4, 2)}) == Failures{});
 }
@@ -126,6 +131,23 @@ TEST_CASE("a rule of one's own under StoredState keeps the laws: tensors of othe
   auto carried = carries.init({"w", w});
   carries.visit(carried, [&](std::string_view entry, auto&) { names.emplace_back(entry); });
   REQUIRE(names == std::vector<std::string>{"momentum", "squares", "squares.scales"});
+}
+
+TEST_CASE("a moment that the first step makes is stored like any other, one of the rule's own bf16 stays as it is, and visit shows the same entries before it and after it") {
+  for (const auto format : {StateFormat::fp32, StateFormat::bf16, StateFormat::dynamic8})
+    for (const auto& shape : {std::vector<std::int64_t>{12, 8}, std::vector<std::int64_t>{64, 80}}) {
+      CAPTURE(static_cast<int>(format), shape);
+      REQUIRE(dapt::testing::optimizer_failures(StoredState<LazySgd<>>{.format = format}, {.shape = shape}) == Failures{});
+      REQUIRE(dapt::testing::optimizer_failures(StoredState<LazySgd<at::kBFloat16>>{.format = format}, {.shape = shape}) == Failures{});
+      REQUIRE(dapt::testing::optimizer_failures(StoredState<LazyPiece>{.format = format}, {.shape = shape}) == Failures{});
+    }
+}
+
+TEST_CASE("StoredState refuses a wrapper that AnyOptimizer hides, and takes a rule that has its moments itself") {
+  const dapt::NamedParameter parameter{"w", at::zeros({4, 4})};
+  REQUIRE_THROWS_WITH(StoredState<dapt::AnyOptimizer>{.inner = dapt::Fp32Master<AdamW>{}}.init(parameter),
+                      "StoredState: AnyOptimizer holds fp32_master, which wraps another rule; StoredState belongs innermost, as in GaLore<StoredState<AdamW>>");
+  REQUIRE(dapt::testing::optimizer_failures(StoredState<dapt::AnyOptimizer>{.inner = AdamW{}, .smallest = 1}) == Failures{});
 }
 
 TEST_CASE("the dynamic map: 256 numbers, seven decades, each decade twice as fine as the one below") {

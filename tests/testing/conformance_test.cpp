@@ -22,7 +22,7 @@ namespace {
 /// AdamW with one thing done wrong.
 struct Broken {
   static constexpr std::string_view name = "broken";
-  enum class Fault { none, decays_without_lr, draws, averages, climbs, hides_a_moment, keeps_gradient, reads_a_moment, reassigns, repeats_a_name } fault = Fault::none;
+  enum class Fault { none, decays_without_lr, draws, averages, climbs, hides_a_moment, keeps_gradient, reads_a_moment, reassigns, repeats_a_name, shows_late } fault = Fault::none;
   AdamW rule = {};
   struct State {
     AdamW::State inner;
@@ -48,6 +48,7 @@ struct Broken {
   void visit(State& state, F&& f) const {
     f("exp_avg", state.inner.exp_avg);
     if (fault != Fault::hides_a_moment) f(fault == Fault::repeats_a_name ? "exp_avg" : "exp_avg_sq", state.inner.exp_avg_sq);
+    if (fault == Fault::shows_late && state.last.defined()) f("last", state.last);
   }
 };
 
@@ -71,6 +72,34 @@ TEST_CASE("each law of an optimizer is noticed when it is broken") {
   REQUIRE(laws_broken(Broken::Fault::reads_a_moment) == "L8");
   REQUIRE(laws_broken(Broken::Fault::reassigns) == "L1");
   REQUIRE(laws_broken(Broken::Fault::repeats_a_name) == "L5");
+  REQUIRE(laws_broken(Broken::Fault::shows_late) == "L5");
+}
+
+namespace {
+
+/// AdamW, with a piece that is none, which its own step does not ask for.
+struct CopyingPiece : AdamW {
+  static constexpr std::string_view name = "copying_piece";
+  State piece(const State& state, std::int64_t first, std::int64_t length) const {
+    const State views = AdamW::piece(state, first, length);
+    return {views.gradient, views.exp_avg.clone(), views.exp_avg_sq.clone()};
+  }
+};
+struct PieceWithoutGradient : AdamW {
+  static constexpr std::string_view name = "piece_without_gradient";
+  State piece(const State& state, std::int64_t first, std::int64_t length) const {
+    const State views = AdamW::piece(state, first, length);
+    return {{}, views.exp_avg, views.exp_avg_sq};
+  }
+};
+
+}  // namespace
+
+TEST_CASE("a piece that copies a moment, or lacks the gradient, is noticed, also where the rule's own step takes no pieces") {
+  using dapt::testing::Failures;
+  const std::string law = ": L9: dapt::step_in_pieces differs from step; piece gives views of the state's tensors, to which the step of a piece writes";
+  REQUIRE(dapt::testing::optimizer_failures(CopyingPiece{}) == Failures{"copying_piece" + law});
+  REQUIRE(dapt::testing::optimizer_failures(PieceWithoutGradient{}) == Failures{"piece_without_gradient" + law});
 }
 
 namespace {

@@ -15,7 +15,9 @@
 #include <dapt/data/stored_sequences.hpp>
 #include <dapt/optim/adamw.hpp>
 #include <dapt/optim/galore.hpp>
+#include <dapt/optim/stored_state.hpp>
 
+#include "optim/lazy_sgd.hpp"
 #include "support/paths.hpp"
 
 using dapt::AdamW;
@@ -110,6 +112,15 @@ TEST_CASE("a run goes on to the bit after each of its steps: adapters with dropo
   REQUIRE(resume_failures(FullParameter{}, dapt::GaLore<AdamW>{.rank = 4, .update_proj_gap = 3, .inner = {}}, five_rows) == Failures{});
   REQUIRE(resume_failures(FullParameter{}, AdamW{}, five_rows, [] { return dapt::testing::ToyLM({.dtype = at::kBFloat16}); },
                           {.lr = 1e-2, .batch_size = 1, .max_steps = 7, .layer_wise = true}) == Failures{});
+}
+
+TEST_CASE("a run goes on to the bit with a moment that the first step made, however it is stored") {
+  using dapt::StateFormat, dapt::StoredState;
+  for (const auto format : {StateFormat::bf16, StateFormat::dynamic8}) {
+    CAPTURE(static_cast<int>(format));
+    REQUIRE(resume_failures(FullParameter{}, StoredState<LazySgd<>>{.format = format, .smallest = 1}) == Failures{});
+    REQUIRE(resume_failures(FullParameter{}, StoredState<LazySgd<at::kBFloat16>>{.format = format, .smallest = 1}) == Failures{});
+  }
 }
 
 TEST_CASE("a rule that keeps a NaN in its state goes on like any other") {

@@ -75,6 +75,8 @@ class AnyOptimizer {
 
   RunHeader describe(const NamedParameters& parameters, double lr) const { return describe_(parameters, lr); }
   bool depends_on_order() const { return depends_on_order_; }
+  /// The rule's name where it wraps another, which what belongs innermost (StoredState) refuses; else empty.
+  std::string_view wrapper() const { return wrapper_; }
   std::optional<StepMemory> step_memory(const NamedParameter& parameter, at::ScalarType gradient_dtype) const { return step_memory_(parameter, gradient_dtype); }
 
  private:
@@ -83,12 +85,15 @@ class AnyOptimizer {
       : init_([rule](const NamedParameter& parameter) -> std::unique_ptr<Kept> { return std::make_unique<KeptOf<Rule>>(rule, parameter); }),
         describe_([rule](const NamedParameters& parameters, double lr) { return describe_optimizer(*rule, parameters, lr); }),
         step_memory_([rule](const NamedParameter& parameter, at::ScalarType gradient_dtype) { return dapt::step_memory(*rule, parameter, gradient_dtype); }),
-        depends_on_order_(dapt::depends_on_order(*rule)) {}
+        depends_on_order_(dapt::depends_on_order(*rule)) {
+    if constexpr (requires { rule->inner; }) wrapper_ = Rule::name;
+  }
 
   std::function<std::unique_ptr<Kept>(const NamedParameter&)> init_;
   std::function<RunHeader(const NamedParameters&, double)> describe_;
   std::function<std::optional<StepMemory>(const NamedParameter&, at::ScalarType)> step_memory_;
   bool depends_on_order_;
+  std::string_view wrapper_ = {};
 };
 
 static_assert(check_optimizer<AnyOptimizer>());

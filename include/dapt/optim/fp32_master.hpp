@@ -1,5 +1,5 @@
 // The weight write through an fp32 master (Micikevicius et al. 2018, arXiv:1710.03740, section 3.1): the inner rule steps an fp32 copy, whose
-// rounding is the weight. A bf16 weight alone loses updates below 2^-9 of its size. Costs 4 bytes a weight; fp32 weights pass through.
+// rounding is the weight. A bf16 weight alone loses updates below 2^-9 of its size. Costs 4 bytes a weight; fp32 and fp64 weights pass through.
 #pragma once
 
 #include <cstdint>
@@ -26,7 +26,7 @@ struct Fp32Master {
 
   State init(const NamedParameter& parameter) const {
     const Tensor weight = parameter.value.detach();
-    if (weight.scalar_type() == at::kFloat) return {{}, inner.init(parameter)};
+    if (passes(weight)) return {{}, inner.init(parameter)};
     const Tensor master = weight.to(at::kFloat);
     return {master, inner.init({parameter.name, master})};
   }
@@ -52,7 +52,7 @@ struct Fp32Master {
   void visit_read_by_accumulate(State& state, F&& f) const { dapt::visit_read_by_accumulate(inner, state.inner, f); }
 
   std::optional<StepMemory> step_memory(const NamedParameter& parameter, at::ScalarType gradient_dtype) const {
-    return dapt::step_memory(inner, {parameter.name, parameter.value.to(at::kFloat)}, gradient_dtype);
+    return dapt::step_memory(inner, passes(parameter.value) ? parameter : NamedParameter{parameter.name, parameter.value.to(at::kFloat)}, gradient_dtype);
   }
 
   RunHeader describe(const NamedParameters& parameters, double lr) const {
@@ -61,6 +61,9 @@ struct Fp32Master {
     header.append(describe_optimizer(inner, parameters, lr));
     return header;
   }
+
+ private:
+  static bool passes(const Tensor& weight) { return weight.scalar_type() == at::kFloat || weight.scalar_type() == at::kDouble; }
 };
 
 }  // namespace dapt

@@ -1,6 +1,6 @@
 // The weight write by compensated summation (Kahan 1965; for bf16 training Zamirai et al. 2020, arXiv:2010.06192, algorithm 1): what a bf16 weight
 // cannot hold is kept in a second bf16 tensor and given to the next step. Together about 16 significant bits: almost an fp32 master, for 2 bytes a
-// weight instead of 4. fp32 weights pass through.
+// weight instead of 4. fp32 and fp64 weights pass through.
 #pragma once
 
 #include <cstdint>
@@ -23,13 +23,13 @@ struct KahanSummation {
   Inner inner = {};  ///< steps the sum of the weight and its compensation, in fp32
 
   struct State {
-    Tensor compensation;  ///< what the weight's rounding lost, of the weight's type; undefined where that is fp32
+    Tensor compensation;  ///< what the weight's rounding lost, of the weight's type; undefined where that is fp32 or fp64
     typename Inner::State inner;
   };
 
   State init(const NamedParameter& parameter) const {
     const Tensor weight = parameter.value.detach();
-    return {weight.scalar_type() == at::kFloat ? Tensor() : at::zeros_like(weight), inner.init(parameter)};
+    return {passes(weight) ? Tensor() : at::zeros_like(weight), inner.init(parameter)};
   }
   void accumulate(State& state, const Tensor& gradient) const { inner.accumulate(state.inner, gradient); }
   Tensor& accumulated(State& state) const { return inner.accumulated(state.inner); }
@@ -57,7 +57,7 @@ struct KahanSummation {
   /// The inner rule's, and where the step is not taken in pieces the weight in fp32.
   std::optional<StepMemory> step_memory(const NamedParameter& parameter, at::ScalarType gradient_dtype) const {
     auto memory = dapt::step_memory(inner, parameter, gradient_dtype);
-    const std::int64_t exact = PiecewiseOptimizer<Inner> || parameter.value.scalar_type() == at::kFloat ? 0 : 4 * parameter.value.numel();
+    const std::int64_t exact = PiecewiseOptimizer<Inner> || passes(parameter.value) ? 0 : 4 * parameter.value.numel();
     if (memory) memory->working += exact;
     if (memory && memory->usual) memory->usual->working += exact;
     return memory;
@@ -69,6 +69,9 @@ struct KahanSummation {
     header.append(describe_optimizer(inner, parameters, lr));
     return header;
   }
+
+ private:
+  static bool passes(const Tensor& weight) { return weight.scalar_type() == at::kFloat || weight.scalar_type() == at::kDouble; }
 };
 
 }  // namespace dapt

@@ -34,14 +34,15 @@ void for_each_piece(const Tensor& flat, const F& f) {
 }
 
 /// Takes the step of a contiguous weight of more than one piece by stepping its pieces, and returns true; else does nothing and returns false. A rule's `step` calls it first.
+/// A step that may make a tensor, because an entry of `visit` is undefined before it, is left to `step` as well: made by a piece it would be lost with it.
 template <PiecewiseOptimizer Rule>
 bool step_in_pieces(const Rule& rule, Tensor& weight, typename Rule::State& state, const StepInfo& info) {
   if (weight.numel() <= (weight.is_cpu() ? piece_elements : device_piece_elements) || !weight.is_contiguous()) return false;
-  bool contiguous = true;
+  bool has_pieces = true;
   rule.visit(state, [&](std::string_view, auto& value) {
-    if constexpr (std::is_same_v<std::remove_cvref_t<decltype(value)>, Tensor>) contiguous = contiguous && (!value.defined() || value.is_contiguous());
+    if constexpr (std::is_same_v<std::remove_cvref_t<decltype(value)>, Tensor>) has_pieces = has_pieces && value.defined() && value.is_contiguous();
   });
-  if (!contiguous) return false;
+  if (!has_pieces) return false;
 
   Tensor& accumulated = rule.accumulated(state);
   accumulated = accumulated.contiguous();

@@ -6,6 +6,7 @@
 #pragma once
 
 #include <algorithm>
+#include <concepts>
 #include <cstdint>
 #include <optional>
 #include <string>
@@ -40,9 +41,10 @@ struct StoredState {
   std::int64_t smallest = 4096;  ///< elements of a tensor from which on it is packed; norms and biases weigh nothing
 
   struct Packed {
-    Tensor values;  ///< of the moment's shape: fp32, bf16, or the codes of 8 bits; undefined while the moment is; or a tensor of another type, as it is
-    Tensor scales;  ///< of 8 bits
-    bool is_bf16 = false;  ///< the rule's own tensor is
+    Tensor values = {};  ///< of the moment's shape: fp32, bf16, or the codes of 8 bits; undefined while the moment is; or a tensor of another type, as it is
+    Tensor scales = {};  ///< of 8 bits
+    std::int64_t is_bf16 = 0;  ///< 1 where the rule's own tensor is
+    bool is_late = false;      ///< a step makes the moment, so that `init` does not know how it is stored
   };
   struct State {
     typename Inner::State inner;  ///< between steps without its tensors, but for those that `accumulate` reads
@@ -52,8 +54,10 @@ struct StoredState {
   };
 
   State init(const NamedParameter& parameter) const {
+    if constexpr (requires { { inner.wrapper() } -> std::same_as<std::string_view>; })
+      require(inner.wrapper().empty(), "StoredState: AnyOptimizer holds ", inner.wrapper(), ", which wraps another rule; StoredState belongs innermost, as in GaLore<StoredState<AdamW>>");
     State state{inner.init(parameter), {}, static_cast<std::int64_t>(fnv1a(parameter.name) >> 1), 0};
-    for_each_tensor(state.inner, [&](std::size_t, Tensor&) { state.packed.emplace_back(); });
+    for_each_tensor(state.inner, [&](std::size_t, Tensor& value) { state.packed.push_back({.is_late = !value.defined()}); });
     pack_all(state, 0);
     state.steps = 0;
     return state;
@@ -73,7 +77,7 @@ struct StoredState {
     State part{inner.piece(state.inner, first, length), {}, state.stream, state.steps};
     for (const Packed& packed : state.packed) {
       const std::int64_t blocks = (length + quantization_block - 1) / quantization_block;
-      part.packed.push_back({piece_of(packed.values, first, length), piece_of(packed.scales, first / quantization_block, blocks), packed.is_bf16});
+      part.packed.push_back({piece_of(packed.values, first, length), piece_of(packed.scales, first / quantization_block, blocks), packed.is_bf16, packed.is_late});
     }
     return part;
   }
@@ -95,7 +99,9 @@ struct StoredState {
         if (std::find(stays.begin(), stays.end(), &value) == stays.end()) {
           Packed& packed = state.packed.at(i++);
           f(entry, packed.values);
-          if (packed.scales.defined()) f(std::string(entry) + ".scales", packed.scales);
+          // A late one's are shown before it is there too: a state that was just made must know all entries of a checkpoint.
+          if (packed.scales.defined() || (packed.is_late && format == StateFormat::dynamic8)) f(std::string(entry) + ".scales", packed.scales);
+          if (packed.is_late && format == StateFormat::bf16) f(std::string(entry) + ".is_bf16", packed.is_bf16);
           return;
         }
       }
@@ -141,21 +147,21 @@ struct StoredState {
   /// Writes to the tensors that are there, because they may be pieces of others; makes them where there are none yet, or of another shape.
   void pack(const Tensor& value, std::uint64_t key, std::int64_t first, Packed& packed) const {
     const bool is_fp32 = value.defined() && value.scalar_type() == at::kFloat, is_new = !packed.values.defined() || !is_fp32 || packed.values.sizes() != value.sizes();
-    if (is_new) packed = {};
+    if (is_new) packed = {.is_late = packed.is_late};
     if (is_new ? !is_fp32 || value.numel() < smallest || format == StateFormat::fp32 : !is_packed(packed)) {
       packed.values = value;
-      packed.is_bf16 = value.defined() && value.scalar_type() == at::kBFloat16;
+      packed.is_bf16 = value.defined() && value.scalar_type() == at::kBFloat16 ? 1 : 0;
     } else if (format == StateFormat::bf16) {
       if (is_new) packed.values = at::empty(value.sizes(), value.options().dtype(at::kBFloat16));
       round_stochastically(value, key, first, packed.values);
     } else {
       const Quantized quantized = quantize_blockwise(value);
-      if (is_new) packed = {quantized.codes, quantized.scales};
+      if (is_new) packed.values = quantized.codes, packed.scales = quantized.scales;
       else packed.values.copy_(quantized.codes), packed.scales.copy_(quantized.scales);
     }
   }
   bool is_packed(const Packed& packed) const {
-    return packed.scales.defined() || (format == StateFormat::bf16 && packed.values.defined() && packed.values.scalar_type() == at::kBFloat16 && !packed.is_bf16);
+    return packed.scales.defined() || (format == StateFormat::bf16 && packed.values.defined() && packed.values.scalar_type() == at::kBFloat16 && packed.is_bf16 == 0);
   }
   Tensor unpack(const Packed& packed) const {
     if (packed.scales.defined()) return dequantize_blockwise({packed.values, packed.scales});

@@ -1,6 +1,7 @@
 // The laws of the contracts as code: each function returns what its type breaks, one line a law; an empty list is conformance.
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <set>
@@ -37,9 +38,10 @@ struct OptimizerConformance {
 
 namespace detail {
 
+/// Normal numbers; those of fp64 have digits that fp32 would lose.
 inline Tensor noise(const std::vector<std::int64_t>& shape, std::uint64_t seed, at::ScalarType dtype = at::kFloat) {
   at::Generator generator = at::detail::createCPUGenerator(seed);
-  return at::randn(shape, generator, at::TensorOptions(at::kFloat)).to(dtype);
+  return at::randn(shape, generator, at::TensorOptions(dtype == at::kDouble ? at::kDouble : at::kFloat)).to(dtype);
 }
 
 /// The entries' sum in fp64.
@@ -72,6 +74,13 @@ StateCopy copy_state(const Rule& rule, typename Rule::State& state) {
     else copy.numbers.push_back(value);
   });
   return copy;
+}
+
+inline bool same_state(const StateCopy& a, const StateCopy& b) {
+  const auto same = [](const Tensor& x, const Tensor& y) {
+    return x.defined() == y.defined() && (!x.defined() || (x.scalar_type() == y.scalar_type() && x.sizes() == y.sizes() && at::equal(x, y)));
+  };
+  return a.names == b.names && a.numbers == b.numbers && std::equal(a.tensors.begin(), a.tensors.end(), b.tensors.begin(), b.tensors.end(), same);
 }
 
 template <class Rule>
@@ -159,13 +168,16 @@ Failures optimizer_failures(const Rule& rule, const OptimizerConformance& option
     Tensor b = a.clone();
     auto state_b = init(b);
     const detail::StateCopy copy = detail::copy_state(rule, state_a);
-    expect(copy.names == detail::copy_state(rule, state_b).names, "L5: visit names other entries after three steps than before the first");
+    const bool same_names = copy.names == detail::copy_state(rule, state_b).names;
+    expect(same_names, "L5: visit names other entries after three steps than before the first");
     const std::set<std::string> distinct(copy.names.begin(), copy.names.end());
     expect(distinct.size() == copy.names.size(), "L5: visit shows two entries under one name, of which a checkpoint keeps one");
-    detail::restore_state(rule, state_b, copy);
-    run(a, state_a, 4, 6, options.lr);
-    run(b, state_b, 4, 6, options.lr);
-    expect(at::equal(a, b), "L5: a state written and read back through visit gave other bits; visit everything that a step changes");
+    if (same_names) {
+      detail::restore_state(rule, state_b, copy);
+      run(a, state_a, 4, 6, options.lr);
+      run(b, state_b, 4, 6, options.lr);
+      expect(at::equal(a, b), "L5: a state written and read back through visit gave other bits; visit everything that a step changes");
+    }
   }
   {
     Tensor w = weight();
@@ -212,21 +224,31 @@ Failures optimizer_failures(const Rule& rule, const OptimizerConformance& option
   }
   if constexpr (PiecewiseOptimizer<Rule>) {
     const std::int64_t rest = 5000, length = piece_elements + rest;  // more than StoredState leaves unpacked
-    Tensor whole = detail::noise({length}, 1, options.dtype), pieces = whole.clone();
-    auto state = init(whole);
+    Tensor whole = detail::noise({length}, 1, options.dtype), pieces = whole.clone(), wrapped = whole.clone();
+    auto state = init(whole), wrapped_state = init(wrapped);
+    bool same = true;
     const std::int64_t firsts[] = {0, piece_elements};
     Tensor parts[] = {pieces.narrow(0, 0, piece_elements), pieces.narrow(0, piece_elements, rest)};
     typename Rule::State states[] = {init(parts[0]), init(parts[1])};
     for (std::int64_t step = 1; step <= 3; ++step) {
+      const StepInfo info{step, options.lr};
       const Tensor g = detail::noise({length}, 100 + static_cast<std::uint64_t>(step), options.dtype);
-      rule.accumulate(state, g);
-      rule.step(whole, state, StepInfo{step, options.lr});
+      rule.accumulate(state, g.clone());
+      rule.step(whole, state, info);
+      try {  // as what wraps the rule steps it, whether or not its own step does
+        rule.accumulate(wrapped_state, g.clone());
+        if (!step_in_pieces(rule, wrapped, wrapped_state, info)) rule.step(wrapped, wrapped_state, info);
+      } catch (const c10::Error&) {  // of a tensor that is not in the piece
+        same = false;
+      }
       for (int i = 0; i < 2; ++i) {
         rule.accumulate(states[i], g.narrow(0, firsts[i], parts[i].size(0)));
         rule.step(parts[i], states[i], StepInfo{step, options.lr, firsts[i]});
       }
     }
     expect(at::equal(whole, pieces), "L9: the step of a weight in pieces differs from the steps of its pieces");
+    expect(same && at::equal(whole, wrapped) && detail::same_state(detail::copy_state(rule, state), detail::copy_state(rule, wrapped_state)),
+           "L9: dapt::step_in_pieces differs from step; piece gives views of the state's tensors, to which the step of a piece writes");
   }
   return failures;
 }
