@@ -20,6 +20,7 @@ TEST_CASE("Adafactor keeps the laws of an optimizer, for matrices and vectors") 
     REQUIRE(dapt::testing::optimizer_failures(Adafactor{.beta1 = beta1, .scale_parameter = true}, {.shape = {17}}) == dapt::testing::Failures{});
   }
   REQUIRE(dapt::testing::optimizer_failures(Adafactor{}, {.lr = 1e-2, .dtype = at::kBFloat16}) == dapt::testing::Failures{});
+  REQUIRE(dapt::testing::optimizer_failures(Adafactor{}, {.dtype = at::kDouble}) == dapt::testing::Failures{});
 }
 
 TEST_CASE("so does Adafactor with its squares packed between steps") {

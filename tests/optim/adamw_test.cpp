@@ -41,6 +41,7 @@ TEST_CASE("AdamW keeps the laws of an optimizer") {
     REQUIRE(dapt::testing::optimizer_failures(AdamW{.form = form}) == dapt::testing::Failures{});
     REQUIRE(dapt::testing::optimizer_failures(AdamW{.weight_decay = 0.1, .form = form}) == dapt::testing::Failures{});
     REQUIRE(dapt::testing::optimizer_failures(AdamW{.form = form}, {.lr = 1e-2, .dtype = at::kBFloat16}) == dapt::testing::Failures{});
+    REQUIRE(dapt::testing::optimizer_failures(AdamW{.form = form}, {.dtype = at::kDouble}) == dapt::testing::Failures{});
   }
 }
 

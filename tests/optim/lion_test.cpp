@@ -15,6 +15,7 @@ using dapt::Tensor;
 TEST_CASE("Lion keeps the laws of an optimizer, also below GaLore and with 8-bit momentum") {
   REQUIRE(dapt::testing::optimizer_failures(Lion{.weight_decay = 0.1}) == dapt::testing::Failures{});
   REQUIRE(dapt::testing::optimizer_failures(Lion{}, {.lr = 1e-2, .dtype = at::kBFloat16}) == dapt::testing::Failures{});
+  REQUIRE(dapt::testing::optimizer_failures(Lion{}, {.dtype = at::kDouble}) == dapt::testing::Failures{});
   REQUIRE(dapt::testing::optimizer_failures(dapt::GaLore<Lion>{.rank = 4, .update_proj_gap = 2}) == dapt::testing::Failures{});
   REQUIRE(dapt::testing::optimizer_failures(dapt::StoredState<Lion>{.smallest = 1}) == dapt::testing::Failures{});
 }

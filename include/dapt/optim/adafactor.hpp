@@ -10,6 +10,7 @@
 
 #include <ATen/ops/linalg_vector_norm.h>
 #include <ATen/ops/zeros.h>
+#include <c10/core/ScalarType.h>
 
 #include <dapt/concepts/optimizer.hpp>
 #include <dapt/core/error.hpp>
@@ -88,7 +89,7 @@ inline Adafactor::State Adafactor::init(const NamedParameter& parameter) const {
 }
 
 inline void Adafactor::step(Tensor& weight, State& state, const StepInfo& info) const {
-  const Tensor g = state.gradient.to(at::kFloat), w = weight.to(at::kFloat);
+  const Tensor g = state.gradient.to(at::kFloat), w = weight.to(c10::promoteTypes(weight.scalar_type(), at::kFloat));
   const double forgotten = std::pow(static_cast<double>(info.step), -decay_rate);
   const Tensor squares = g.square().add_(eps);
   Tensor update;
@@ -104,7 +105,7 @@ inline void Adafactor::step(Tensor& weight, State& state, const StepInfo& info) 
   update.div_(root_mean_square(update).div_(clip_threshold).clamp_min_(1)).mul_(lr);
   if (beta1 > 0) update = state.exp_avg.lerp_(update, 1 - beta1);
   w.mul_(1 - lr * weight_decay).sub_(update);
-  if (weight.scalar_type() != at::kFloat) weight.copy_(w);
+  if (!w.is_same(weight)) weight.copy_(w);
   state.gradient.reset();
 }
 

@@ -15,6 +15,7 @@
 #include <ATen/ops/full.h>
 #include <ATen/ops/sqrt.h>
 #include <ATen/ops/zeros_like.h>
+#include <c10/core/ScalarType.h>
 
 #include <dapt/concepts/optimizer.hpp>
 #include <dapt/core/cuda_kernels.hpp>
@@ -130,21 +131,21 @@ inline void AdamW::step(Tensor& weight, State& state, const StepInfo& info) cons
   const bool is_flat = weight.is_contiguous() && state.exp_avg.is_contiguous(), one_type = weight.scalar_type() == at::kFloat && state.gradient.scalar_type() == at::kFloat;
   if (!(is_flat && one_type) && step_in_pieces(*this, weight, state, info)) return;  // LibTorch's fused kernel needs no pieces
   const Correction c = correction(info.step);
-  const Tensor w32 = weight.to(at::kFloat);
-  if (is_flat) {
-    const Tensor t = at::full({}, static_cast<double>(info.step), w32.options());
+  const Tensor wide = weight.to(c10::promoteTypes(weight.scalar_type(), at::kFloat));
+  if (is_flat && wide.scalar_type() == at::kFloat) {
+    const Tensor t = at::full({}, static_cast<double>(info.step), wide.options());
     // The fused kernel has torch's form; for the other its eps is divided by sqrt(c2), and the decay comes after.
     const bool torch_form = form == AdamWForm::torch;
-    at::_fused_adamw_({w32}, {state.gradient.to(at::kFloat).contiguous()}, {state.exp_avg}, {state.exp_avg_sq}, {}, {t}, info.lr, beta1, beta2,
+    at::_fused_adamw_({wide}, {state.gradient.to(at::kFloat).contiguous()}, {state.exp_avg}, {state.exp_avg_sq}, {}, {t}, info.lr, beta1, beta2,
                       torch_form ? weight_decay : 0.0, torch_form ? eps : eps / c.root_c2, false, false);
-    if (!torch_form && weight_decay > 0) w32.mul_(1 - info.lr * weight_decay);
+    if (!torch_form && weight_decay > 0) wide.mul_(1 - info.lr * weight_decay);
   } else {
     const double rate = info.lr * c.step(), kept = 1 - info.lr * weight_decay;
     const Tensor direction = moved(state.gradient, state.exp_avg, state.exp_avg_sq, eps_at(c));
-    if (form == AdamWForm::torch) w32.mul_(kept).sub_(direction, rate);
-    else w32.sub_(direction, rate).mul_(kept);
+    if (form == AdamWForm::torch) wide.mul_(kept).sub_(direction, rate);
+    else wide.sub_(direction, rate).mul_(kept);
   }
-  if (weight.scalar_type() != at::kFloat) weight.copy_(w32);
+  if (!wide.is_same(weight)) weight.copy_(wide);
   state.gradient.reset();
 }
 

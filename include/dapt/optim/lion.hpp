@@ -8,6 +8,7 @@
 #include <string_view>
 
 #include <ATen/ops/zeros_like.h>
+#include <c10/core/ScalarType.h>
 
 #include <dapt/concepts/optimizer.hpp>
 #include <dapt/core/error.hpp>
@@ -40,9 +41,9 @@ struct Lion {
 
   void step(Tensor& weight, State& state, const StepInfo& info) const {
     if (step_in_pieces(*this, weight, state, info)) return;
-    const Tensor w32 = weight.to(at::kFloat);
-    w32.mul_(1 - info.lr * weight_decay).sub_(moved(state.gradient, state.exp_avg), info.lr);
-    if (weight.scalar_type() != at::kFloat) weight.copy_(w32);
+    const Tensor wide = weight.to(c10::promoteTypes(weight.scalar_type(), at::kFloat));
+    wide.mul_(1 - info.lr * weight_decay).sub_(moved(state.gradient, state.exp_avg), info.lr);
+    if (!wide.is_same(weight)) weight.copy_(wide);
     state.gradient.reset();
   }
 
