@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <cstdlib>
+#include <optional>
 #include <string_view>
 
 #if defined(__x86_64__)
@@ -23,6 +24,14 @@ enum class Bf16Products { native, widened };
 
 namespace detail {
 
+/// Whether the environment variable has the value `first`, or else `second`; none where it is not set.
+inline std::optional<bool> wishes_first(const char* variable, std::string_view first, std::string_view second) {
+  const char* wish = std::getenv(variable);
+  if (wish == nullptr || *wish == '\0') return std::nullopt;
+  require(wish == first || wish == second, variable, ": found \"", wish, "\", expected ", first, " or ", second);
+  return wish == first;
+}
+
 /// AVX512-BF16 is not enough: Intel's processors after Cooper Lake have fast bf16 products only in AMX, which a hypervisor may hide (measured on Sapphire
 /// Rapids without it: bf16 at half the rate of fp32). A rule, not a measurement, so that a run gives the same bits each time.
 inline Bf16Products fitting_bf16_products() {
@@ -37,11 +46,8 @@ inline Bf16Products fitting_bf16_products() {
 }
 
 inline Bf16Products chosen_bf16_products() {
-  const char* wish = std::getenv("DAPT_BF16_PRODUCTS");
-  if (wish == nullptr || *wish == '\0') return fitting_bf16_products();
-  const std::string_view name = wish;
-  require(name == "native" || name == "widened", "DAPT_BF16_PRODUCTS: found \"", name, "\", expected native or widened");
-  return name == "native" ? Bf16Products::native : Bf16Products::widened;
+  const auto native = wishes_first("DAPT_BF16_PRODUCTS", "native", "widened");
+  return !native ? fitting_bf16_products() : *native ? Bf16Products::native : Bf16Products::widened;
 }
 
 }  // namespace detail
@@ -76,12 +82,10 @@ inline Fp32Products fitting_fp32_products() {
 }
 
 inline Fp32Products chosen_fp32_products() {
-  const char* wish = std::getenv("DAPT_FP32_PRODUCTS");
-  if (wish == nullptr || *wish == '\0') return fitting_fp32_products();
-  const std::string_view name = wish;
-  require(name == "torch" || name == "onednn", "DAPT_FP32_PRODUCTS: found \"", name, "\", expected torch or onednn");
-  require(name == "torch" || at::Context::hasMKLDNN(), "DAPT_FP32_PRODUCTS: found onednn, which this LibTorch was built without");
-  return name == "torch" ? Fp32Products::torch : Fp32Products::onednn;
+  const auto torch = wishes_first("DAPT_FP32_PRODUCTS", "torch", "onednn");
+  if (!torch) return fitting_fp32_products();
+  require(*torch || at::Context::hasMKLDNN(), "DAPT_FP32_PRODUCTS: found onednn, which this LibTorch was built without");
+  return *torch ? Fp32Products::torch : Fp32Products::onednn;
 }
 
 }  // namespace detail
