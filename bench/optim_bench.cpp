@@ -76,7 +76,7 @@ void refresh(benchmark::State& bench, std::int64_t rank, std::int64_t iterations
   }
   const auto find = [&](std::size_t i) {
     return iterations == 0 ? dapt::exact_singular_vectors(gradients[i], rank).right
-                           : dapt::approximate_right_vectors(gradients[i], rank, before[i], {.eigen_dtype = at::kFloat, .power_iterations = iterations, .enough_energy = 1});
+                           : dapt::approximate_right_vectors(gradients[i], rank, before[i], {.is_rounded = true, .power_iterations = iterations, .enough_energy = 1});
   };
   if (iterations > 0)
     for (std::size_t i = 0; i < gradients.size(); ++i) find(i);  // oneDNN writes its machine code

@@ -48,7 +48,7 @@ dapt::GaLore<Inner> galore(const Inner& inner, const OptimizerOptions& options) 
           .refresh_schedule = options.refresh_schedule == "together" ? dapt::RefreshSchedule::together : dapt::RefreshSchedule::spread,
           .subspace_source = options.subspace_source == "window" ? dapt::SubspaceSource::window : dapt::SubspaceSource::first_micro_batch,
           .scale = options.scale.value_or(0.25),
-          .projector = options.projector == "exact" ? dapt::Projector::exact : options.projector == "randomized" ? dapt::Projector::randomized : dapt::Projector::randomized_bf16,
+          .projector = options.projector == "exact" ? dapt::Projector::exact : dapt::Projector::randomized,
           .inner = inner};
 }
 

@@ -193,7 +193,7 @@ int main(int count, char** arguments) {
   };
   const double flops_of_lora = 4 * weights + 6 * lora + 3 * attention, flops_of_all = 6 * weights + 3 * attention;
   const auto galore = [](std::int64_t rank) {
-    return dapt::StochasticRounding<dapt::GaLore<dapt::StoredState<dapt::AdamW>>>{.inner = {.rank = rank, .projector = dapt::Projector::randomized_bf16}};
+    return dapt::StochasticRounding<dapt::GaLore<dapt::StoredState<dapt::AdamW>>>{.inner = {.rank = rank}};
   };
   if (setting == "lora-256") run({}, dapt::Lora{.rank = 256}, dapt::AdamW{}, {.batch_size = 4}, flops_of_lora);
   else if (setting == "lora-256-checkpointed") run({.gradient_checkpointing = true}, dapt::Lora{.rank = 256}, dapt::AdamW{}, {.batch_size = 4}, flops_of_lora);

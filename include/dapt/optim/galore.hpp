@@ -35,9 +35,8 @@ enum class ProjType { std, reverse_std, left, right, full };
 
 /// How the subspace is found at a refresh.
 enum class Projector {
-  exact,            ///< SVD, as galore_torch
-  randomized,       ///< range finder: about 0.998 of the exact subspace's energy in a tenth of the time
-  randomized_bf16,  ///< the same with bf16 products, for processors that multiply bf16 fast
+  exact,       ///< SVD, as galore_torch
+  randomized,  ///< range finder: about 0.998 of the exact subspace's energy in a tenth of the time or less
 };
 
 /// When the parameters take their new subspaces.
@@ -64,7 +63,7 @@ struct GaLore {
   ProjType proj_type = ProjType::std;
   std::vector<std::string> targets = {};         ///< parts of names; empty: every 2-D weight with "attn" or "mlp" in its name
   Projector projector = Projector::randomized;
-  std::int64_t power_iterations = 2;             ///< >= 1, of the randomized projectors, at most: a subspace with 99.5 % of the gradient's energy is taken as it is
+  std::int64_t power_iterations = 2;             ///< >= 1, of the randomized projector, at most: a subspace with 99.5 % of the gradient's energy is taken as it is
   Inner inner = {};                              ///< steps in the subspace, and alone on what is not projected
 
   struct State {
@@ -229,8 +228,7 @@ std::pair<Tensor, Tensor> GaLore<Inner>::subspace(const State& state, const Tens
       vectors = exact_singular_vectors(gradient, rank);
     } else {
       const std::int64_t r = std::min({rank, gradient.size(0), gradient.size(1)});
-      const RangeFinder finder{.product_dtype = projector == Projector::randomized_bf16 ? at::kBFloat16 : at::kFloat,
-                               .eigen_dtype = c10::elementSize(state.gradient_dtype) < 4 ? at::kFloat : at::kDouble, .power_iterations = power_iterations};
+      const RangeFinder finder{.is_rounded = c10::elementSize(state.gradient_dtype) < 4, .power_iterations = power_iterations};
       if (state.on_right) vectors.right = approximate_right_vectors(gradient, r, state.right, finder);
       if (state.on_left) vectors.left = approximate_right_vectors(gradient.t(), r, has_subspace ? state.left.t() : Tensor(), finder).t();
     }
@@ -261,7 +259,7 @@ std::optional<StepMemory> GaLore<Inner>::step_memory(const NamedParameter& param
 template <DirectionalOptimizer Inner>
 RunHeader GaLore<Inner>::describe(const NamedParameters& parameters, double lr) const {
   constexpr std::string_view types[] = {"std", "reverse_std", "left", "right", "full"};
-  constexpr std::string_view projectors[] = {"exact SVD", "randomized range finder", "randomized range finder with bf16 products"};
+  constexpr std::string_view projectors[] = {"exact SVD", "randomized range finder"};
   std::ostringstream text;
   text << "GaLore rank " << rank << ", update_proj_gap " << update_proj_gap << (refresh_schedule == RefreshSchedule::spread ? " (spread)" : " (together)") << (depends_on_order() ? ", subspaces from a window's first micro-batch" : "") << ", scale " << scale << ", proj_type " << types[static_cast<int>(proj_type)]
        << ", " << projectors[static_cast<int>(projector)];

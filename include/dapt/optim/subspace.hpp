@@ -3,6 +3,7 @@
 #pragma once
 
 #include <algorithm>
+#include <cmath>
 #include <cstdint>
 #include <tuple>
 #include <utility>
@@ -22,6 +23,7 @@
 #include <dapt/core/gradient.hpp>
 #include <dapt/core/hash.hpp>
 #include <dapt/core/matrix_product.hpp>
+#include <dapt/core/product.hpp>
 #include <dapt/core/tensor.hpp>
 
 namespace dapt {
@@ -86,11 +88,12 @@ inline Tensor random_signs(std::int64_t rows, std::int64_t columns, std::uint64_
 }  // namespace detail
 
 struct RangeFinder {
-  at::ScalarType product_dtype = at::kFloat;  ///< of the products with the matrix: fp32, or bf16 where the processor multiplies it fast
-  at::ScalarType eigen_dtype = at::kDouble;   ///< of the Gram matrix's eigenvectors: fp32 does where what is found is rounded to 16 bits
-  std::int64_t power_iterations = 2;          ///< >= 1, at most; each sharpens the subspace
-  double enough_energy = 0.995;               ///< share of the matrix's squared norm: a subspace that holds it is taken without further iterations
-  std::int64_t oversampling = 16;             ///< extra columns that are dropped at the end
+  bool is_rounded = false;            ///< what is found is rounded to 16 bits: the products with the matrix read bf16 where the device multiplies it fast, eigenvectors are fp32 instead of fp64
+  std::int64_t power_iterations = 2;  ///< >= 1, at most; each sharpens the subspace
+  double enough_energy = 0.995;       ///< share of the matrix's squared norm: a subspace that holds it is taken without further iterations
+  std::int64_t oversampling = 16;     ///< extra columns that are dropped at the end
+
+  at::ScalarType eigen_dtype() const { return is_rounded ? at::kFloat : at::kDouble; }
 };
 
 /// Leading singular vectors of a matrix [m, n]: the columns of `left` [m, r] and the rows of `right` [r, n], in order of their singular values.
@@ -121,9 +124,9 @@ inline Tensor right_vectors_by_gram_matrix(const Tensor& matrix, std::int64_t co
 /// matrix where half of all directions are wanted, which is no more work then.
 inline Tensor approximate_right_vectors(const Tensor& matrix, std::int64_t count, const Tensor& warm, const RangeFinder& options) {
   const std::int64_t n = matrix.size(1), smaller = std::min(matrix.size(0), n), width = count + options.oversampling;
-  if (2 * width >= smaller) return right_vectors_by_gram_matrix(matrix, count, options.eigen_dtype);
-  const double norm = std::max(gradient_norm(matrix), 1e-30);
-  const Tensor g = matrix.to(at::kFloat).div(norm).to(options.product_dtype);  // scaled: the square of a small gradient underflows
+  if (2 * width >= smaller) return right_vectors_by_gram_matrix(matrix, count, options.eigen_dtype());
+  const double norm = std::max(gradient_norm(matrix), 1e-30), scale = std::scalbn(1.0, -std::ilogb(norm));  // the square of a small gradient underflows; a power of two keeps its bits
+  const Tensor scaled = matrix.mul(scale), g = options.is_rounded ? operand(scaled.to(at::kBFloat16)) : scaled.to(at::kFloat);
   const auto product = [](const Tensor& rows, const Tensor& b) { return matrix_product(rows.to(b.scalar_type()), b).to(at::kFloat); };
 
   const bool is_warm = warm.defined() && warm.size(0) == count;
@@ -134,7 +137,7 @@ inline Tensor approximate_right_vectors(const Tensor& matrix, std::int64_t count
     // With orthonormal rows Q that span those of y = q g', the left singular vectors of (Q g)' are g's right ones (Halko's algorithm 5.1): no further product is needed to turn the basis
     // to singular vectors, which matters to Adam. Q g = t (y g) spares t y, which is longer.
     const Tensor y = product(q, g.t()), b = matrix_product(detail::nearly_orthonormalizer(matrix_product(y, y.t())), product(y, g)), gram = matrix_product(b, b.t());
-    if (i < options.power_iterations && gram.trace().item<double>() < options.enough_energy) {
+    if (i < options.power_iterations && gram.trace().item<double>() < options.enough_energy * norm * norm * scale * scale) {
       q = matrix_product(detail::nearly_orthonormalizer(gram), b);
       continue;
     }
