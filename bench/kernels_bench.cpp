@@ -12,6 +12,7 @@
 #include <torch/csrc/autograd/autograd.h>
 
 #include <dapt/kernels/attention.hpp>
+#include <dapt/kernels/kernel_report.hpp>
 #include <dapt/kernels/linear_cross_entropy.hpp>
 #include <dapt/kernels/lora_linear.hpp>
 #include <dapt/kernels/memory.hpp>

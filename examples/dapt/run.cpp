@@ -37,7 +37,7 @@
 #include <dapt/data/utf8.hpp>
 #include <dapt/io/hf_model.hpp>
 #include <dapt/io/weight_folder.hpp>
-#include <dapt/kernels/instruction_set.hpp>
+#include <dapt/kernels/kernel_report.hpp>
 #include <dapt/version.hpp>
 
 #include "corpus.hpp"

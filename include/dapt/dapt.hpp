@@ -19,6 +19,7 @@
 #include <dapt/concepts/tokenizer.hpp>
 #include <dapt/core/append_file.hpp>
 #include <dapt/core/atomic_file.hpp>
+#include <dapt/core/avx512.hpp>
 #include <dapt/core/batch.hpp>
 #include <dapt/core/checkpoint.hpp>
 #include <dapt/core/cuda_kernels.hpp>
@@ -31,6 +32,7 @@
 #include <dapt/core/hash.hpp>
 #include <dapt/core/hash_of_bits.hpp>
 #include <dapt/core/host_device.hpp>
+#include <dapt/core/instruction_set.hpp>
 #include <dapt/core/json.hpp>
 #include <dapt/core/kept_input.hpp>
 #include <dapt/core/linear.hpp>
@@ -95,13 +97,12 @@
 #include <dapt/io/weight_folder.hpp>
 #include <dapt/kernels/attention.hpp>
 #include <dapt/kernels/cpu/attention_avx512.hpp>
-#include <dapt/kernels/cpu/avx512.hpp>
 #include <dapt/kernels/cpu/cross_entropy_avx512.hpp>
 #include <dapt/kernels/cpu/elementwise_avx512.hpp>
 #include <dapt/kernels/cpu/quantized_avx512.hpp>
 #include <dapt/kernels/cpu/workspace.hpp>
 #include <dapt/kernels/cuda/rows.hpp>
-#include <dapt/kernels/instruction_set.hpp>
+#include <dapt/kernels/kernel_report.hpp>
 #include <dapt/kernels/linear_cross_entropy.hpp>
 #include <dapt/kernels/lora_linear.hpp>
 #include <dapt/kernels/memory.hpp>
@@ -136,6 +137,7 @@
 #include <dapt/models/rope_scaling.hpp>
 #include <dapt/optim/adafactor.hpp>
 #include <dapt/optim/adamw.hpp>
+#include <dapt/optim/adamw_pass.hpp>
 #include <dapt/optim/any_optimizer.hpp>
 #include <dapt/optim/apollo.hpp>
 #include <dapt/optim/block_quantization.hpp>

@@ -22,7 +22,7 @@
 #include <dapt/core/device.hpp>
 #include <dapt/core/seed.hpp>
 #include <dapt/data/packed_stream.hpp>
-#include <dapt/kernels/instruction_set.hpp>
+#include <dapt/kernels/kernel_report.hpp>
 #include <dapt/models/llama.hpp>
 #include <dapt/optim/any_optimizer.hpp>
 #include <dapt/optim/galore.hpp>

@@ -10,7 +10,7 @@
 #include <dapt/core/cuda_kernels.hpp>
 #include <dapt/core/device.hpp>
 #include <dapt/core/peak_memory.hpp>
-#include <dapt/kernels/instruction_set.hpp>
+#include <dapt/kernels/kernel_report.hpp>
 #include <dapt/kernels/linear_cross_entropy.hpp>
 #include <dapt/kernels/lora_linear.hpp>
 #include <dapt/kernels/rms_norm.hpp>

@@ -12,7 +12,8 @@
 #include <catch2/catch.hpp>
 
 #include <dapt/data/packed_stream.hpp>
-#include <dapt/kernels/instruction_set.hpp>
+#include <dapt/core/instruction_set.hpp>
+#include <dapt/core/product.hpp>
 #include <dapt/optim/adamw.hpp>
 #include <dapt/optim/any_optimizer.hpp>
 

@@ -12,7 +12,8 @@
 #include <catch2/catch.hpp>
 #include <torch/csrc/autograd/autograd.h>
 
-#include <dapt/kernels/instruction_set.hpp>
+#include <dapt/core/instruction_set.hpp>
+#include <dapt/core/product.hpp>
 
 namespace dapt::testing_support {
 

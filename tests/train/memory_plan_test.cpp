@@ -15,7 +15,7 @@
 #include <dapt/core/peak_memory.hpp>
 #include <dapt/core/training_mode.hpp>
 #include <dapt/data/packed_stream.hpp>
-#include <dapt/kernels/instruction_set.hpp>
+#include <dapt/core/instruction_set.hpp>
 #include <dapt/models/llama.hpp>
 #include <dapt/models/llama_place.hpp>
 #include <dapt/optim/fp32_master.hpp>

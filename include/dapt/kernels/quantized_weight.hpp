@@ -26,7 +26,7 @@
 #include <dapt/core/quantized_numbers.hpp>
 #include <dapt/core/tensor.hpp>
 #include <dapt/kernels/cpu/quantized_avx512.hpp>
-#include <dapt/kernels/instruction_set.hpp>
+#include <dapt/core/instruction_set.hpp>
 
 namespace dapt {
 

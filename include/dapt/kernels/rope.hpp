@@ -13,7 +13,7 @@
 #include <dapt/core/error.hpp>
 #include <dapt/core/tensor.hpp>
 #include <dapt/kernels/cpu/elementwise_avx512.hpp>
-#include <dapt/kernels/instruction_set.hpp>
+#include <dapt/core/instruction_set.hpp>
 #include <torch/csrc/autograd/custom_function.h>
 
 namespace dapt {

@@ -22,7 +22,9 @@
 #include <dapt/core/error.hpp>
 #include <dapt/core/gradient.hpp>
 #include <dapt/core/run_result.hpp>
+#include <dapt/optim/adamw_pass.hpp>
 #include <dapt/optim/pieces.hpp>
+#include <dapt/optim/round_stochastically.hpp>
 
 namespace dapt {
 
@@ -48,11 +50,8 @@ struct AdamW {
   Tensor& accumulated(State& state) const { return state.gradient; }
   void step(Tensor& weight, State& state, const StepInfo& info) const;
 
-  /// The step with the weight's write by stochastic rounding, in one pass of an own CUDA kernel, without an fp32 copy of the weight; `key` fixes the draws. False, and nothing
-  /// done, where there is no such kernel.
-  bool step_stochastically(Tensor& weight, State& state, const StepInfo& info, std::uint64_t key) const {
-    return weight.scalar_type() == at::kBFloat16 && step_in_kernel(weight, state, info, &key);
-  }
+  /// The step in one pass over its tensors by own code (AVX-512, CUDA), where the weight or the moments may be bf16, written as `keys` say. False, and nothing done, where there is no such code.
+  bool step_in_one_pass(Tensor& weight, State& state, const StepInfo& info, const RoundingKeys& keys) const;
 
   /// m / c1 / (sqrt(v / c2) + eps) after moving the moments, fp32.
   Tensor direction(State& state, const StepInfo& info) const;
@@ -85,7 +84,6 @@ struct AdamW {
   /// What is added to sqrt(v), so that both forms are m / (sqrt(v) + eps_t) * correction.step().
   double eps_at(const Correction& c) const { return form == AdamWForm::torch ? eps * c.root_c2 : eps; }
   Tensor moved(const Tensor& gradient, Tensor exp_avg, Tensor exp_avg_sq, double eps_t) const;
-  bool step_in_kernel(Tensor& weight, State& state, const StepInfo& info, const std::uint64_t* key) const;
 };
 
 inline AdamW::State AdamW::init(const NamedParameter& parameter) const {
@@ -115,21 +113,24 @@ inline Tensor AdamW::direction(State& state, const StepInfo& info) const {
   return update;
 }
 
-/// In one own CUDA kernel; false where there is none for these tensors.
-inline bool AdamW::step_in_kernel(Tensor& weight, State& state, const StepInfo& info, const std::uint64_t* key) const {
-  if (!takes_cuda_kernels(weight) || !takes_cuda_kernels(state.gradient) || !weight.is_contiguous() || !state.exp_avg.is_contiguous() || !state.exp_avg_sq.is_contiguous()) return false;
+inline bool AdamW::step_in_one_pass(Tensor& weight, State& state, const StepInfo& info, const RoundingKeys& keys) const {
   const Correction c = correction(info.step);
   const AdamWStep numbers{.fresh1 = static_cast<float>(1 - beta1), .beta2 = static_cast<float>(beta2), .fresh2 = static_cast<float>(1 - beta2), .eps = static_cast<float>(eps_at(c)),
                           .rate = static_cast<float>(info.lr * c.step()), .kept = static_cast<float>(1 - info.lr * weight_decay), .decay_first = form == AdamWForm::torch};
-  cuda_kernels().adamw(weight, state.gradient.contiguous(), state.exp_avg, state.exp_avg_sq, numbers, key);
+  if (takes_cuda_kernels(weight) && takes_cuda_kernels(state.gradient) && keys.moments.empty() && weight.is_contiguous() && state.exp_avg.is_contiguous() && state.exp_avg_sq.is_contiguous()) {
+    cuda_kernels().adamw(weight, state.gradient.contiguous(), state.exp_avg, state.exp_avg_sq, numbers, keys.weight);
+  } else if (!detail::adamw_in_one_pass(weight, state.gradient.contiguous(), state.exp_avg, state.exp_avg_sq, info.first, numbers, keys)) {
+    return false;
+  }
   state.gradient.reset();
   return true;
 }
 
 inline void AdamW::step(Tensor& weight, State& state, const StepInfo& info) const {
-  if (step_in_kernel(weight, state, info, nullptr)) return;
   const bool is_flat = weight.is_contiguous() && state.exp_avg.is_contiguous(), one_type = weight.scalar_type() == at::kFloat && state.gradient.scalar_type() == at::kFloat;
-  if (!(is_flat && one_type) && step_in_pieces(*this, weight, state, info)) return;  // LibTorch's fused kernel needs no pieces
+  if (!(weight.is_cpu() && is_flat && one_type)) {  // else LibTorch's fused kernel is one pass, and needs no pieces
+    if (step_in_one_pass(weight, state, info, {}) || step_in_pieces(*this, weight, state, info)) return;
+  }
   const Correction c = correction(info.step);
   const Tensor wide = weight.to(c10::promoteTypes(weight.scalar_type(), at::kFloat));
   if (is_flat && wide.scalar_type() == at::kFloat) {

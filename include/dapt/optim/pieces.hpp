@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <concepts>
 #include <cstdint>
 #include <type_traits>
 #include <vector>
@@ -11,6 +12,7 @@
 
 #include <dapt/concepts/optimizer.hpp>
 #include <dapt/core/tensor.hpp>
+#include <dapt/optim/round_stochastically.hpp>
 
 namespace dapt {
 
@@ -32,6 +34,12 @@ void for_each_piece(const Tensor& flat, const F& f) {
   if (flat.is_cpu()) at::parallel_for(0, pieces, 1, some);
   else some(0, pieces);
 }
+
+/// A rule that has own code for whole steps, which reads and writes bf16 itself.
+template <class T>
+concept OnePassOptimizer = Optimizer<T> && requires(const T& rule, Tensor& weight, typename T::State& state, const StepInfo& info, const RoundingKeys& keys) {
+  { rule.step_in_one_pass(weight, state, info, keys) } -> std::same_as<bool>;
+};
 
 /// Takes the step of a contiguous weight of more than one piece by stepping its pieces, and returns true; else does nothing and returns false. A rule's `step` calls it first.
 /// A step that may make a tensor, because an entry of `visit` is undefined before it, is left to `step` as well: made by a piece it would be lost with it.

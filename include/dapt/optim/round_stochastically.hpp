@@ -5,15 +5,7 @@
 #include <algorithm>
 #include <bit>
 #include <cstdint>
-
-#if defined(__x86_64__)
-// GCC 12's own header uses a variable that is undefined on purpose, and warns where it is inlined (GCC bug 105593)
-#pragma GCC diagnostic push
-#pragma GCC diagnostic ignored "-Wuninitialized"
-#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
-#include <immintrin.h>
-#pragma GCC diagnostic pop
-#endif
+#include <span>
 
 #include <ATen/Parallel.h>
 #include <ATen/ops/arange.h>
@@ -23,6 +15,7 @@
 #include <ATen/ops/where.h>
 #include <c10/util/BFloat16.h>
 
+#include <dapt/core/avx512.hpp>
 #include <dapt/core/cuda_kernels.hpp>
 #include <dapt/core/error.hpp>
 #include <dapt/core/hash.hpp>
@@ -46,23 +39,52 @@ inline void round_span(const float* from, std::int64_t count, std::uint64_t key,
 }
 
 #if defined(__x86_64__)
-/// The same bits, 32 elements at a time. `first` is a multiple of four; returns how many of the elements it did.
-__attribute__((target("avx512f,avx512bw,avx512dq"))) inline std::int64_t round_span_avx512(const float* from, std::int64_t count, std::uint64_t key, std::uint64_t first, c10::BFloat16* to) {
-  const __m512i magnitude = _mm512_set1_epi32(0x7FFFFFFF), infinity = _mm512_set1_epi32(0x7F800000), quiet_nan = _mm512_set1_epi32(0x7FC00000);
-  const __m512i lanes = _mm512_set_epi64(8, 7, 6, 5, 4, 3, 2, 1), step = _mm512_set1_epi64(static_cast<long long>(0x9E3779B97F4A7C15u)), key_lanes = _mm512_set1_epi64(static_cast<long long>(key));
+/// The noise of 32 elements from the index `first`, a multiple of four, on: splitmix64 (core/hash.hpp) of eight neighbouring numbers.
+[[gnu::target("avx512f,avx512bw,avx512dq"), gnu::always_inline]] inline __m512i noise_avx512(std::uint64_t key, std::uint64_t first) {
+  const __m512i lanes = _mm512_set_epi64(8, 7, 6, 5, 4, 3, 2, 1), step = _mm512_set1_epi64(static_cast<long long>(0x9E3779B97F4A7C15u));
+  const __m512i index = _mm512_add_epi64(_mm512_set1_epi64(static_cast<long long>(first / 4)), lanes);
+  __m512i z = _mm512_add_epi64(_mm512_set1_epi64(static_cast<long long>(key)), _mm512_mullo_epi64(index, step));
+  z = _mm512_mullo_epi64(_mm512_xor_si512(z, _mm512_srli_epi64(z, 30)), _mm512_set1_epi64(static_cast<long long>(0xBF58476D1CE4E5B9u)));
+  z = _mm512_mullo_epi64(_mm512_xor_si512(z, _mm512_srli_epi64(z, 27)), _mm512_set1_epi64(static_cast<long long>(0x94D049BB133111EBu)));
+  return _mm512_xor_si512(z, _mm512_srli_epi64(z, 31));
+}
+
+/// That of the first or the second 16.
+[[gnu::target("avx512f,avx512bw,avx512dq"), gnu::always_inline]] inline __m256i half_avx512(__m512i noise, int half) {
+  return half == 0 ? _mm512_castsi512_si256(noise) : _mm512_extracti64x4_epi64(noise, 1);
+}
+
+/// 16 numbers rounded to bf16.
+[[gnu::target("avx512f,avx512bw,avx512dq"), gnu::always_inline]] inline __m256i rounded_avx512(__m512 values, __m256i noise) {
+  const __m512i bits = _mm512_castps_si512(values), magnitude = _mm512_and_si512(bits, _mm512_set1_epi32(0x7FFFFFFF));
+  const __mmask16 is_nan = _mm512_cmpgt_epi32_mask(magnitude, _mm512_set1_epi32(0x7F800000));
+  const __m512i moved = _mm512_mask_mov_epi32(_mm512_add_epi32(bits, _mm512_cvtepu16_epi32(noise)), is_nan, _mm512_set1_epi32(0x7FC00000));
+  return _mm512_cvtepi32_epi16(_mm512_srli_epi32(moved, 16));
+}
+
+/// The bits of round_span, 32 elements at a time. `first` is a multiple of four; returns how many of the elements it did.
+[[gnu::target("avx512f,avx512bw,avx512dq")]] inline std::int64_t round_span_avx512(const float* from, std::int64_t count, std::uint64_t key, std::uint64_t first, c10::BFloat16* to) {
   std::int64_t i = 0;
   for (; i + 32 <= count; i += 32) {
-    // splitmix64 (core/hash.hpp) of eight neighbouring indices, so of 32 draws in their order
-    const __m512i index = _mm512_add_epi64(_mm512_set1_epi64(static_cast<long long>((first + static_cast<std::uint64_t>(i)) / 4)), lanes);
-    __m512i z = _mm512_add_epi64(key_lanes, _mm512_mullo_epi64(index, step));
-    z = _mm512_mullo_epi64(_mm512_xor_si512(z, _mm512_srli_epi64(z, 30)), _mm512_set1_epi64(static_cast<long long>(0xBF58476D1CE4E5B9u)));
-    z = _mm512_mullo_epi64(_mm512_xor_si512(z, _mm512_srli_epi64(z, 27)), _mm512_set1_epi64(static_cast<long long>(0x94D049BB133111EBu)));
-    z = _mm512_xor_si512(z, _mm512_srli_epi64(z, 31));
+    const __m512i noise = noise_avx512(key, first + static_cast<std::uint64_t>(i));
+    for (int half = 0; half < 2; ++half)
+      _mm256_storeu_si256(reinterpret_cast<__m256i*>(to + i + 16 * half), rounded_avx512(_mm512_loadu_ps(from + i + 16 * half), half_avx512(noise, half)));
+  }
+  return i;
+}
+
+[[gnu::target("avx512f,avx512bw,avx512dq"), gnu::always_inline]] inline __m512 widened_avx512(const c10::BFloat16* from) {
+  return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(from))), 16));
+}
+
+/// The same for sum + more, which replaces `sum`.
+[[gnu::target("avx512f,avx512bw,avx512dq")]] inline std::int64_t add_span_avx512(c10::BFloat16* sum, const c10::BFloat16* more, std::int64_t count, std::uint64_t key, std::uint64_t first) {
+  std::int64_t i = 0;
+  for (; i + 32 <= count; i += 32) {
+    const __m512i noise = noise_avx512(key, first + static_cast<std::uint64_t>(i));
     for (int half = 0; half < 2; ++half) {
-      const __m512i bits = _mm512_loadu_si512(from + i + 16 * half), noise = _mm512_cvtepu16_epi32(half == 0 ? _mm512_castsi512_si256(z) : _mm512_extracti64x4_epi64(z, 1));
-      const __mmask16 is_nan = _mm512_cmpgt_epi32_mask(_mm512_and_si512(bits, magnitude), infinity);
-      const __m512i moved = _mm512_mask_mov_epi32(_mm512_add_epi32(bits, noise), is_nan, quiet_nan);
-      _mm256_storeu_si256(reinterpret_cast<__m256i*>(to + i + 16 * half), _mm512_cvtepi32_epi16(_mm512_srli_epi32(moved, 16)));
+      c10::BFloat16* to = sum + i + 16 * half;
+      _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), rounded_avx512(_mm512_add_ps(widened_avx512(to), widened_avx512(more + i + 16 * half)), half_avx512(noise, half)));
     }
   }
   return i;
@@ -80,6 +102,20 @@ inline void round_on_cpu(const float* from, std::int64_t count, std::uint64_t ke
   if (has_avx512_rounding() && first % 4 == 0) done = round_span_avx512(from, count, key, first, to);
 #endif
   round_span(from + done, count - done, key, first + static_cast<std::uint64_t>(done), to + done);
+}
+
+/// sum + more, added in fp32 and rounded into `sum`.
+inline void add_on_cpu(c10::BFloat16* sum, const c10::BFloat16* more, std::int64_t count, std::uint64_t key, std::uint64_t first) {
+  std::int64_t done = 0;
+#if defined(__x86_64__)
+  if (has_avx512_rounding() && first % 4 == 0) done = add_span_avx512(sum, more, count, key, first);
+#endif
+  float wide[256];
+  for (; done < count; done += std::min<std::int64_t>(256, count - done)) {
+    const std::int64_t length = std::min<std::int64_t>(256, count - done);
+    for (std::int64_t i = 0; i < length; ++i) wide[i] = static_cast<float>(sum[done + i]) + static_cast<float>(more[done + i]);
+    round_on_cpu(wide, length, key, first + static_cast<std::uint64_t>(done), sum + done);
+  }
 }
 
 /// The same bits as on the CPU with LibTorch's operations, for any device. `source` fp32, contiguous.
@@ -108,6 +144,12 @@ inline Tensor round_by_operations(const Tensor& source, std::uint64_t key, std::
 }
 
 }  // namespace detail
+
+/// Which draws a step of a rule takes for what it writes in bf16 itself.
+struct RoundingKeys {
+  const std::uint64_t* weight = nullptr;              ///< none: the weight is rounded to the nearest, or is fp32
+  std::span<const std::uint64_t> moments = {};        ///< of bf16 moments, in the order of `visit`; none: they are fp32
+};
 
 /// `values` (fp32) rounded to bf16 into `rounded`, of their shape. `key` and the index of each element, counted from `first`, fix the draws. NaN stays NaN.
 inline void round_stochastically(const Tensor& values, std::uint64_t key, std::int64_t first, Tensor& rounded) {

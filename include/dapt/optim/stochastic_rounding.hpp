@@ -42,8 +42,8 @@ struct StochasticRounding {
   void step(Tensor& weight, State& state, const StepInfo& info) const {
     if (weight.scalar_type() == at::kFloat) return inner.step(weight, state.inner, info);
     const std::uint64_t key = splitmix64(static_cast<std::uint64_t>(state.stream) ^ splitmix64(0, static_cast<std::uint64_t>(seed)), static_cast<std::uint64_t>(state.steps));
-    if constexpr (requires { { inner.step_stochastically(weight, state.inner, info, key) } -> std::same_as<bool>; }) {
-      if (inner.step_stochastically(weight, state.inner, info, key)) {
+    if constexpr (OnePassOptimizer<Inner>) {
+      if (inner.step_in_one_pass(weight, state.inner, info, {.weight = &key})) {
         ++state.steps;
         return;
       }

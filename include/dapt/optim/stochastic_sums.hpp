@@ -6,6 +6,8 @@
 #include <optional>
 #include <string_view>
 
+#include <c10/util/BFloat16.h>
+
 #include <dapt/concepts/optimizer.hpp>
 #include <dapt/core/error.hpp>
 #include <dapt/core/hash.hpp>
@@ -16,12 +18,13 @@
 
 namespace dapt {
 
-/// sum += more, both bf16 and of one shape, `sum` contiguous: added in fp32 piece by piece, and rounded stochastically once. `key` fixes the draws.
+/// sum += more, both bf16 and of one shape, `sum` contiguous: added in fp32 and rounded stochastically once. `key` fixes the draws.
 inline void add_stochastically(Tensor& sum, const Tensor& more, std::uint64_t key) {
   require(sum.sizes() == more.sizes() && sum.scalar_type() == at::kBFloat16 && more.scalar_type() == at::kBFloat16 && sum.is_contiguous(), "add_stochastically: ", more.scalar_type(), " ", more.sizes(),
           " to ", sum.scalar_type(), " ", sum.sizes(), ", expected bf16 of one shape, the sum contiguous");
   const Tensor to = sum.view(-1), from = more.contiguous().view(-1);
   for_each_piece(to, [&](std::int64_t first, std::int64_t length) {
+    if (to.is_cpu() && from.is_cpu()) return detail::add_on_cpu(to.data_ptr<c10::BFloat16>() + first, from.const_data_ptr<c10::BFloat16>() + first, length, key, static_cast<std::uint64_t>(first));
     Tensor piece = to.narrow(0, first, length);
     round_stochastically(piece.to(at::kFloat).add_(from.narrow(0, first, length)), key, first, piece);
   });

@@ -64,7 +64,24 @@ struct StoredState {
   }
   void accumulate(State& state, const Tensor& gradient) const { inner.accumulate(state.inner, gradient); }
   Tensor& accumulated(State& state) const { return inner.accumulated(state.inner); }
+  /// Where all moments rest in bf16, the inner rule's own code reads and writes them as they are.
+  bool step_in_one_pass(Tensor& weight, State& state, const StepInfo& info, RoundingKeys keys) const requires OnePassOptimizer<Inner> {
+    if (format != StateFormat::bf16 || !std::all_of(state.packed.begin(), state.packed.end(), [&](const Packed& packed) { return is_packed(packed); })) return false;
+    std::vector<std::uint64_t> draws;
+    for_each_tensor(state.inner, [&](std::size_t i, Tensor& value) {
+      value = state.packed[i].values;
+      draws.push_back(draw_key(state, i));
+    });
+    keys.moments = draws;
+    const bool done = inner.step_in_one_pass(weight, state.inner, info, keys);
+    for_each_tensor(state.inner, [](std::size_t, Tensor& value) { value.reset(); });
+    state.steps += done ? 1 : 0;
+    return done;
+  }
   void step(Tensor& weight, State& state, const StepInfo& info) const {
+    if constexpr (OnePassOptimizer<Inner>) {
+      if (step_in_one_pass(weight, state, info, {})) return;
+    }
     if constexpr (PiecewiseOptimizer<StoredState>) {
       if (step_in_pieces(*this, weight, state, info)) return;
     }
@@ -133,6 +150,8 @@ struct StoredState {
     dapt::visit_read_by_accumulate(inner, state, [&](std::string_view, auto& value) { read.push_back(&value); });
     return read;
   }
+  /// Of the i-th tensor, in this step.
+  static std::uint64_t draw_key(const State& state, std::size_t i) { return splitmix64(static_cast<std::uint64_t>(state.stream) + i, static_cast<std::uint64_t>(state.steps)); }
   /// f(index, tensor) for the tensors of the inner state that `accumulate` does not read.
   template <class F>
   void for_each_tensor(typename Inner::State& state, F f) const {
@@ -172,7 +191,7 @@ struct StoredState {
   }
   void pack_all(State& state, std::int64_t first) const {
     for_each_tensor(state.inner, [&](std::size_t i, Tensor& value) {
-      pack(value, splitmix64(static_cast<std::uint64_t>(state.stream) + i, static_cast<std::uint64_t>(state.steps)), first, state.packed[i]);
+      pack(value, draw_key(state, i), first, state.packed[i]);
       value.reset();
     });
     ++state.steps;

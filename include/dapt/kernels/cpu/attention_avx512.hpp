@@ -17,7 +17,7 @@
 #include <ATen/Parallel.h>
 #include <ATen/native/CPUBlas.h>
 
-#include <dapt/kernels/cpu/avx512.hpp>
+#include <dapt/core/avx512.hpp>
 #include <dapt/kernels/cpu/workspace.hpp>
 
 namespace dapt::detail::avx512 {

@@ -7,7 +7,7 @@
 #include <cstdint>
 #include <limits>
 
-#include <dapt/kernels/cpu/avx512.hpp>
+#include <dapt/core/avx512.hpp>
 
 namespace dapt::detail::avx512 {
 

@@ -6,7 +6,7 @@
 #include <cmath>
 #include <cstdint>
 
-#include <dapt/kernels/cpu/avx512.hpp>
+#include <dapt/core/avx512.hpp>
 
 namespace dapt::detail::avx512 {
 

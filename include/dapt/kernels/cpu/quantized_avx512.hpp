@@ -5,7 +5,7 @@
 
 #include <cstdint>
 
-#include <dapt/kernels/cpu/avx512.hpp>
+#include <dapt/core/avx512.hpp>
 
 namespace dapt::detail::avx512 {
 

@@ -1,4 +1,4 @@
-#include <dapt/kernels/instruction_set.hpp>
+#include <dapt/kernels/kernel_report.hpp>
 
 #include <mutex>
 #include <set>
