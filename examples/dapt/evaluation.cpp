@@ -63,11 +63,17 @@ class Checksum {
   uLong crc_ = crc32(0, nullptr, 0);
 };
 
+void require_start_token_has_effect(const TaskOptions& tasks, bool has_pages) {
+  dapt::require(tasks.start_token.empty() || !tasks.cloze.empty() || has_pages, "--start-token has no effect without --cloze or pages for the perplexity");
+}
+
 }  // namespace
 
-Evaluation::Evaluation(const TaskOptions& tasks, std::vector<dapt::Page> held_out, std::int64_t max_length) {
+Evaluation::Evaluation(const TaskOptions& tasks, std::vector<dapt::Page> held_out, std::int64_t max_length) : Evaluation(tasks, max_length, !held_out.empty()) { add_pages(std::move(held_out)); }
+
+Evaluation::Evaluation(const TaskOptions& tasks, std::int64_t max_length, bool has_pages) : tasks_(tasks), max_length_(max_length) {
   dapt::require(tasks.fewshot.empty() || !tasks.qa.empty(), "--fewshot has no effect without --qa");
-  dapt::require(tasks.start_token.empty() || !tasks.cloze.empty() || !held_out.empty(), "--start-token has no effect without --cloze or pages for the perplexity");
+  require_start_token_has_effect(tasks, has_pages);
   dapt::require(!tasks.qa.empty() || (tasks.stops.empty() && !tasks.exemplar_layout && !tasks.question_layout && !tasks.normalisation),
                 "--stop, --exemplar-layout, --question-layout and --normalisation have no effect without --qa");
   dapt::require(!tasks.fewshot.empty() || !tasks.exemplar_layout, "--exemplar-layout has no effect without --fewshot");
@@ -76,14 +82,20 @@ Evaluation::Evaluation(const TaskOptions& tasks, std::vector<dapt::Page> held_ou
     if (!tasks.fewshot.empty()) questions_->exemplars = dapt::read_questions(tasks.fewshot);
     if (!tasks.stops.empty()) questions_->stops.clear();
     for (const std::string& stop : tasks.stops) questions_->stops.push_back(unescaped(stop));
+    dapt::require(std::ranges::none_of(questions_->stops, [](const std::string& stop) { return stop.empty(); }), "--stop: found an empty text, which would end each answer before it begins");
     if (tasks.exemplar_layout) questions_->prompt.exemplar = unescaped(*tasks.exemplar_layout);
     if (tasks.question_layout) questions_->prompt.query = unescaped(*tasks.question_layout);
     if (tasks.normalisation) questions_->normalisation = dapt::Normalisation::parse(*tasks.normalisation);
+    questions_->prompt(questions_->exemplars, questions_->questions.front());  // throws where a layout lacks a placeholder
   }
   if (!tasks.cloze.empty()) sentences_ = dapt::LogProbMrr{.items = dapt::read_cloze(tasks.cloze), .start_token = tasks.start_token};
-  if (!held_out.empty()) perplexity_ = dapt::Perplexity{.pages = std::move(held_out), .start_token = tasks.start_token, .max_length = max_length};
+}
+
+void Evaluation::add_pages(std::vector<dapt::Page> held_out) {
+  require_start_token_has_effect(tasks_, !held_out.empty());
+  if (!held_out.empty()) perplexity_ = dapt::Perplexity{.pages = std::move(held_out), .start_token = tasks_.start_token, .max_length = max_length_};
   Checksum checksum;
-  checksum << tasks.start_token << (tasks.one_by_one ? "one by one" : "") << std::to_string(max_length);
+  checksum << tasks_.start_token << (tasks_.one_by_one ? "one by one" : "") << std::to_string(max_length_);
   if (questions_)
     checksum << "questions" << questions_->questions << "exemplars" << questions_->exemplars << "stops" << questions_->stops << questions_->prompt.exemplar << questions_->prompt.query
              << questions_->normalisation.to_string();
@@ -93,7 +105,7 @@ Evaluation::Evaluation(const TaskOptions& tasks, std::vector<dapt::Page> held_ou
     for (const dapt::Page& page : perplexity_->pages) checksum << "page" << page.text;
   checksum_ = checksum.text();
   require_same_in_all("the checksum of tasks and held-out pages", checksum_);
-  if (tasks.one_by_one) {
+  if (tasks_.one_by_one) {
     if (questions_) questions_->batch_tokens = 1;
     if (sentences_) sentences_->batch_tokens = 1;
     if (perplexity_) perplexity_->batch_tokens = 1;

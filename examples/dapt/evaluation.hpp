@@ -1,6 +1,7 @@
 // The metrics of one run, read once and applied to each of its models.
 #pragma once
 
+#include <cstdint>
 #include <functional>
 #include <optional>
 #include <string>
@@ -21,6 +22,10 @@ class Evaluation {
   /// Reads the task files that are named; `held_out` pages, if any, give the perplexity. Throws where the processes were given other ones. All call it alike.
   Evaluation(const TaskOptions& tasks, std::vector<dapt::Page> held_out, std::int64_t max_length);
 
+  /// In two parts, where the pages take long to come: the task files, with all that no page can mend refused; `has_pages` where some may follow.
+  Evaluation(const TaskOptions& tasks, std::int64_t max_length, bool has_pages);
+  void add_pages(std::vector<dapt::Page> held_out);
+
   /// Of the tasks, the pages and how they are scored.
   const std::string& checksum() const { return checksum_; }
   bool empty() const { return !questions_ && !sentences_ && !perplexity_; }
@@ -33,6 +38,8 @@ class Evaluation {
   std::function<std::string(const std::string& metric, const std::string& id)> item_texts() const;
 
  private:
+  TaskOptions tasks_;
+  std::int64_t max_length_;
   std::string checksum_;
   std::optional<dapt::ExactMatch> questions_;
   std::optional<dapt::LogProbMrr> sentences_;
