@@ -147,7 +147,10 @@ std::optional<dapt::AnyTokenizer> check_tokenizer(const fs::path& folder, const 
   const auto id = [](std::optional<std::int32_t> value) { return value ? std::to_string(*value) : "none"; };
   std::cout << "  vocabulary " << tokenizer->vocab_size() << "; BOS " << id(special.bos) << (special.adds_bos ? ", before each text" : "") << "; EOS " << id(special.eos)
             << "; end of document " << id(special.end_of_document) << '\n';
-  if (config && tokenizer->vocab_size() > config->vocab_size) {
+  if (!config) return tokenizer;
+  for (const auto& [what, token] : {std::pair("the token that training puts between documents", special.end_of_document), std::pair("BOS, which training puts before each document", special.adds_bos ? special.bos : std::nullopt)})
+    if (token && *token >= config->vocab_size) problems.add(text(what, " has the id ", *token, ", the model embeddings for 0 to ", config->vocab_size - 1));
+  if (tokenizer->vocab_size() > config->vocab_size) {
     const std::string more = text("the tokenizer has ", tokenizer->vocab_size(), " ids, the model only ", config->vocab_size, " embeddings");
     bool all_special = true;  // a padding token that was added later, say: no page's text becomes one
     for (std::int64_t i = config->vocab_size; all_special && i < tokenizer->vocab_size(); ++i) all_special = tokenizer->decode({static_cast<std::int32_t>(i)}).empty();

@@ -34,10 +34,12 @@
 #include <dapt/core/error.hpp>
 #include <dapt/core/precision.hpp>
 #include <dapt/data/token_store.hpp>
+#include <dapt/data/tokenize.hpp>
 #include <dapt/data/utf8.hpp>
 #include <dapt/io/hf_model.hpp>
 #include <dapt/io/weight_folder.hpp>
 #include <dapt/kernels/kernel_report.hpp>
+#include <dapt/models/llama_config.hpp>
 #include <dapt/version.hpp>
 
 #include "corpus.hpp"
@@ -100,6 +102,38 @@ dapt::TokenStore open_store(const RunOptions& run, const dapt::AnyTokenizer& tok
   fs::remove(file, ignored);  // what is mapped stays until the process ends
   return store;
 }
+
+/// Ids without an embedding are refused here: where training comes upon the first, all since the last checkpoint is lost. A tokenizer may have some, such as a padding token, as long as none is read.
+class Embeddings {
+ public:
+  Embeddings(const fs::path& folder, const dapt::AnyTokenizer& tokenizer) : folder_(folder), tokenizer_(tokenizer), size_(dapt::LlamaConfig::from_file(folder / "config.json").vocab_size) {}
+
+  void require_for(const dapt::PackOptions& packing) const {
+    if (packing.separator) require_one(*packing.separator, "the end-of-document token, which is put between documents (--no-eos leaves it out),");
+    if (packing.bos) require_one(*packing.bos, "BOS, which is put before each document,");
+  }
+  void require_for(const dapt::TokenStore& store) const {
+    if (store.largest_id() < size_) return;
+    for (const dapt::StoredPage& page : store.pages()) require_for_page(page);
+  }
+  void require_for(const std::vector<dapt::Page>& pages, int threads) const {
+    for (const dapt::TokenizedPage& page : pages | dapt::tokenize(tokenizer_, {.threads = threads})) require_for_page(page);
+  }
+
+ private:
+  template <class Page>
+  void require_for_page(const Page& page) const {
+    for (const std::int32_t id : page.input_ids)
+      if (id >= size_) require_one(id, "work \"" + std::string(page.work) + "\", page " + std::to_string(page.page) + " has a token, \"" + tokenizer_.decode({id}) + "\", that");
+  }
+  void require_one(std::int32_t id, const std::string& what) const {
+    dapt::require(id < size_, folder_.string(), ": ", what, " has the id ", id, " in the tokenizer, but the model's embeddings are for 0 to ", size_ - 1, "; enlarge the model's embedding, or take the tokenizer that it was trained with");
+  }
+
+  const fs::path& folder_;
+  const dapt::AnyTokenizer& tokenizer_;
+  std::int64_t size_;
+};
 
 /// No other run writes to the folder until this process ends, however it ends.
 void hold_folder(const fs::path& folder) {
@@ -210,10 +244,15 @@ Run prepare_run(const RunOptions& run) {
   }
   of_the_first_process("it has the folder");  // before the others write to it
   const dapt::AnyTokenizer tokenizer = dapt::load_tokenizer(run.models.front());
+  const Embeddings embeddings(run.models.front(), tokenizer);
+  const dapt::PackOptions packing = pack_options(run.packing, tokenizer);
+  embeddings.require_for(packing);
   std::optional<dapt::FilterSummary> filter;
   const dapt::TokenStore store = open_store(run, tokenizer, filter);
-  Run prepared{.tokenizer = tokenizer, .sequences = dapt::StoredSequences(store, pack_options(run.packing, tokenizer)), .filter = std::move(filter)};
+  embeddings.require_for(store);
+  Run prepared{.tokenizer = tokenizer, .sequences = dapt::StoredSequences(store, packing), .filter = std::move(filter)};
   if (run.held_out > 0) prepared.held_out = store.held_out();
+  embeddings.require_for(prepared.held_out, run.threads);
 
   dapt::RunHeader& header = prepared.header;
   const dapt::PackSummary& packed = prepared.sequences.summary();

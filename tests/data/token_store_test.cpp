@@ -110,6 +110,7 @@ TEST_CASE("A token store's layout is the documented one") {
   REQUIRE(number(32, 8) == 1000);
   REQUIRE(number(40, 8) == 2);
   REQUIRE(number(56, 8) == 4);
+  REQUIRE(number(116, 4) == 1000);    // one above the largest id
   REQUIRE(bytes.substr(128, 8) == std::string("\x01\x00\x02\x00\x02\x01\xE7\x03", 8));
   REQUIRE(number(136, 4) == 0xC7BDE8D1);
   REQUIRE(number(144, 8) == 3);       // first document: its end, name, page
@@ -287,9 +288,29 @@ TEST_CASE("Sound checksums do not hide numbers that cannot be") {
   refused([](auto& header) { header.id_bytes = 3; }, "contradict each other");
   refused([](auto& header) { header.vocab_size = 100'000; }, "contradict each other");
   refused([](auto& header) { header.tokens = 4; }, "the documents end at token 3, expected 4");
-  with_header([](auto& header) { header.vocab_size = 400; });
-  const TokenStore store(file, of_tokenizer);
-  REQUIRE_THROWS_WITH(store[0], Catch::Contains("byte 132: the id 400, expected 0 to 399"));
+  refused([](auto& header) { header.vocab_size = 400; }, "contradict each other");
+  const auto refused_ids = [&](auto change) {
+    with_header(change);
+    REQUIRE_THROWS_WITH(TokenStore(file, of_tokenizer)[0], Catch::Contains("byte 132: the id 400, expected 0 to 399"));
+  };
+  refused_ids([](auto& header) { header.vocab_size = 400, header.ids_end = 0; });
+  refused_ids([](auto& header) { header.ids_end = 400; });
+}
+
+TEST_CASE("A token store says its largest id, also one that was written before that was in its header") {
+  const TemporaryFolder folder;
+  const auto file = folder.path() / "store";
+  for (const std::int32_t largest : {0, 7, 499, 70'000}) {
+    write_store(file, {{"w", 1, {0, largest}}, {"w", 2, {}}, {"v", 3, {largest / 2, 0, largest / 3}}}, 80'000);
+    REQUIRE(TokenStore(file, of_tokenizer).largest_id() == largest);
+    std::string bytes = read_bytes(file);
+    dapt::detail::TokenStoreHeader header;
+    std::memcpy(&header, bytes.data(), sizeof header);
+    header.ids_end = 0;
+    header.header_sum = dapt::detail::crc_of(&header, offsetof(dapt::detail::TokenStoreHeader, header_sum));
+    write_bytes(file, bytes.replace(0, sizeof header, dapt::detail::bytes_of(header)));
+    REQUIRE(TokenStore(file, of_tokenizer).largest_id() == largest);
+  }
 }
 
 TEST_CASE("A token store that cannot be written to its end leaves the one before it") {

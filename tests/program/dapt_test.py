@@ -968,6 +968,47 @@ class Program(unittest.TestCase):
         self.assertEqual(result.returncode, 0, result.stderr)
         self.assertIn("the tokenizer has 1025 ids, the model only 1024 embeddings; those without are special tokens", result.stdout)
 
+    def test_check_and_train_refuse_the_same_tokens_of_each_document_that_have_no_embedding(self):
+        for i, (added, eos, roles, named, border) in enumerate([("<|im_end|>", "<|im_end|>", {}, "between documents", None),
+                                                                ("<|endoftext|>", "</s>", {}, "", "[0]"),  # what has no embedding never stood between documents: </s> did
+                                                                ("<s>", "</s>", {"bos_token": "<s>", "add_bos_token": True}, "before each document", None),
+                                                                ("[PAD]", "</s>", {"pad_token": "[PAD]"}, "", "[0]")]):
+            base = self.folder / str(i)
+            base.mkdir()
+            write_model(base, source, vocabulary=923)
+            (base / "tokenizer.json").write_text((base / "tokenizer.json").read_text().replace("<|endoftext|>", "</s>"))
+            token = {"content": added, "single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
+            (base / "tokenizer_config.json").write_text(json.dumps({"eos_token": eos, "added_tokens_decoder": {"923": token}} | roles))
+            result = run("check", base, "--threads", 1, "--max-length", 64, "--rank", 2)
+            trained = self.train(self.folder / f"out{i}", "--max-steps", 1, "--rank", 2, base=base)
+            if named:
+                self.assertRefused(result, "named above")
+                self.assertRegex(result.stdout, f"{named} has the id 923, the model embeddings for 0 to 922")
+                self.assertRefused(trained, str(base), named, "the id 923 ", "0 to 922")
+                self.assertFalse((self.folder / f"out{i}/log.jsonl").exists())
+            else:
+                self.assertEqual((result.returncode, trained.returncode), (0, 0), result.stdout + result.stderr + trained.stderr)
+                self.assertIn(border, trained.stderr.split("first border of documents: ")[1].splitlines()[0])
+
+    def test_a_page_whose_token_has_no_embedding_is_named_before_the_first_step(self):
+        base, store, held_out = self.folder / "base", self.folder / "store", self.folder / "held_out.store"
+        base.mkdir()
+        write_model(base, source, vocabulary=922)  # the tokenizer's last, two spaces, is 922
+        clean = [{"work": "w", "page": i, "text": f"Page {i} tells how dpkg unpacks package {i}. " * 9} for i in range(12)]
+        self.write_pages(clean)
+        result = self.train(self.folder / "out", "--max-steps", 1, "--rank", 2, base=base)
+        self.assertEqual(result.returncode, 0, result.stderr)
+        self.write_pages(clean + [{"work": "last", "page": 7, "text": "two  spaces"}])
+        for file, share in ((store, 0), (held_out, 0.9)):
+            self.assertEqual(run("tokenize", "--model", base, "--pages", self.pages, "--held-out", share, "--store", file).returncode, 0)
+        options = ("--model", base, "--max-length", 64, "--batch-size", 1, "--dtype", "fp32", "--threads", 1, "--max-steps", 2)
+        self.assertEqual(run("train", *options, "--store", held_out, "--out", self.folder / "not evaluated").returncode, 0)  # the page is one of those held out
+        for command, data in (("train", ("--pages", self.pages)), ("train", ("--store", store)), ("compare", ("--store", store)), ("train", ("--store", held_out, "--eval-steps", 2))):
+            out = self.folder / "refused"
+            result = run(command, *options, *data, "--out", out)
+            self.assertRefused(result, str(base), 'work "last", page 7 has a token, "  ", that has the id 922 in the tokenizer', "0 to 921")
+            self.assertFalse(list(out.rglob("log.jsonl")) + list(out.rglob("result.json")))
+
     def test_check_names_all_that_it_refuses(self):
         folder = self.folder / "broken"
         folder.mkdir()

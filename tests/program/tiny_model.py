@@ -5,9 +5,8 @@ import random
 import struct
 
 
-def write_model(folder, source, spoiled=(), seed=1, hidden=64, inner=128, layers=2):
+def write_model(folder, source, spoiled=(), seed=1, hidden=64, inner=128, layers=2, vocabulary=1024):
     """A small Llama with random fp32 weights and GPT-NeoX's small tokenizer, in a folder that is there. A page with one of the tokens `spoiled` has the loss NaN."""
-    vocabulary = 1024
     config = {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "vocab_size": vocabulary, "hidden_size": hidden, "intermediate_size": inner, "num_hidden_layers": layers,
               "num_attention_heads": 4, "num_key_value_heads": 2, "tie_word_embeddings": not spoiled, "torch_dtype": "float32"}
     shapes = {"model.embed_tokens.weight": [vocabulary, hidden], "model.norm.weight": [hidden]}

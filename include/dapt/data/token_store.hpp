@@ -57,7 +57,8 @@ struct TokenStoreHeader {
   std::uint64_t vocab_size = 0, documents = 0, empty_documents = 0, tokens = 0;
   std::uint64_t works_bytes = 0, held_out_pages = 0, held_out_bytes = 0, description_bytes = 0;  // without padding
   std::uint32_t sums_sum = 0, documents_sum = 0, works_sum = 0, held_out_sum = 0, description_sum = 0;  // CRC-32, padding included
-  std::uint32_t unused[2] = {};
+  std::uint32_t ids_end = 0;  // one above the largest id; 0 in stores that were written before it was counted
+  std::uint32_t unused = 0;
   std::uint32_t header_sum = 0;  // of all that stands before it
 };
 static_assert(sizeof(TokenStoreHeader) == 128);
@@ -193,6 +194,8 @@ class TokenStore {
   std::int64_t tokens() const { return static_cast<std::int64_t>(state_->header.tokens); }
   std::int64_t vocab_size() const { return static_cast<std::int64_t>(state_->header.vocab_size); }
   int id_bytes() const { return static_cast<int>(state_->header.id_bytes); }
+  /// Of all pages that are trained on: what a model must have an embedding for. A store that does not say it, as the first ones, is read as a whole.
+  std::int32_t largest_id() const;
   const std::filesystem::path& path() const { return state_->path; }
 
   /// Throws where its ids are damaged.
@@ -229,6 +232,7 @@ class TokenStore {
     void check_section(const char* name, std::uint64_t begin, std::uint64_t end, std::uint32_t expected) const;
     void check_documents() const;
     void read_description();
+    std::uint64_t ids_end() const { return header.ids_end > 0 ? header.ids_end : header.vocab_size; }
     void check_ids(std::uint64_t begin, std::uint64_t end) const;
     void check_block(std::uint64_t block) const;
 
@@ -259,6 +263,7 @@ void TokenStoreWriter::add(const Tokenized& page) {
   }
   for (const std::int32_t id : page.input_ids) {
     require(id >= 0 && static_cast<std::uint64_t>(id) < header_.vocab_size, name_, ": work \"", page.work, "\", page ", page.page, " has the id ", id, ", expected 0 to ", header_.vocab_size - 1);
+    header_.ids_end = std::max(header_.ids_end, static_cast<std::uint32_t>(id) + 1);
     ids_.append(reinterpret_cast<const char*>(&id), header_.id_bytes);
     if (ids_.size() == detail::ids_block_bytes) flush_ids();
   }
@@ -348,10 +353,10 @@ inline void TokenStore::State::read_header(Hash128 tokenizer) {
   const std::uint32_t sum = detail::crc_of(&header, offsetof(detail::TokenStoreHeader, header_sum));
   require(sum == header.header_sum, path.string(), ": damaged between byte 0 and ", sizeof header, ", the header: its checksum is ", sum, ", expected ", header.header_sum);
   const bool sensible = (header.id_bytes == 2 || header.id_bytes == 4) && header.vocab_size >= 1 && header.vocab_size <= (header.id_bytes == 2 ? 65536u : 0x7FFFFFFFu) && header.documents >= 1 &&
-                        header.documents <= header.tokens && header.held_out_pages <= header.held_out_bytes;
+                        header.documents <= header.tokens && header.held_out_pages <= header.held_out_bytes && header.ids_end <= header.vocab_size;
   const bool inside = header.tokens <= size && header.documents <= size / sizeof(detail::StoredDocument) && header.works_bytes <= size && header.held_out_bytes <= size && header.description_bytes <= size;
-  require(sensible, path.string(), ": the header's numbers contradict each other: ids of ", header.id_bytes, " bytes, a vocabulary of ", header.vocab_size, ", ", header.documents, " documents, ",
-          header.tokens, " tokens");
+  require(sensible, path.string(), ": the header's numbers contradict each other: ids of ", header.id_bytes, " bytes, a vocabulary of ", header.vocab_size, ", ids below ",
+          header.ids_end, ", ", header.documents, " documents, ", header.tokens, " tokens");
   const std::uint64_t expected = inside ? layout().end : 0;
   require(inside && size == expected, path.string(), ": ends at byte ", size, ", expected ", inside ? std::to_string(expected) : "more", ": it was cut off, or something was added");
   const auto hexadecimal = [](std::uint64_t high, std::uint64_t low) {
@@ -405,8 +410,8 @@ inline void TokenStore::State::check_block(std::uint64_t block) const {
   require(sum == expected, path.string(), ": damaged between byte ", detail::TokenStoreLayout::ids + begin, " and ", detail::TokenStoreLayout::ids + begin + size, ", token ids: their checksum is ", sum, ", expected ", expected);
   const TokenIds ids(data, size / header.id_bytes, header.id_bytes == 4);
   for (std::size_t i = 0; i < ids.size(); ++i)
-    require(static_cast<std::uint32_t>(ids[i]) < header.vocab_size, path.string(), ": byte ", detail::TokenStoreLayout::ids + begin + i * header.id_bytes, ": the id ", static_cast<std::uint32_t>(ids[i]), ", expected 0 to ",
-            header.vocab_size - 1);
+    require(static_cast<std::uint32_t>(ids[i]) < ids_end(), path.string(), ": byte ", detail::TokenStoreLayout::ids + begin + i * header.id_bytes, ": the id ", static_cast<std::uint32_t>(ids[i]), ", expected 0 to ",
+            ids_end() - 1);
   checked[block].store(true, std::memory_order_relaxed);
 }
 
@@ -416,6 +421,14 @@ inline StoredPage TokenStore::operator[](std::int64_t document) const {
   const auto begin = static_cast<std::uint64_t>(tokens_before(document)), width = std::uint64_t{state_->header.id_bytes};
   state_->check_ids(begin * width, entry.end * width);
   return {state_->text(state_->layout().works + entry.work_begin, entry.work_bytes), entry.page, TokenIds(state_->at(detail::TokenStoreLayout::ids + begin * width), entry.end - begin, width == 4)};
+}
+
+inline std::int32_t TokenStore::largest_id() const {
+  if (state_->header.ids_end > 0) return static_cast<std::int32_t>(state_->header.ids_end - 1);
+  std::int32_t largest = 0;
+  for (const StoredPage& page : pages())
+    for (const std::int32_t id : page.input_ids) largest = std::max(largest, id);
+  return largest;
 }
 
 inline std::vector<Page> TokenStore::held_out() const {

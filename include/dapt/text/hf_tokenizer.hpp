@@ -179,7 +179,7 @@ inline HfTokenizer::HfTokenizer(const std::filesystem::path& file, const text::S
   if (!special.prefix.empty()) special.bos = special.prefix.front();
   special.adds_bos = text::adds_bos(special);
   if (files != nullptr) special = text::find_special_tokens(*files, special, token_to_id, state->vocabulary.end_id());
-  text::find_end_of_document(special, token_to_id);
+  text::find_end_of_document(special, token_to_id, files);
   state_ = state;
 }
 

@@ -200,7 +200,7 @@ inline SentencePieceTokenizer::SentencePieceTokenizer(const std::filesystem::pat
       special.adds_bos = special.bos.has_value();
     }
   }
-  text::find_end_of_document(special, lookup);
+  text::find_end_of_document(special, lookup, files);
 }
 
 inline void SentencePieceTokenizer::load(const std::filesystem::path& file, State& state) {

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cstdint>
 #include <filesystem>
+#include <limits>
 #include <optional>
 #include <set>
 #include <string>
@@ -38,6 +39,12 @@ class SpecialTokenFiles {
 
   /// tokenizer_config.json, to read other options from.
   JsonNode tokenizer_config() const { return tokenizer_config_.node(); }
+
+  /// Ids from this one on have no row in the model's embedding, as config.json says.
+  std::int64_t embeddings() const {
+    const auto size = config_.json.is_object() ? config_.json.find("vocab_size") : config_.json.end();
+    return size != config_.json.end() && size->is_number_integer() ? size->get<std::int64_t>() : std::numeric_limits<std::int64_t>::max();
+  }
 
   /// Added tokens by id: those of added_tokens_decoder in tokenizer_config.json, or where it has none those of added_tokens.json. `has_flags`: only the first kind says how a token is found.
   struct Added {
@@ -119,12 +126,12 @@ inline SpecialTokenFiles::Added SpecialTokenFiles::added_tokens() const {
 
 inline bool adds_bos(const SpecialTokens& special) { return special.bos && !special.prefix.empty() && special.prefix.front() == *special.bos; }
 
-/// Fills `end_of_document` from the vocabulary, or with eos.
+/// Fills `end_of_document` from the vocabulary, or with eos. A name that was added without a row in the model's embedding stood between no documents. `files`: absent where the folder is unknown.
 template <class Lookup>
-void find_end_of_document(SpecialTokens& special, Lookup&& token_to_id) {
+void find_end_of_document(SpecialTokens& special, Lookup&& token_to_id, const SpecialTokenFiles* files) {
   special.end_of_document = special.eos;
   for (const std::string_view name : {"<|end_of_text|>", "<|endoftext|>"}) {
-    if (const auto id = token_to_id(name)) special.end_of_document = id;
+    if (const auto id = token_to_id(name); id && (files == nullptr || *id < files->embeddings())) special.end_of_document = id;
   }
 }
 
