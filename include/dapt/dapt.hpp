@@ -38,6 +38,7 @@
 #include <dapt/core/linear.hpp>
 #include <dapt/core/matrix_product.hpp>
 #include <dapt/core/named_parameter.hpp>
+#include <dapt/core/out_of_memory.hpp>
 #include <dapt/core/page.hpp>
 #include <dapt/core/peak_memory.hpp>
 #include <dapt/core/precision.hpp>
@@ -197,6 +198,7 @@
 #include <dapt/train/gradient_exchange.hpp>
 #include <dapt/train/gradient_steps.hpp>
 #include <dapt/train/host_weights.hpp>
+#include <dapt/train/memory_failure.hpp>
 #include <dapt/train/memory_plan.hpp>
 #include <dapt/train/rank_agreement.hpp>
 #include <dapt/train/shared_training.hpp>

@@ -374,6 +374,45 @@ TEST_CASE("a bad loss or gradient reaches neither weights nor state") {
   for (const Tensor& weight : weights(layer_wise)) REQUIRE(weight.isfinite().all().item<bool>());
 }
 
+TEST_CASE("memory that is refused ends training with the weights of the last step, and says in what") {
+  struct HungryLM : ToyLM {
+    std::int64_t hungry_at = 0, losses = 0;
+    bool in_backward = false;
+    dapt::LossSum loss(const dapt::Batch& batch) {
+      dapt::LossSum result = ToyLM::loss(batch);
+      const auto eat = [](const Tensor& gradient) { return gradient.add(at::empty({std::int64_t{1} << 48}, at::kFloat)); };
+      if (++losses != hungry_at) return result;
+      if (in_backward) result.sum.register_hook(eat);
+      else eat(result.sum);
+      return result;
+    }
+  };
+  ToyLM two_steps;
+  Trainer reference(two_steps, FullParameter{}, AdamW{}, TrainOptions{.lr = 1e-2, .batch_size = 2, .max_steps = 2});
+  reference.train(toy_batches());
+  for (const bool in_backward : {false, true}) {
+    HungryLM model;
+    model.hungry_at = 6;
+    model.in_backward = in_backward;
+    Trainer trainer(model, FullParameter{}, AdamW{}, TrainOptions{.lr = 1e-2, .batch_size = 2, .max_steps = 5});
+    try {
+      trainer.train(toy_batches());
+      FAIL("no error");
+    } catch (const dapt::OutOfMemory& error) {
+      CHECK_THAT(error.what(), Catch::StartsWith(std::string("Trainer: out of memory in the ") + (in_backward ? "backward" : "forward") + " pass of micro-batch 2 of 2 (1 x "));
+      CHECK_THAT(error.what(), Catch::Contains(" at step 3: 1073741824 MiB more could not be had") && Catch::EndsWith("the weights are those before the step"));
+    }
+    REQUIRE(same(weights(model), weights(two_steps)));
+    REQUIRE(trainer.checkpoint().progress.steps == 2);
+  }
+  struct HungryRule : GradientRecorder {
+    void step(Tensor&, State&, const dapt::StepInfo&) const { throw std::bad_alloc(); }
+  };
+  ToyLM model;
+  Trainer trainer(model, FullParameter{}, HungryRule{}, TrainOptions{.batch_size = 2, .max_steps = 2});
+  REQUIRE_THROWS_WITH(trainer.train(toy_batches()), Catch::StartsWith("Trainer: out of memory in the step at step 1: memory more could not be had") && Catch::EndsWith("may have taken the step"));
+}
+
 TEST_CASE("layer-wise, a parameter that stepped before a bad gradient came takes its next step as its second") {
   struct DrawingLM : FaultyLM {
     std::vector<double> draws;

@@ -51,7 +51,7 @@ class Comparison {
   }
 
   /// Trains a fresh copy of the base and scores it. `finished(trainer)` is called in between, e.g. to save the adapter; `finished.started(trainer)`, where there
-  /// is such a function, before training, e.g. to restore a checkpoint; `finished.failed(trainer)` where BadLoss ends training, before it is thrown on, e.g. to save what was
+  /// is such a function, before training, e.g. to restore a checkpoint; `finished.failed(trainer)` where TrainingFailed ends training, before it is thrown on, e.g. to save what was
   /// reached; observers see each step.
   /// The reference stays valid while further settings are run or added. Throws where the setting's name was used, or its budget, batch size or seed differ from the first setting's.
   template <class Adapter, class Rule, class Schedule, class Finished, class... Observers>
@@ -104,7 +104,7 @@ const SettingResult& Comparison<Load, Open, Score>::run(Setting<Adapter, Rule, S
   if constexpr (requires { finished.started(trainer); }) finished.started(trainer);
   try {
     result.train = trainer.train(stream, detail::StepsInto(result.steps), observers...);
-  } catch (const BadLoss&) {
+  } catch (const TrainingFailed&) {
     if constexpr (requires { finished.failed(trainer); }) finished.failed(trainer);
     throw;
   }

@@ -18,11 +18,22 @@ enum class OnBadLoss {
   skip,  ///< count the window as skipped and go on, up to `most_skipped_in_a_row`
 };
 
-/// Training cannot go on: a bad loss under OnBadLoss::stop, or too many skipped windows. The trainer stands as after the last window that was good or skipped, on all ranks: its weights and its
-/// checkpoint() are worth saving.
-class BadLoss : public Error {
+/// Training cannot go on. The trainer stands as after the last window that was good or skipped, on all ranks: its weights and its checkpoint() are worth saving.
+class TrainingFailed : public Error {
  public:
   using Error::Error;
+};
+
+/// A bad loss under OnBadLoss::stop, or too many skipped windows.
+class BadLoss : public TrainingFailed {
+ public:
+  using TrainingFailed::TrainingFailed;
+};
+
+/// Memory was refused in a forward or backward pass. With several ranks, layer-wise once a parameter has stepped, and within steps it is a plain dapt::Error: ranks or parameters stand apart then.
+class OutOfMemory : public TrainingFailed {
+ public:
+  using TrainingFailed::TrainingFailed;
 };
 
 /// A run of which so many windows were skipped one after the other, for want of supervised tokens or under OnBadLoss::skip, ends with BadLoss: nothing says that it would ever end.

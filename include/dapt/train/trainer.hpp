@@ -6,6 +6,7 @@
 #include <chrono>
 #include <cmath>
 #include <cstdint>
+#include <exception>
 #include <functional>
 #include <limits>
 #include <map>
@@ -30,6 +31,7 @@
 #include <dapt/core/device.hpp>
 #include <dapt/core/error.hpp>
 #include <dapt/core/hash.hpp>
+#include <dapt/core/out_of_memory.hpp>
 #include <dapt/core/peak_memory.hpp>
 #include <dapt/core/run_result.hpp>
 #include <dapt/core/seed.hpp>
@@ -38,6 +40,7 @@
 #include <dapt/train/describe_training.hpp>
 #include <dapt/train/gradient_steps.hpp>
 #include <dapt/train/host_weights.hpp>
+#include <dapt/train/memory_failure.hpp>
 #include <dapt/train/rank_agreement.hpp>
 #include <dapt/train/shared_training.hpp>
 #include <dapt/train/state_shards.hpp>
@@ -124,7 +127,7 @@ class Trainer {
   void require_sound() const;
   /// What follows on attaching.
   void prepare();
-  Outcome run_window(const Window& window, const std::vector<at::Device>& devices, StepRecord& record);
+  Outcome run_window(const Window& window, const std::vector<at::Device>& devices, StepRecord& record, detail::WindowPhase& phase);
   template <class F>
   void visit_own_state(F&& f);
   void require_attached() const;
@@ -314,7 +317,15 @@ TrainReport Trainer<Model, Adapter, Rule, Schedule>::train(Stream&& stream, Obse
     require(factor >= 0 && std::isfinite(factor), "Trainer: the factor of the learning-rate schedule ", detail::describe_schedule_or_type(schedule_), " is ", factor, " at step ", record.step,
             ", expected 0 or more; the weights are those before it");
     record.lr = options_.lr * factor;
-    const Outcome outcome = run_window(window, devices, record);
+    detail::WindowPhase phase;
+    Outcome outcome = Outcome::stepped;
+    try {
+      outcome = run_window(window, devices, record, phase);
+    } catch (const std::exception& error) {
+      const auto refused = refused_memory(error);
+      if (!refused) throw;
+      detail::fail_for_memory(*refused, phase, window.micro_batches, record.step, devices, !shared_ && !gradient_steps_.any_stepped());
+    }
     if (outcome == Outcome::stopped) {
       report.stopped_because = "stop requested";
       break;
@@ -370,7 +381,7 @@ TrainReport Trainer<Model, Adapter, Rule, Schedule>::train(Stream&& stream, Obse
 
 /// Forward and backward over the window's micro-batches, then the step. Fills the record's loss, lr, norm and phases.
 template <class Model, class Adapter, class Rule, class Schedule>
-auto Trainer<Model, Adapter, Rule, Schedule>::run_window(const Window& window, const std::vector<at::Device>& devices, StepRecord& record) -> Outcome {
+auto Trainer<Model, Adapter, Rule, Schedule>::run_window(const Window& window, const std::vector<at::Device>& devices, StepRecord& record, detail::WindowPhase& phase) -> Outcome {
   const c10::AutoGradMode recording(true);
   const TrainingMode training;
   double &forward = record.phase_seconds["forward"], &backward = record.phase_seconds["backward"];
@@ -401,6 +412,7 @@ auto Trainer<Model, Adapter, Rule, Schedule>::run_window(const Window& window, c
     // A seed for each micro-batch: dropout is the same in a continued run, and whichever rank has it.
     seed_everything(splitmix64(seed, static_cast<std::uint64_t>(number)));
     LossSum loss;
+    phase = {"forward pass", &batch, number};
     {
       const detail::Stopwatch watch(forward);
       loss = model_.loss(batch);
@@ -417,6 +429,7 @@ auto Trainer<Model, Adapter, Rule, Schedule>::run_window(const Window& window, c
     }
     if (is_bad && !options_.shard_weights) break;  // else the other ranks need this one in every pass
     if (is_last && shared_) shared_->begin_agreement(loss_sum, stop_requested(), clock_of_run());
+    phase.name = "backward pass";
     gradient_steps_.begin_backward(is_last);
     backward += gradient_steps_.seconds();  // what the hooks spend is not the backward pass's
     {
@@ -428,6 +441,7 @@ auto Trainer<Model, Adapter, Rule, Schedule>::run_window(const Window& window, c
     backward -= gradient_steps_.seconds();
     wait_is_not_of(backward);
   }
+  phase = {};
   if (shared_) {
     if (!shared_->agrees()) shared_->begin_agreement(loss_sum, stop_requested(), clock_of_run());
     gradient_steps_.exchange_rest(is_bad);
