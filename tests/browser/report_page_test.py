@@ -204,6 +204,22 @@ def check_labels(page, count):
     assert all(b - a > 16.9 for a, b in zip(places, places[1:])), places
 
 
+def check_flat(file, count, smoothing):
+    """A rate that stays the same is a straight line, and its axis has labels that tell values apart."""
+    def change(settings):
+        return [{**{key: values[:count] if isinstance(values, list) else values for key, values in setting.items()}, "lr": [1e-4] * count} for setting in settings]
+    script = f"document.getElementById('smoothing').value = {smoothing}; const measure = document.getElementById('measure'); measure.value = 'lr'; measure.dispatchEvent(new Event('input'))"
+    page = load(changed(with_curves(file, change), "</body>", f"<script>{script}</script></body>"), 1280)
+    check_script(page)
+    svg = page.one("svg", id="curves")
+    paths = list(svg.all("path", class_="curve"))
+    assert [path.attributes["data-points"] for path in paths] == [str(count)] * len(SETTINGS), "the rate was not drawn"
+    heights = {y for path in paths for y in re.findall(r"[ML][-0-9.]+ ([-0-9.]+)", path.attributes["d"])}
+    assert len(heights) == 1, f"{count} equal rates smoothed by {smoothing} are drawn at the heights {sorted(heights)}"
+    labels = [text.text() for text in svg.all("text", text_anchor="end")]
+    assert "1.00e-4" in labels and 3 <= len(labels) <= 10 and len(set(labels)) == len(labels), labels
+
+
 def check_alone(text):
     outside = re.findall(r"""(?:src|href)\s*=|url\((?!#)|@import|https?://(?!www\.w3\.org/2000/svg)""", text)
     assert not outside, f"the page names something outside of itself: {outside}"
@@ -250,6 +266,9 @@ def main():
         check_ticks(load(by_time, 1280), ["0:00", "0:01", "0:02"])
         for count, drawn in ((5, 5), (21, 21), (22, 0)):
             check_labels(load(with_curves(file, lambda settings: [{**settings[i % 5], "name": f"setting-{i}"} for i in range(count)]), 1280), drawn)
+
+        for count, smoothing in ((5, 0.9), (100, 0.9), (100, 0.5)):
+            check_flat(file, count, smoothing)
 
         must_fail(check_script, load(changed(file, "const drawCurves = () => {", "const drawCurves = () => { nothing.here();"), 1280))
         must_fail(check_script, load(changed(file, "const drawCurves = () => {", "const drawCurves = () => { ("), 1280))

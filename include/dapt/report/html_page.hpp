@@ -119,7 +119,8 @@ const niceTicks = (low, high, wanted, whole, steps) => {
   const rough = (high - low) / wanted, power = 10 ** Math.floor(Math.log10(rough));
   const step = whole && rough <= 1 ? 1 : (steps || [1, 2, 2.5, 5, 10].map(n => n * power).filter(n => !whole || Number.isInteger(n))).find(n => n >= rough) || Math.ceil(rough / 3600) * 3600;
   const ticks = [];
-  for (let n = Math.ceil(low / step - 1e-9); n * step <= high + step * 1e-9; n++) ticks.push(n * step);
+  const first = Math.ceil(low / step - 1e-9), count = Math.min(Math.floor(high / step + 1e-9) - first + 1, 100);
+  for (let i = 0; i < count; i++) ticks.push((first + i) * step);
   return ticks;
 };
 const minuteSteps = [1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600];
@@ -150,7 +151,8 @@ const drawCurves = () => {
     const smoothed = lines.flatMap(line => line.value.filter(v => v !== null)), at = share => inner[Math.round(share * (inner.length - 1))];
     const xLow = xName === "step" ? xs.reduce((a, b) => Math.min(a, b)) : 0, xHigh = xs.reduce((a, b) => Math.max(a, b), xLow + 1e-9);
     let yLow = Math.min(at(.01), smoothed.reduce((a, b) => Math.min(a, b))), yHigh = Math.max(at(.99), smoothed.reduce((a, b) => Math.max(a, b)));
-    const margin = (yHigh - yLow || Math.abs(yHigh) || 1) * .06;
+    const most = Math.max(Math.abs(yLow), Math.abs(yHigh)), flat = yHigh - yLow <= 1e-9 * most;  // the mean of equal values rounds
+    const margin = (flat ? most || 1 : yHigh - yLow) * .06;
     yLow -= margin; yHigh += margin;
     const X = v => left + (v - xLow) / (xHigh - xLow || 1) * (width - left - right), Y = v => top + (yHigh - v) / (yHigh - yLow) * (height - top - bottom);
     for (const v of niceTicks(yLow, yHigh, 7, false)) {
