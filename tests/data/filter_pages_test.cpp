@@ -246,6 +246,49 @@ TEST_CASE("the histogram: one far score does not press all others into one row")
   REQUIRE(std::max_element(rows.begin(), rows.end(), [](const auto& a, const auto& b) { return a.pages < b.pages; })->pages <= 200);
 }
 
+TEST_CASE("the histogram: a score however far leaves its rows to the middle 99 % of the pages") {
+  const double far = GENERATE(-9999.0, 5e6, -3.4e38, 1e300);
+  const bool first = GENERATE(false, true);
+  CAPTURE(far, first);
+  std::mt19937 random(11);
+  std::normal_distribution<double> normal;
+  std::vector<double> uniform, log_normal;
+  for (int i = 0; i < 1000; ++i) {
+    uniform.push_back((i * 617 % 1000) / 1000.0);
+    log_normal.push_back(300 * std::exp(0.5 * normal(random)));
+  }
+  for (std::vector<double> scores : {uniform, log_normal}) {
+    scores.insert(first ? scores.begin() : scores.end(), far);
+    const auto rows = histogram_of(scores).rows();
+    REQUIRE(rows.size() >= 10);
+    REQUIRE(rows.size() <= 24);
+    require_exact(scores, rows);
+  }
+  // The far score is a row of its own, 0 to 0.999 are 20 rows of 0.05.
+  std::vector<double> scores = uniform;
+  scores.push_back(far);
+  const auto rows = histogram_of(scores).rows();
+  REQUIRE(rows.size() == 21);
+  for (std::size_t i = 0; i < 20; ++i) {
+    const auto& row = rows[i + (far < 0)];
+    REQUIRE(row.from == static_cast<double>(i) / 20);
+    REQUIRE(row.pages == 50);
+  }
+  REQUIRE((far < 0 ? rows.front() : rows.back()).pages == 1);
+}
+
+TEST_CASE("the histogram: more distinct scores than it holds bins give wider ones, and counts stay exact") {
+  std::vector<double> scores;
+  for (int i = 0; i < 20000; ++i) scores.push_back(i % 100 != 0 ? (i * 7919 % 20000) / 20000.0 : i % 200 == 0 ? 1e9 * i : -1e9 * i);  // 0.5 % far off on each side, and far apart
+  const auto rows = histogram_of(scores).rows();
+  require_exact(scores, rows);
+  REQUIRE(rows.size() == 22);  // 20 of 0.05, and two for the rest
+}
+
+TEST_CASE("the histogram refuses a score that is not finite") {
+  for (const double score : {std::numeric_limits<double>::infinity(), std::numeric_limits<double>::quiet_NaN()}) REQUIRE_THROWS_WITH(histogram_of({0, score}), Catch::Contains("expected a finite number"));
+}
+
 TEST_CASE("the histogram: equal scores, one score, none") {
   REQUIRE(histogram_of({}).rows().empty());
   const auto one = histogram_of({0.25}).rows();

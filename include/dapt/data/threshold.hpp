@@ -9,6 +9,7 @@
 #include <iomanip>
 #include <iterator>
 #include <limits>
+#include <map>
 #include <ostream>
 #include <sstream>
 #include <string>
@@ -16,6 +17,7 @@
 #include <utility>
 #include <vector>
 
+#include <dapt/core/error.hpp>
 #include <dapt/core/page.hpp>
 
 namespace dapt {
@@ -34,6 +36,7 @@ class ScoreHistogram {
     std::int64_t kept_pages = 0, kept_characters = 0;  ///< of this row and all above: what a threshold of `from` keeps
   };
 
+  /// Throws where `score` is not finite.
   void add(double score, std::int64_t characters);
 
   std::int64_t pages() const { return pages_; }
@@ -45,21 +48,37 @@ class ScoreHistogram {
   std::vector<Row> rows(int most = 24) const;
 
  private:
-  static constexpr std::size_t most_bins = 4096;
+  static constexpr std::size_t most_bins = 4096;  // that hold pages: a far score takes one, and the others keep their width
 
   struct Bin {
     std::int64_t pages = 0, characters = 0;
+    double lowest = std::numeric_limits<double>::infinity();  // score: places it among wider bins, where an edge's rounding might not
+    Bin& operator+=(const Bin& other) {
+      pages += other.pages;
+      characters += other.characters;
+      lowest = std::min(lowest, other.lowest);
+      return *this;
+    }
   };
+  using Bins = std::map<double, Bin>;  // by their lower edges
+
+  static Bin sum(Bins::const_iterator begin, Bins::const_iterator end) {
+    Bin all;
+    for (; begin != end; ++begin) all += begin->second;
+    return all;
+  }
 
   /// The lower edge of a bin: of all numbers the nearest one to its decimal, so that it is the same at all widths.
   double edge(double bin) const { return power_ < 0 ? bin * (five_ ? 5 : 1) / std::pow(10, -power_) : bin * (five_ ? 5 : 1) * std::pow(10, power_); }
   double bin_of(double score) const;
+  /// Whether bins around `score` have numbers. Further out they are finer than doubles are, and a score is a bin of its own.
+  bool has_number(double score) const { return std::abs(score) <= 0x1p52 * edge(1); }
+  double edge_below(double score) const { return has_number(score) ? edge(bin_of(score)) : score; }
   void widen();
 
   int power_ = -9;  // a bin is 10^power wide, or 5 times that
   bool five_ = false;
-  double first_ = 0;  // number of bins_[0], from 0 at the score 0
-  std::vector<Bin> bins_;
+  Bins bins_;
   std::int64_t pages_ = 0;
   double lowest_ = std::numeric_limits<double>::infinity(), highest_ = -lowest_;
 };
@@ -72,58 +91,50 @@ inline double ScoreHistogram::bin_of(double score) const {
 }
 
 inline void ScoreHistogram::widen() {
-  const double factor = five_ ? 2 : 5, first = std::floor(first_ / factor);
-  std::vector<Bin> wide;
-  for (std::size_t i = 0; i < bins_.size(); ++i) {
-    const auto at = static_cast<std::size_t>(std::floor((first_ + static_cast<double>(i)) / factor) - first);
-    wide.resize(at + 1);
-    wide[at].pages += bins_[i].pages;
-    wide[at].characters += bins_[i].characters;
-  }
-  bins_ = std::move(wide);
-  first_ = first;
   power_ += five_;
   five_ = !five_;
+  Bins wide;
+  for (const auto& [from, bin] : bins_) wide[edge_below(bin.lowest)] += bin;
+  bins_ = std::move(wide);
 }
 
 inline void ScoreHistogram::add(double score, std::int64_t characters) {
+  require(std::isfinite(score), "histogram: found a score of ", score, ", expected a finite number");
   ++pages_;
   lowest_ = std::min(lowest_, score);
   highest_ = std::max(highest_, score);
-  constexpr double exact = 0x1p52;
-  while (bin_of(highest_) - bin_of(lowest_) >= most_bins || std::abs(bin_of(lowest_)) > exact || std::abs(bin_of(highest_)) > exact) widen();
-  const double bin = bin_of(score);
-  if (bins_.empty()) first_ = bin;
-  if (bin < first_) bins_.insert(bins_.begin(), static_cast<std::size_t>(first_ - bin), Bin());
-  first_ = std::min(first_, bin);
-  const auto at = static_cast<std::size_t>(bin - first_);
-  if (at >= bins_.size()) bins_.resize(at + 1);
-  ++bins_[at].pages;
-  bins_[at].characters += characters;
+  bins_[edge_below(score)] += {1, characters, score};
+  while (bins_.size() > most_bins) widen();
 }
 
 inline std::vector<ScoreHistogram::Row> ScoreHistogram::rows(int most) const {
+  if (pages_ == 0) return {};
   ScoreHistogram wide = *this;
+  const Bins& bins = wide.bins_;
   const std::int64_t rest = pages_ / 200;
-  std::size_t begin = 0, end = 0;  // the bins with rows of their own
+  Bins::const_iterator begin, end;  // of the middle, which is never empty: more pages than twice the rest
+  double first = 0, last = 0;       // the numbers of its bins, which have rows of their own, also those without pages
   for (;; wide.widen()) {
-    const std::vector<Bin>& bins = wide.bins_;
-    begin = 0, end = bins.size();
-    for (std::int64_t below = 0; begin < end && (below += bins[begin].pages) <= rest;) ++begin;
-    for (std::int64_t above = 0; begin < end && (above += bins[end - 1].pages) <= rest;) --end;
-    if (end - begin + (begin > 0) + (end < bins.size()) <= static_cast<std::size_t>(std::max(most, 3))) break;
+    begin = bins.begin(), end = bins.end();
+    for (std::int64_t below = begin->second.pages; below <= rest; below += begin->second.pages) ++begin;
+    for (std::int64_t above = std::prev(end)->second.pages; above <= rest; above += std::prev(end)->second.pages) --end;
+    const double low = begin->first, high = std::prev(end)->first;
+    if (!wide.has_number(low) || !wide.has_number(high)) continue;
+    first = wide.bin_of(low), last = wide.bin_of(high);
+    if (last - first + 1 + (begin != bins.begin()) + (end != bins.end()) <= std::max(most, 3)) break;
   }
   std::vector<Row> rows;
-  Bin kept;
-  for (std::size_t i = wide.bins_.size(); i-- > 0;) {
-    const Bin& bin = wide.bins_[i];
-    kept.pages += bin.pages;
-    kept.characters += bin.characters;
-    const bool joined = !rows.empty() && (i < begin || i >= end) && i + 1 != begin && i + 1 != end;
-    if (!joined) rows.emplace_back();
-    rows.back() = {i < begin ? -std::numeric_limits<double>::infinity() : wide.edge(wide.first_ + static_cast<double>(i)), rows.back().pages + bin.pages, kept.pages, kept.characters};
+  Bin kept = sum(bins.begin(), bins.end());
+  const auto add_row = [&](double from, const Bin& own) {
+    rows.push_back({from + 0.0, own.pages, kept.pages, kept.characters});  // 0.0: an edge of -0 is printed as 0
+    kept += {-own.pages, -own.characters};
+  };
+  if (begin != bins.begin()) add_row(-std::numeric_limits<double>::infinity(), sum(bins.begin(), begin));
+  for (double bin = first; bin <= last; ++bin) {
+    const auto found = bins.find(wide.edge(bin));
+    add_row(wide.edge(bin), found == bins.end() ? Bin() : found->second);
   }
-  std::reverse(rows.begin(), rows.end());
+  if (end != bins.end()) add_row(wide.edge(last + 1), sum(end, bins.end()));
   return rows;
 }
 
