@@ -1,10 +1,15 @@
 #include <dapt/data/scorers/classifier_scorer.hpp>
 
+#include <cmath>
+#include <limits>
 #include <type_traits>
 
 #include <catch2/catch.hpp>
 
 #include <ATen/ops/zeros.h>
+#include <range/v3/range/conversion.hpp>
+
+#include <dapt/data/score_pages.hpp>
 
 using dapt::ClassifierScorer;
 using dapt::ClassifierScorerOptions;
@@ -30,7 +35,7 @@ struct BracketTokenizer {
   std::int64_t vocab_size() const { return 256; }
 };
 
-/// Label 0: the text's digits as a number, read from its tokens; label 1: how many tokens it has.
+/// Label 0: the text's digits as a number, read from its tokens, NaN where it has a '?'; label 1: how many tokens it has.
 struct NumberModel {
   mutable std::vector<Rows> batches = {};
   std::int64_t longest = 10, vocabulary = 256;
@@ -41,7 +46,8 @@ struct NumberModel {
     for (std::size_t i = 0; i < rows.size(); ++i) {
       double number = 0;
       for (const auto id : rows[i])
-        if (id >= '0' && id <= '9') number = 10 * number + (id - '0');
+        if (id == '?') number = std::numeric_limits<double>::quiet_NaN();
+        else if (id >= '0' && id <= '9') number = 10 * number + (id - '0');
       result.mutable_data_ptr<float>()[2 * i] = static_cast<float>(number);
       result.mutable_data_ptr<float>()[2 * i + 1] = static_cast<float>(rows[i].size());
     }
@@ -79,6 +85,19 @@ TEST_CASE("ClassifierScorer: mean, max and length-weighted mean of the lines' sc
   REQUIRE(scores({.line_rule = LineRule::length_weighted_mean}, {page})[0] == Approx((2 * 60 + 1 * 3 + 3 * 9) / 6.0).epsilon(1e-12));
   for (const LineRule rule : {LineRule::mean, LineRule::max, LineRule::length_weighted_mean}) REQUIRE(scores({.line_rule = rule}, {"7"})[0] == 7);
   REQUIRE(scores({.label = 1}, {"1234\n5"})[0] == Approx((6 + 3) / 2.0));
+}
+
+TEST_CASE("ClassifierScorer: a page with a line that scores NaN has no score, by any rule and wherever the line stands") {
+  const NumberModel model;
+  const BracketTokenizer tokenizer;
+  for (const LineRule rule : {LineRule::mean, LineRule::max, LineRule::length_weighted_mean}) {
+    for (const char* text : {"?\n7\n8", "7\n?\n8", "7\n8\n?", "?"}) {
+      CAPTURE(text);
+      REQUIRE(std::isnan(scores({.line_rule = rule}, {text})[0]));
+      const auto pages = pages_with({text});
+      REQUIRE_THROWS_WITH(pages | dapt::score_pages(ClassifierScorer(model, tokenizer, {.line_rule = rule})) | ranges::to<std::vector>(), Catch::Contains("scorer classifier: the score of work \"w\", page 0 is nan"));
+    }
+  }
 }
 
 TEST_CASE("ClassifierScorer: what a line is, and which have no score") {

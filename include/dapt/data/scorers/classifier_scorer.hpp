@@ -6,6 +6,7 @@
 #pragma once
 
 #include <algorithm>
+#include <cmath>
 #include <concepts>
 #include <cstdint>
 #include <span>
@@ -31,7 +32,7 @@ concept SequenceClassifier = requires(const T& model, std::span<const std::vecto
   { model.vocab_size() } -> std::convertible_to<std::int64_t>;
 };
 
-/// From the scores of the lines to that of the page.
+/// From the scores of the lines to that of the page. NaN where any line's is.
 enum class LineRule {
   mean,                  ///< each line counts once
   max,                   ///< the highest: one bad line marks the page
@@ -142,6 +143,8 @@ class ClassifierScorer {
 
   double page_score(const std::vector<Line>& lines) const {
     if (lines.size() == 1) return lines[0].score;
+    const auto none = std::ranges::find_if(lines, [](double score) { return std::isnan(score); }, &Line::score);
+    if (none != lines.end()) return none->score;  // also by the rule `max`: no line is above NaN, or below it
     if (options_.line_rule == LineRule::max) return std::ranges::max(lines, {}, &Line::score).score;
     double sum = 0, weights = 0;
     for (const Line& line : lines) {
