@@ -2,7 +2,9 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <iostream>
 #include <map>
+#include <sstream>
 #include <string_view>
 #include <utility>
 
@@ -112,7 +114,21 @@ void Evaluation::add_pages(std::vector<dapt::Page> held_out) {
   }
 }
 
+void Evaluation::tell_faults(const dapt::AnyTokenizer& tokenizer) const {
+  const dapt::QuestionFaults faults = questions_->faults(tokenizer);
+  std::ostringstream notes;
+  const auto note = [&](std::int64_t count, const auto&... text) {
+    if (count > 0) ((notes << count << " of " << questions_->questions.size() << " questions ") << ... << text) << '\n';
+  };
+  note(faults.too_long, "accept only answers longer than ", questions_->max_new_tokens, " tokens, which are never generated whole");
+  note(faults.no_text, "accept only answers that a stop cuts or that are nothing when normalised (", questions_->normalisation.to_string(), "), and count as wrong");
+  note(faults.shown, "stand among the exemplars of --fewshot, with their answer");
+  if (notes.str() != told_) std::cerr << notes.str() << std::flush;
+  told_ = notes.str();
+}
+
 std::vector<dapt::MetricValue> Evaluation::evaluate(dapt::Llama& model, const dapt::AnyTokenizer& tokenizer, const std::string& what) const {
+  if (questions_) tell_faults(tokenizer);
   dapt::ProgressLine progress({.what = what, .stream = message_stream()});
   const std::int64_t total = questions_.has_value() + sentences_.has_value() + perplexity_.has_value();
   std::vector<dapt::MetricValue> values;

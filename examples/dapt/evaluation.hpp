@@ -38,12 +38,16 @@ class Evaluation {
   std::function<std::string(const std::string& metric, const std::string& id)> item_texts() const;
 
  private:
+  /// Questions that say nothing about a model, on standard error; what was told of the model before is not told again.
+  void tell_faults(const dapt::AnyTokenizer& tokenizer) const;
+
   TaskOptions tasks_;
   std::int64_t max_length_;
   std::string checksum_;
   std::optional<dapt::ExactMatch> questions_;
   std::optional<dapt::LogProbMrr> sentences_;
   std::optional<dapt::Perplexity> perplexity_;
+  mutable std::string told_;
 };
 
 }  // namespace dapt_program

@@ -130,6 +130,34 @@ TEST_CASE("an answer that normalises to nothing is wrong, also where an accepted
   REQUIRE(metric.evaluate(model, toy::ByteTokenizer{}).value == 0);
 }
 
+TEST_CASE("questions whose accepted answers are all longer than what is generated are counted") {
+  const std::string fits(24, 'a'), longer(25, 'a');  // bytes are tokens
+  const dapt::ExactMatch metric{.questions = {question("A?", {fits}), question("B?", {longer}), question("C?", {longer, fits}), question("D?", {longer, "東京東京東京東京東"}), question("E?", {"  " + fits + "  "})}};
+  REQUIRE(metric.faults(toy::ByteTokenizer{}).too_long == 2);  // B, and D with its 27 bytes
+  REQUIRE(metric.faults(toy::ByteTokenizer{}).no_text == 0);
+  dapt::ExactMatch shorter{.questions = {question("A?", {"１２３"})}, .normalisation = dapt::japanese_normalisation(), .max_new_tokens = 3};
+  REQUIRE(shorter.faults(toy::ByteTokenizer{}).too_long == 0);  // a model may say 123
+  shorter.max_new_tokens = 2;
+  REQUIRE(shorter.faults(toy::ByteTokenizer{}).too_long == 1);
+}
+
+TEST_CASE("questions whose accepted answers are no text behind stops and normalisation are counted, and no model answers them") {
+  dapt::ExactMatch metric{.questions = {question("A?", {"a\nb"}), question("B?", {"、"}), question("C?", {"、", "c"}), question("D?", {"a\nb", "a"})}, .normalisation = dapt::japanese_normalisation()};
+  REQUIRE(metric.faults(toy::ByteTokenizer{}).no_text == 1);  // B: "a b" is "a\nb" where white space is collapsed
+  metric.normalisation = {};
+  REQUIRE(metric.faults(toy::ByteTokenizer{}).no_text == 1);  // A
+  toy::TableLM model{.answers = {{"A?", " a\nb\n"}, {"B?", " 、\n"}, {"C?", " c\n"}, {"D?", " a\nb\n"}}};
+  const dapt::MetricValue value = metric.evaluate(model, toy::ByteTokenizer{});
+  REQUIRE((value.items[0].value == 0 && value.value == 0.75));
+  REQUIRE(metric.faults(toy::ByteTokenizer{}).too_long == 0);
+}
+
+TEST_CASE("questions that stand among the exemplars with an accepted answer are counted") {
+  const dapt::ExactMatch metric{.questions = {question("A?", {"x", "Sid"}), question("B?", {"y"}), question("C?", {"z"}), question(" D? ", {"w"})},
+                                .exemplars = {question("A?", {"SID"}), question("B?", {"another"}), question("Other?", {"z"}), question("D?", {"w", "v"})}};
+  REQUIRE(metric.faults(toy::ByteTokenizer{}).shown == 2);  // A and D
+}
+
 TEST_CASE("no questions give NaN, and impossible options are refused") {
   toy::TableLM model;
   REQUIRE(std::isnan(dapt::ExactMatch{}.evaluate(model, toy::ByteTokenizer{}).value));

@@ -50,6 +50,8 @@ TEST_CASE("a damaged question file is refused with file and line") {
       {"{\"id\":\"a1\",\"question\":\"q\",\"answers\":[\"x\"]}", "task.jsonl:2: id \"a1\" is used twice"},
       {"{\"id\":\"a2\",\"question\":null,\"answers\":[\"x\"]}", "task.jsonl:2: \"question\" holds null, expected a string"},
       {"{\"id\":\"a2\",\"question\":\" \\t\",\"answers\":[\"x\"]}", "task.jsonl:2: \"question\" holds an empty text"},
+      {"{\"id\":\"a2\",\"question\":\"q\",\"answers\":[\"\u3000\"]}", "task.jsonl:2: \"answers\" holds an empty text"},
+      {"{\"id\":\"a2\",\"question\":\"\u00A0 \u2003\",\"answers\":[\"x\"]}", "task.jsonl:2: \"question\" holds an empty text"},
       {"{\"id\":\"a2\",\"question\":\"q\",\"answers\":\"x\"}", "task.jsonl:2: \"answers\" is string, expected an array of strings"},
       {"{\"id\":\"a2\",\"question\":\"q\",\"answers\":[]}", "task.jsonl:2: \"answers\" is empty"},
       {"{\"id\":\"a2\",\"question\":\"q\",\"answers\":[\"x\",3]}", "task.jsonl:2: \"answers\" holds number, expected a string"},

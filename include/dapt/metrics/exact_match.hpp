@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <iterator>
 #include <numeric>
 #include <span>
 #include <string>
@@ -17,6 +18,7 @@
 #include <nlohmann/json.hpp>
 
 #include <dapt/concepts/metric.hpp>
+#include <dapt/concepts/tokenizer.hpp>
 #include <dapt/core/error.hpp>
 #include <dapt/metrics/encode_with_bos.hpp>
 #include <dapt/metrics/few_shot_prompt.hpp>
@@ -25,6 +27,13 @@
 #include <dapt/metrics/question_set.hpp>
 
 namespace dapt {
+
+/// How many questions say nothing about a model, because of how they are asked.
+struct QuestionFaults {
+  std::int64_t too_long = 0;  ///< each accepted answer takes more than max_new_tokens tokens, so none is generated whole
+  std::int64_t no_text = 0;   ///< no accepted answer is a text that can be read from a model: stops and normalisation leave nothing of it, or not all
+  std::int64_t shown = 0;     ///< also stand among the exemplars, with an accepted answer
+};
 
 /// The answer is decoded from all its bytes at once, because a token may end inside a character. An empty answer is wrong.
 struct ExactMatch {
@@ -43,6 +52,10 @@ struct ExactMatch {
   /// Throws dapt::Error on impossible options. details: "group/NAME" where questions have groups. settings: every rule above.
   template <GeneratingLM M, Tokenizer K>
   MetricValue evaluate(M& model, const K& tokenizer) const;
+
+  /// Counted before a model is asked; the first two count as wrong for every model.
+  template <Tokenizer K>
+  QuestionFaults faults(const K& tokenizer) const;
 
   /// A generated text up to its first stop, without white space at its ends.
   std::string cut(std::string_view generated) const {
@@ -83,6 +96,28 @@ struct ExactMatch {
     return ids;
   }
 };
+
+template <Tokenizer K>
+QuestionFaults ExactMatch::faults(const K& tokenizer) const {
+  QuestionFaults found;
+  for (const Question& question : questions) {
+    bool is_text = false, fits = false;
+    for (const std::string& answer : question.answers) {
+      for (const std::string& spelling : {answer, normalisation(answer)}) {
+        const std::string given = cut(spelling);
+        if (!accepts(question, given)) continue;
+        is_text = true;
+        for (const std::string& text : {given, " " + given}) fits = fits || std::ssize(tokenizer.encode(text, SpecialText::as_text)) <= max_new_tokens;
+      }
+    }
+    found.no_text += !is_text;
+    found.too_long += is_text && !fits;
+    found.shown += std::ranges::any_of(exemplars, [&](const Question& shown) {
+      return metrics::strip(shown.question) == metrics::strip(question.question) && !shown.answers.empty() && accepts(question, shown.answers.front());
+    });
+  }
+  return found;
+}
 
 template <GeneratingLM M, Tokenizer K>
 MetricValue ExactMatch::evaluate(M& model, const K& tokenizer) const {

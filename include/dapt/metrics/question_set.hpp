@@ -15,6 +15,7 @@
 
 #include <dapt/core/error.hpp>
 #include <dapt/core/json.hpp>
+#include <dapt/metrics/normalise.hpp>
 
 namespace dapt {
 
@@ -78,7 +79,7 @@ class TaskLine {
   std::string text_of(const nlohmann::json& value, const char* key) const {
     require(value.is_string(), where_, ": \"", key, "\" holds ", value.type_name(), ", expected a string");
     auto text = value.get<std::string>();
-    require(text.find_first_not_of(" \t\r\n") != std::string::npos, where_, ": \"", key, "\" holds an empty text");
+    require(!strip(text).empty(), where_, ": \"", key, "\" holds an empty text");
     return text;
   }
 
