@@ -17,6 +17,7 @@
 #include <dapt/io/peft_adapter.hpp>
 #include <dapt/io/weight_folder.hpp>
 #include <dapt/metrics/results_json.hpp>
+#include <dapt/models/llama.hpp>
 #include <dapt/models/llama_config.hpp>
 #include <dapt/text/tokenizer.hpp>
 
@@ -60,14 +61,17 @@ void print_table(std::vector<Row> rows) {
   }
 }
 
-/// What cannot be opened is told before hours are spent on the others.
+/// What cannot be opened, and adapters that do not fit the model, are told before hours are spent on the others.
 void check_models(const RunOptions& run) {
   for (const fs::path& folder : run.models) {
     dapt::LlamaConfig::from_file(folder / "config.json");
     const dapt::WeightFolder weights(folder);
     const dapt::AnyTokenizer tokenizer = dapt::load_tokenizer(folder);
   }
-  for (const fs::path& folder : run.peft) const dapt::PeftAdapter adapter(folder);
+  if (run.peft.empty()) return;
+  const auto config = dapt::LlamaConfig::from_file(run.models.front() / "config.json");
+  dapt::Llama model = dapt::Llama::without_storage(config, dapt::dtype_from_name(run.dtype), llama_options(run));
+  for (const fs::path& folder : run.peft) dapt::PeftAdapter(folder).check(model);
 }
 
 /// The values of each model and adapter; those that were reached are shown and written, whatever ends it.

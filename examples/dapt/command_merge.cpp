@@ -34,7 +34,7 @@ void add_merge(CLI::App& app) {
   command->add_option("--model", options->model, "Hugging Face folder of the base")->required();
   command->add_option("--peft", options->peft, "adapter folder in PEFT's layout")->required();
   command->add_option("--out", options->out, "folder to write to")->required();
-  command->add_option("--dtype", options->dtype, "of the written weights: base (as they are), bf16, fp32, fp16")
+  command->add_option("--dtype", options->dtype, "of the written weights: base (as config.json says, else as they are), bf16, fp32, fp16")
       ->check(CLI::IsMember({"base", "bf16", "fp32", "fp16"}))
       ->capture_default_str();
   command->add_option("--quantize", options->quantize, "of the base before the adapter is added: adapter (as its file says it was trained), none (the folder's weights), int8, nf4")

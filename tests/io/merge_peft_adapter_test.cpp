@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <fstream>
 #include <string>
 #include <vector>
 
@@ -80,8 +81,13 @@ TEST_CASE("Merging rounds once, whatever the types of base and result, and repor
     save_llama(model, wide_base, narrow_base);
     std::filesystem::copy(wide_base, wide_that_says_narrow);
     std::filesystem::copy(narrow_base / "config.json", wide_that_says_narrow / "config.json", std::filesystem::copy_options::overwrite_existing);
+    const auto narrow_that_says_nothing = folder.path() / "says_nothing";
+    std::filesystem::copy(narrow_base, narrow_that_says_nothing);
+    auto config = dapt::detail::read_json_file(narrow_base / "config.json");
+    config.erase("dtype"), config.erase("torch_dtype");
+    std::ofstream(narrow_that_says_nothing / "config.json") << config;
     const std::vector<std::tuple<std::filesystem::path, std::optional<at::ScalarType>, at::ScalarType>> cases = {
-        {narrow_base, {}, at::kBFloat16}, {wide_that_says_narrow, {}, at::kBFloat16}, {narrow_base, at::kFloat, at::kFloat}, {wide_base, at::kHalf, at::kHalf}};
+        {narrow_base, {}, at::kBFloat16}, {narrow_that_says_nothing, {}, at::kBFloat16}, {wide_that_says_narrow, {}, at::kBFloat16}, {narrow_base, at::kFloat, at::kFloat}, {wide_base, at::kHalf, at::kHalf}};
     for (const auto& [base, asked, dtype] : cases) {
       CAPTURE(adapter, base, dtype);
       const ExpectedMerge expected(base, adapter, dtype);

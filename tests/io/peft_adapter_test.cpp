@@ -125,6 +125,19 @@ TEST_CASE("Targets given as a regular expression") {
   REQUIRE(largest_difference(model.logits(expected.batch()), expected["adapted_logits"]) < 3e-5);
 }
 
+TEST_CASE("A regular expression is written as the layers that it chose, as it may match modules that are no layer, which PEFT refuses") {
+  auto model = tiny_model("llama_grouped");
+  const Lora lora{.rank = 1, .targets = ModuleNames::regex(".*(self_attn|mlp).*"), .exclude_modules = ModuleNames::regex(".*\\.[kovgu][^.]*_proj|.*1\\.mlp.*")};
+  auto state = lora.attach(model);
+  const TemporaryFolder folder;
+  save_peft_adapter(lora, state, folder.path());
+  const auto config = dapt::detail::read_json_file(folder.path() / "adapter_config.json");
+  REQUIRE(config["target_modules"] == nlohmann::json({"model.layers.0.self_attn.q_proj", "model.layers.0.mlp.down_proj", "model.layers.1.self_attn.q_proj"}));
+  REQUIRE(config["exclude_modules"].is_null());
+  auto other = tiny_model("llama_grouped");
+  REQUIRE(load_peft_adapter(folder.path(), other).state.modules.size() == 3);
+}
+
 TEST_CASE("Keys that do not fit the model are errors that name the first of them") {
   auto model = tiny_model("llama_grouped");
   const AdapterCopy copy("llama_grouped");
@@ -157,6 +170,37 @@ TEST_CASE("Keys that do not fit the model are errors that name the first of them
     copy.config("target_modules", {"q_proj", "c_attn"});
     copy.refused(model, "0 keys are missing; 8 keys are unexpected");
   }
+}
+
+TEST_CASE("An adapter that does not fit is told by a model without storage") {
+  const auto bare = [](const std::string& variant, Quantization quantization = Quantization::none) {
+    return Llama::without_storage(LlamaConfig::from_file(tiny_folder(variant) / "config.json"), at::kBFloat16, {.quantization = quantization});
+  };
+  for (const auto& variant : tiny_variants) {
+    Llama model = bare(variant);
+    REQUIRE_NOTHROW(PeftAdapter(tiny_folder(variant) / "adapter").check(model));
+    for (const Linear* linear : model.linears()) REQUIRE_FALSE(linear->adapted);
+  }
+  Llama model = bare("llama_grouped");
+  const auto refused = [&](const AdapterCopy& copy, const std::string& message) { REQUIRE_THROWS_WITH(PeftAdapter(copy.folder.path()).check(model), Catch::Contains(copy.folder.path().string()) && Catch::Contains(message)); };
+  const AdapterCopy copy("llama_grouped");
+  refused(AdapterCopy("llama_bias"), "lm_head shares its weight");
+  const auto with_base_weight = [&](const Tensor& weight) {
+    copy.tensors([&](auto& all) {
+      std::erase_if(all, [](const auto& tensor) { return tensor.name.ends_with(".base_layer.weight"); });
+      all.push_back({"base_model.model.model.layers.0.mlp.up_proj.base_layer.weight", weight});
+    });
+  };
+  with_base_weight(at::zeros({40, 25}));
+  refused(copy, "differs from the model's");
+  with_base_weight(at::zeros({40, 24}));
+  REQUIRE_NOTHROW(PeftAdapter(copy.folder.path()).check(model));  // its values are not known
+  copy.config("r", 2);
+  refused(copy, "has shape [3, ");
+  copy.config("r", 100'000);
+  refused(copy, "but no tensor has a size above");
+  Llama quantised = bare("llama_bias", Quantization::int8);
+  REQUIRE_THROWS_WITH(PeftAdapter(recorded("adapters") / "pissa").check(quantised), Catch::Contains((recorded("adapters") / "pissa").string()) && Catch::Contains("PiSSA takes its part out of"));
 }
 
 TEST_CASE("A base weight beside the adapter is the model's own where it was only rounded, in the type that PEFT opened the base in") {

@@ -42,6 +42,7 @@ std::vector<Written> to_write() {
           {"patterns", "mistral_window",
            {.rank = 3, .alpha = 5, .targets = ModuleNames::regex(".*(q_proj|v_proj|up_proj)"), .exclude_modules = {"layers.0.self_attn.v_proj"},
             .rank_pattern = {{"up_proj", 2}, {"layers\\.1\\..*", 4}}, .alpha_pattern = {{"(v|up)_proj", 9}}, .use_rslora = true, .init = LoraInit::gaussian}},
+          {"containers", "llama_grouped", {.rank = 2, .alpha = 4, .targets = ModuleNames::regex(".*self_attn.*|.*mlp.*"), .exclude_modules = ModuleNames::regex(".*1\\.mlp.*")}},
           {"dora", "llama_bias", {.rank = 3, .alpha = 6, .targets = {"all-linear"}, .layers_to_transform = {1}, .use_dora = true}},
           {"modules", "mistral_window", {.rank = 2, .alpha = 3, .targets = {"down_proj"}, .modules_to_save = {"embed_tokens", "lm_head"}}},
           {"modules_tied", "llama_grouped", {.rank = 2, .alpha = 3, .targets = {"o_proj"}, .modules_to_save = {"embed_tokens", "lm_head"}}},

@@ -7,6 +7,7 @@ import json
 import os
 import pathlib
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -87,8 +88,8 @@ class Program(unittest.TestCase):
         self.assertEqual(result.returncode, 0, result.stderr)
         config = json.loads((out / "adapter/adapter_config.json").read_text())
         for key, value in {"r": 4, "lora_alpha": 4, "rank_pattern": {"down_proj": 2}, "alpha_pattern": {r"layers\.0\..*": 8, "down_proj": 6}, "use_rslora": True, "use_dora": True,
-                           "init_lora_weights": "gaussian", "lora_dropout": 0.25, "modules_to_save": ["model.norm"], "target_modules": r".*\.[01]\..*(q_proj|down_proj)",
-                           "exclude_modules": ["1.self_attn.q_proj"]}.items():
+                           "init_lora_weights": "gaussian", "lora_dropout": 0.25, "modules_to_save": ["model.norm"],
+                           "target_modules": [f"model.layers.{layer}" for layer in ("0.self_attn.q_proj", "0.mlp.down_proj", "1.mlp.down_proj")], "exclude_modules": None}.items():
             self.assertEqual(config[key], value, key)
         tensors = self.tensors(out / "adapter/adapter_model.safetensors")
         prefix = "base_model.model.model."
@@ -593,6 +594,15 @@ class Program(unittest.TestCase):
             self.assertNotEqual(result.returncode, 0)
             self.assertEqual(result.stdout, "")
             self.assertNotIn("perplexity", result.stderr)
+
+        self.assertEqual(self.train(self.folder / "trained", "--max-steps", 1, "--rank", 2, base=models[0]).returncode, 0)
+        fits, misfit = self.folder / "trained/adapter", self.folder / "misfit"
+        shutil.copytree(fits, misfit)
+        (misfit / "adapter_config.json").write_text((fits / "adapter_config.json").read_text().replace('"r": 2', '"r": 3'))
+        result = run(*scoring, "--peft", fits, "--peft", misfit)
+        self.assertRefused(result, f"{misfit}/adapter_model.safetensors", "expected [3, ")
+        self.assertNotIn("were scored before", result.stderr)
+        self.assertEqual(result.stdout, "")
 
         cloze = ("eval", "--model", models[0], "--cloze", domain / "cloze.jsonl")
         self.assertEqual(run(*cloze, "--out", self.folder / "new/folder/results.json").returncode, 0)

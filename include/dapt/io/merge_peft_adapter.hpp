@@ -33,17 +33,19 @@ struct MergedFolder {
 
 namespace detail {
 
-/// What config.json says that the weights are; fp32 where it says nothing, as in transformers.
-inline at::ScalarType dtype_of_folder(const std::filesystem::path& folder) {
+/// What config.json says that the weights are; where it says nothing, the type of the first tensor of the first file, as in transformers.
+inline at::ScalarType dtype_of_folder(const std::filesystem::path& folder, const WeightFolder& weights) {
   const auto config = read_json_file(folder / "config.json");
   for (const char* key : {"dtype", "torch_dtype"})
     if (config.contains(key) && config[key].is_string()) return dtype_from_name(config[key].get<std::string>());
+  for (const std::string& name : weights.names())
+    if (const at::ScalarType dtype = weights.info(name).dtype; weights.path(name) == weights.files().front() && (dtype == at::kFloat || dtype == at::kBFloat16 || dtype == at::kHalf)) return dtype;
   return at::kFloat;
 }
 
 }  // namespace detail
 
-/// Writes `model_folder` with the adapter of `adapter_folder` merged into it to `out_folder`. `dtype` of the written weights: absent, as config.json of the base says.
+/// Writes `model_folder` with the adapter of `adapter_folder` merged into it to `out_folder`. `dtype` of the written weights: absent, as config.json of the base says, else as its weights are.
 /// One tensor at a time: read through the file's map, summed in fp32, rounded, written, forgotten. So a model may be larger than the memory, except for an
 /// adapter with PiSSA's start that PEFT did not convert, which needs it twice in fp32 and in `dtype`.
 /// `quantization`: the layers' weights are quantised and dequantised first, as in training over such a base; absent: as the adapter's file says it was trained.
@@ -56,8 +58,8 @@ inline MergedFolder merge_peft_adapter(const std::filesystem::path& model_folder
   std::error_code not_there;
   require(!std::filesystem::equivalent(adapter_folder, out_folder, not_there), out_folder.string(),
           ": is the adapter's folder; expected another one, as who reads a model from it would add the adapter once more");
-  MergedFolder merged{{}, dtype ? *dtype : detail::dtype_of_folder(model_folder)};
   const WeightFolder weights(model_folder);
+  MergedFolder merged{{}, dtype ? *dtype : detail::dtype_of_folder(model_folder, weights)};
   const Quantization base_quantization = quantization.value_or(adapter.base_quantization());
   if (base_quantization != Quantization::none) merged.report.dequantized = quantization_name(base_quantization);
 

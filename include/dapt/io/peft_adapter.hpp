@@ -44,6 +44,9 @@ class PeftAdapter {
   /// Throws dapt::Error naming the file and the keys or the tensor that do not fit; the model is then as it was.
   template <CausalLM M>
   State attach(M& model) const;
+  /// Throws what `attach` throws, in no time and no memory: the model may be one without storage, of which only what needs the base's values is not compared.
+  template <CausalLM M>
+  void check(M& model) const { prepare(model); }
   NamedParameters trainable_parameters(State& state) const { return lora.trainable_parameters(state); }
   template <CausalLM M>
   void merge(State& state, M& model) const { lora.merge(state, model); }
@@ -60,6 +63,8 @@ class PeftAdapter {
   at::ScalarType base_dtype() const { return dtype_from_name(metadata("base_dtype", "float32")); }
 
  private:
+  template <CausalLM M>
+  State prepare(M& model) const;
   std::string metadata(const std::string& key, const char* otherwise) const {
     const auto found = weights_.metadata().find(key);
     return found == weights_.metadata().end() ? otherwise : found->second;
@@ -81,7 +86,8 @@ AttachedLora load_peft_adapter(const std::filesystem::path& folder, M& model) {
 }
 
 /// Writes adapter_config.json and adapter_model.safetensors. `base_model` goes into the configuration as base_model_name_or_path; PEFT only shows it. An adapter
-/// with PiSSA's start is written as what it adds to the unchanged base: an adapter of twice the rank, as PEFT converts it.
+/// with PiSSA's start is written as what it adds to the unchanged base: an adapter of twice the rank, as PEFT converts it. Targets that are a regular expression are
+/// written as the paths of the layers that it chose: PEFT would apply it to all modules, and refuses those that are no layer.
 inline void save_peft_adapter(const Lora& lora, Lora::State& state, const std::filesystem::path& folder, const std::string& base_model = "");
 
 namespace detail {
@@ -195,7 +201,8 @@ inline bool is_base_copy(const SafetensorsFile& weights, const std::string& key,
   const std::string name = key.substr(peft_prefix.size(), key.size() - peft_prefix.size() - ending.size()) + ".weight";
   const auto parameter = std::find_if(base.begin(), base.end(), [&](const auto& candidate) { return candidate.name == name; });
   if (parameter == base.end()) return false;
-  require(same_but_for_rounding(weights.tensor(key), parameter->value.detach()), weights.path().string(), ": tensor \"", key,
+  const Tensor copy = weights.tensor(key), weight = parameter->value.detach();
+  require(copy.sizes() == weight.sizes() && (weight.is_meta() || same_but_for_rounding(copy, weight)), weights.path().string(), ": tensor \"", key,
           "\" differs from the model's ", name);
   return true;
 }
@@ -233,6 +240,15 @@ inline PeftAdapter::PeftAdapter(const std::filesystem::path& folder)
 
 template <CausalLM M>
 Lora::State PeftAdapter::attach(M& model) const {
+  State state = prepare(model);
+  lora.start(state, model);
+  const c10::NoGradGuard no_grad;
+  for (const auto& parameter : lora.trainable_parameters(state)) Tensor(parameter.value).copy_(weights_.tensor(detail::peft_prefix + parameter.name));
+  return state;
+}
+
+template <CausalLM M>
+Lora::State PeftAdapter::prepare(M& model) const {
   // The adapter is allocated before it is compared with the tensors, so its ranks are first compared with what the file can hold.
   std::int64_t largest = 1;
   for (const auto& tensor : weights_.names())
@@ -242,12 +258,8 @@ Lora::State PeftAdapter::attach(M& model) const {
     require(rank <= largest, weights_.path().string(), ": the rank of ", linear->name, " is ", rank, " in adapter_config.json, but no tensor has a size above ", largest);
   }
 
-  State state = lora.prepare(model, Unmatched::ignored);
-  const NamedParameters parameters = lora.trainable_parameters(state);
-  detail::check_lora_tensors(weights_, parameters, state, model.parameters());
-  lora.start(state, model);
-  const c10::NoGradGuard no_grad;
-  for (const auto& parameter : parameters) Tensor(parameter.value).copy_(weights_.tensor(detail::peft_prefix + parameter.name));
+  State state = detail::with_folder_in_errors(weights_.path().parent_path(), [&] { return lora.prepare(model, Unmatched::ignored); });
+  detail::check_lora_tensors(weights_, lora.trainable_parameters(state), state, model.parameters());
   return state;
 }
 
@@ -259,8 +271,13 @@ inline void save_peft_adapter(const Lora& lora, Lora::State& state, const std::f
   // PiSSA: W + s (B A - B0 A0) = W + s [B, -B0] [A; A0], so twice the rank at the same scaling.
   const bool doubled = lora.init == LoraInit::pissa;
   const double rank_factor = doubled ? 2 : 1, alpha_factor = !doubled ? 1 : lora.use_rslora ? std::sqrt(2.0) : 2;
-  ModuleNames targets = lora.targets;
-  if (targets.empty() || targets == ModuleNames{"all-linear"}) {  // by the names that PEFT puts in its place
+  ModuleNames targets = lora.targets, exclude_modules = lora.exclude_modules;
+  if (targets.is_regex()) {
+    std::vector<std::string> paths;
+    for (const auto& module : state.modules) paths.push_back(module.name);
+    targets = std::move(paths);
+    exclude_modules = {};
+  } else if (targets.empty() || targets == ModuleNames{"all-linear"}) {  // by the names that PEFT puts in its place
     std::set<std::string> last_parts;
     for (const auto& module : state.modules) last_parts.insert(module.name.substr(module.name.rfind('.') + 1));
     targets = std::vector<std::string>(last_parts.begin(), last_parts.end());
@@ -268,7 +285,7 @@ inline void save_peft_adapter(const Lora& lora, Lora::State& state, const std::f
   const auto list_or_null = [](const auto& values) { return values.empty() ? nlohmann::ordered_json() : nlohmann::ordered_json(values); };
   nlohmann::ordered_json config = {{"peft_type", "LORA"}, {"task_type", "CAUSAL_LM"}, {"base_model_name_or_path", base_model}, {"inference_mode", true},
                                    {"r", lora.rank * static_cast<std::int64_t>(rank_factor)}, {"lora_alpha", lora.alpha * alpha_factor}, {"lora_dropout", lora.dropout},
-                                   {"target_modules", detail::write_module_names(targets)}, {"exclude_modules", detail::write_module_names(lora.exclude_modules)},
+                                   {"target_modules", detail::write_module_names(targets)}, {"exclude_modules", detail::write_module_names(exclude_modules)},
                                    {"layers_to_transform", list_or_null(lora.layers_to_transform)},
                                    {"rank_pattern", detail::write_pattern(lora.rank_pattern, rank_factor)}, {"alpha_pattern", detail::write_pattern(lora.alpha_pattern, alpha_factor)},
                                    {"use_rslora", lora.use_rslora}, {"use_dora", lora.use_dora}, {"modules_to_save", list_or_null(lora.modules_to_save)},
