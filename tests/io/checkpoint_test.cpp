@@ -90,7 +90,7 @@ void continues(const Adapter& adapter, const Rule& rule, at::ScalarType dtype = 
   PackedStream stream = rows_to_train_on();
   const TrainReport report = uninterrupted->train(stream);
   uninterrupted->merge();
-  for (const std::int64_t stop_after : {1, 4, 8, 10}) {
+  for (const std::int64_t stop_after : {1, 4, 7, 8, 10}) {
     CAPTURE(Rule::name, Adapter::name, stop_after);
     const TemporaryFolder folder;
     Watch first, second;
@@ -150,6 +150,13 @@ TEST_CASE("a run continued from disk is the run that was never stopped: every ru
   with(AnyOptimizer(AdamW{}));
 }
 
+TEST_CASE("a run continued from disk: every kind of LoRA") {
+  continues(Lora{.rank = 3, .use_dora = true, .dropout = 0.2}, AdamW{});
+  continues(Lora{.rank = 3, .use_rslora = true, .use_dora = true, .init = LoraInit::pissa, .pissa_iterations = 2}, Adafactor{.beta1 = 0.9});
+  continues(Lora{.rank = 3, .init = LoraInit::pissa, .dropout = 0.1, .lr_ratio = 16}, StoredState<AdamW>{.inner = {}, .format = StateFormat::dynamic8, .smallest = 16});
+  continues(Lora{.rank = 3, .modules_to_save = {"lm_head"}, .modules_to_save_lr_factor = 0.5}, Lion{});
+}
+
 TEST_CASE("a run continued from disk: between, at and after refreshes of projecting rules") {
   for (const auto type : {ProjType::std, ProjType::full})
     for (const auto schedule : {RefreshSchedule::spread, RefreshSchedule::together})
@@ -204,6 +211,8 @@ TEST_CASE("a run continued from disk: bf16 weights, however they are written") {
   continues(FullParameter{}, Fp32Master<AdamW>{}, at::kBFloat16);
   continues(FullParameter{}, KahanSummation<AdamW>{}, at::kBFloat16);
   continues(FullParameter{}, StochasticRounding<AdamW>{}, at::kBFloat16);
+  continues(FullParameter{}, StochasticRounding<StoredState<AdamW>>{.inner = {.format = StateFormat::bf16, .smallest = 16}}, at::kBFloat16);
+  continues(FullParameter{}, Fp32Master<StoredState<AdamW>>{.inner = {.format = StateFormat::bf16, .smallest = 16}}, at::kBFloat16);
 }
 
 TEST_CASE("a checkpoint that is not this run's is refused by what differs, and changes nothing") {
@@ -382,6 +391,7 @@ TEST_CASE("checkpoints on disk: the newest stay, what is incomplete is no checkp
   std::filesystem::create_directory(folder.path() / "step-000000200");  // no checkpoint.json
   std::filesystem::create_directory(folder.path() / ".step-000000300.tmp");
   REQUIRE(complete_checkpoints(folder.path()) == complete);
+  REQUIRE(incomplete_checkpoints(folder.path()) == std::vector<std::filesystem::path>{folder.path() / ".step-000000300.tmp", folder.path() / "step-000000200"});
   REQUIRE(complete_checkpoints(folder.path() / "none").empty());
 
   const auto tensors = complete.back() / "state.safetensors";

@@ -123,6 +123,19 @@ TEST_CASE("causal_attention keeps documents apart", "[kernels]") {
     for (const Shape s : {Shape{2, 70, 4, 2, 32}, Shape{1, 300, 3, 3, 64}}) check_attention(s, random_documents(s.batch, s.length, longest), 0);
 }
 
+TEST_CASE("causal_attention of random shapes, documents, windows and layouts agrees with the formula", "[kernels]") {
+  at::manual_seed(2);
+  for (int round = 0; round < 8; ++round) {
+    const std::int64_t batch = random_size(3), length = 7 + random_size(63), key_heads = random_size(2), heads = key_heads * random_size(3), size = round % 2 == 0 ? 16 * random_size(5) : random_size(80);
+    const at::Tensor starts = random_documents(batch, length, round % 3 == 0 ? 5 : length);
+    const std::int64_t window = round % 4 == 3 ? random_size(length) : 0;
+    const double scale = 1 / std::sqrt(static_cast<double>(size));
+    check_layouts_everywhere([&](const auto& in) { return causal_attention(in[0], in[1], in[2], starts, scale, window); },
+                             [&](const auto& in) { return eager_attention(in[0], in[1], in[2], starts, scale, window); },
+                             {at::randn({batch, length, heads, size}), at::randn({batch, length, key_heads, size}), at::randn({batch, length, key_heads, size})});
+  }
+}
+
 TEST_CASE("causal_attention with a sliding window", "[kernels]") {
   at::manual_seed(3);
   for (const std::int64_t window : {1, 5, 64, 1000}) {

@@ -1,3 +1,5 @@
+#include <cmath>
+
 #include <dapt/core/linear.hpp>
 #include <dapt/core/peak_memory.hpp>
 #include <dapt/kernels/linear_cross_entropy.hpp>
@@ -24,6 +26,18 @@ TEST_CASE("linear_cross_entropy_sum and its gradients agree with the formula", "
     check_operation_everywhere([&](const auto& in) { return linear_cross_entropy_sum(in[0], in[1], labels); },
                                [&](const auto& in) { return eager_sum(in[0], in[1], labels); },
                                {at::randn({rows, width}), at::randn({vocabulary, width}) / 4});
+  }
+}
+
+TEST_CASE("linear_cross_entropy_sum of random shapes and layouts agrees with the formula", "[kernels]") {
+  at::manual_seed(2);
+  for (int round = 0; round < 8; ++round) {
+    const std::int64_t rows = random_size(70), width = random_size(97), vocabulary = 1 + random_size(300);
+    at::Tensor labels = at::randint(0, vocabulary, {rows});
+    if (rows > 2) labels[1] = ignore_index;
+    const at::Tensor spread = with_gaps(labels);
+    check_layouts_everywhere([&](const auto& in) { return linear_cross_entropy_sum(in[0], in[1], spread); }, [&](const auto& in) { return eager_sum(in[0], in[1], labels); },
+                             {at::randn({rows, width}), at::randn({vocabulary, width}) / std::sqrt(static_cast<double>(width))});
   }
 }
 

@@ -1,3 +1,5 @@
+#include <cmath>
+
 #include <dapt/kernels/lora_linear.hpp>
 #include <dapt/kernels/swiglu.hpp>
 
@@ -24,6 +26,16 @@ TEST_CASE("lora_linear and all its gradients agree with the formula", "[kernels]
     check_operation_everywhere([](const auto& i) { return lora_linear(i[0].unsqueeze(0), i[1], {}, i[2], i[3], 0.25); },
                                [](const auto& i) { return eager_lora(i[0].unsqueeze(0), i[1], {}, i[2], i[3], 0.25); },
                                std::vector<at::Tensor>(inputs.begin(), inputs.begin() + 4));
+  }
+}
+
+TEST_CASE("lora_linear of random shapes and layouts agrees with the formula", "[kernels]") {
+  at::manual_seed(2);
+  for (int round = 0; round < 8; ++round) {
+    const std::int64_t rows = random_size(70), in = random_size(97), out = random_size(90), rank = random_size(12);
+    const double unit = 1 / std::sqrt(static_cast<double>(in));
+    check_layouts_everywhere([](const auto& i) { return lora_linear(i[0], i[1], i[4], i[2], i[3], 1.5); }, [](const auto& i) { return eager_lora(i[0], i[1], i[4], i[2], i[3], 1.5); },
+                             {at::randn({rows, in}), at::randn({out, in}) * unit, at::randn({rank, in}) * unit, at::randn({out, rank}), at::randn({out})});
   }
 }
 

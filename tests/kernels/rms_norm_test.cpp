@@ -1,3 +1,5 @@
+#include <cmath>
+
 #include <dapt/kernels/rms_norm.hpp>
 
 #include "comparison.hpp"
@@ -21,6 +23,15 @@ TEST_CASE("rms_norm and its gradients agree with the formula", "[kernels]") {
   const Operation formula = [](const auto& in) { return eager_rms_norm(in[0], in[1], 1e-5); };
   for (const auto& shape : std::vector<std::vector<std::int64_t>>{{1, 1, 16}, {2, 5, 576}, {3, 40}, {7, 33}, {1, 3}, {300, 64}}) {
     check_operation_everywhere(fused, formula, {at::randn(shape) * 3, at::rand({shape.back()}) + 0.5});
+  }
+}
+
+TEST_CASE("rms_norm of random shapes and layouts agrees with the formula", "[kernels]") {
+  at::manual_seed(2);
+  for (int round = 0; round < 8; ++round) {
+    const std::int64_t width = 8 + random_size(89);  // the gradient of a short row is the small rest of large terms
+    check_layouts_everywhere([](const auto& in) { return rms_norm(in[0], in[1], 1e-5); }, [](const auto& in) { return eager_rms_norm(in[0], in[1], 1e-5); },
+                             {at::randn({random_size(4), random_size(70), width}), at::rand({width}) + 0.5});
   }
 }
 

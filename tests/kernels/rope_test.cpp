@@ -30,6 +30,15 @@ TEST_CASE("rope and its gradient agree with the formula", "[kernels]") {
   }
 }
 
+TEST_CASE("rope of random shapes and layouts agrees with the formula", "[kernels]") {
+  at::manual_seed(2);
+  for (int round = 0; round < 8; ++round) {
+    const std::vector<std::int64_t> shape{random_size(3), random_size(70), random_size(4), 2 * random_size(40)};
+    const RopeTable table = rope_table(at::randint(0, 500, {shape[0], shape[1]}), inverse_frequencies(shape[3], 10000));
+    check_layouts_everywhere([&](const auto& in) { return rope(in[0], table); }, [&](const auto& in) { return eager_rope(in[0], table); }, {at::randn(shape)});
+  }
+}
+
 TEST_CASE("rope takes slices of a wider projection", "[kernels]") {
   at::manual_seed(2);
   const RopeTable table = rope_table(at::arange(6).expand({2, 6}), inverse_frequencies(64, 10000));

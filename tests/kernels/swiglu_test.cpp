@@ -14,6 +14,14 @@ TEST_CASE("swiglu and its gradients agree with the formula", "[kernels]") {
   }
 }
 
+TEST_CASE("swiglu of random shapes and layouts agrees with the formula", "[kernels]") {
+  at::manual_seed(2);
+  for (int round = 0; round < 8; ++round) {
+    const std::vector<std::int64_t> shape{random_size(3), random_size(70), random_size(97)};
+    check_layouts_everywhere([](const auto& in) { return swiglu(in[0], in[1]); }, [](const auto& in) { return at::silu(in[0]) * in[1]; }, {at::randn(shape) * 3, at::randn(shape)});
+  }
+}
+
 TEST_CASE("swiglu is right far from zero", "[kernels]") {
   for_each_instruction_set([&] {
     const auto gate = at::tensor({-1e4f, -200.f, -90.f, -30.f, 0.f, 30.f, 90.f, 200.f, 1e4f}).requires_grad_(true);

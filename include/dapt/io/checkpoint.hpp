@@ -57,6 +57,9 @@ inline bool is_checkpoint_name(std::string_view name) {
   return name.size() > prefix.size() && name.starts_with(prefix) && name.find_first_not_of("0123456789", prefix.size()) == name.npos;
 }
 
+/// Of a checkpoint that is being written.
+inline bool is_temporary_name(std::string_view name) { return name.starts_with(".step-") && name.ends_with(".tmp"); }
+
 /// NaN as null: JSON has no other word for it.
 inline double number_or_nan(const nlohmann::json& json) { return json.is_null() ? std::numeric_limits<double>::quiet_NaN() : json.get<double>(); }
 
@@ -78,7 +81,8 @@ inline bool is_readable(const std::filesystem::path& checkpoint) {
 }
 
 struct FoundCheckpoints {
-  std::vector<std::filesystem::path> complete;  ///< oldest first
+  std::vector<std::filesystem::path> complete;    ///< oldest first
+  std::vector<std::filesystem::path> incomplete;  ///< of such a name, or of the temporary one that it has while it is written; oldest first
   std::string failed;                           ///< what could not be looked at, and why; empty where all was
 };
 
@@ -89,13 +93,16 @@ inline FoundCheckpoints find_checkpoints(const std::filesystem::path& folder) {
   };
   std::error_code error;
   for (std::filesystem::directory_iterator entry(folder, error), none; !error && entry != none; entry.increment(error)) {
-    if (!is_checkpoint_name(entry->path().filename().string())) continue;
+    const std::string name = entry->path().filename().string();
+    if (is_temporary_name(name)) found.incomplete.push_back(entry->path());
+    if (!is_checkpoint_name(name)) continue;
     std::error_code hidden;  // exists() sets none where there is nothing
-    if (std::filesystem::exists(entry->path() / "checkpoint.json", hidden)) found.complete.push_back(entry->path());
+    const bool is_complete = std::filesystem::exists(entry->path() / "checkpoint.json", hidden);
+    if (!hidden) (is_complete ? found.complete : found.incomplete).push_back(entry->path());
     looked(entry->path(), hidden);
   }
   if (error != std::errc::no_such_file_or_directory) looked(folder, error);
-  std::sort(found.complete.begin(), found.complete.end());  // the names have their steps in nine digits
+  for (auto* all : {&found.complete, &found.incomplete}) std::sort(all->begin(), all->end());  // the names have their steps in nine digits
   return found;
 }
 
@@ -110,10 +117,13 @@ inline bool is_of_state(const std::filesystem::path& checkpoint, const nlohmann:
 /// The complete checkpoints of a folder, oldest first; of other names than write_checkpoint gives, none. A folder that does not exist has none; throws dapt::Error on one that cannot be read, or of
 /// which an entry cannot be looked at.
 inline std::vector<std::filesystem::path> complete_checkpoints(const std::filesystem::path& folder) {
-  const auto [found, failed] = detail::find_checkpoints(folder);
-  require(failed.empty(), failed);
-  return found;
+  const detail::FoundCheckpoints found = detail::find_checkpoints(folder);
+  require(found.failed.empty(), found.failed);
+  return found.complete;
 }
+
+/// What complete_checkpoints passes over: checkpoints without the file that is written last, and what a process that was killed, or that still runs, has half-written.
+inline std::vector<std::filesystem::path> incomplete_checkpoints(const std::filesystem::path& folder) { return detail::find_checkpoints(folder).incomplete; }
 
 /// Writes `checkpoint` as FOLDER/step-N, N the windows it has seen, and returns that folder; then removes the oldest beyond `keep` of those up to N. before_naming() is called when all is on the
 /// disk and the folder is about to get its name; if it throws, there is no such checkpoint. Throws dapt::Error naming the file and the system's reason; the checkpoints that were there stay. One of that
@@ -123,9 +133,8 @@ inline std::filesystem::path write_checkpoint(const std::filesystem::path& folde
   const std::filesystem::path target = folder / detail::checkpoint_name(checkpoint.progress.windows), temporary = folder / ("." + target.filename().string() + ".tmp");
   std::error_code error;
   for (std::filesystem::directory_iterator entry(folder, error), none; !error && entry != none; entry.increment(error)) {  // what a run that was killed left half-written
-    const std::string name = entry->path().filename().string();
     std::error_code ignored;
-    if (name.starts_with(".step-") && name.ends_with(".tmp")) std::filesystem::remove_all(entry->path(), ignored);
+    if (detail::is_temporary_name(entry->path().filename().string())) std::filesystem::remove_all(entry->path(), ignored);
   }
   error.clear();
   std::filesystem::create_directories(temporary, error);
