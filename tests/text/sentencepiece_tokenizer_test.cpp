@@ -116,6 +116,18 @@ TEST_CASE("SentencePiece: a folder's tokenizer_config.json adds tokens and sets 
   REQUIRE(tokenizer.decode(as_tokens) == "a [x]");
 }
 
+TEST_CASE("SentencePiece: an end of document that was added without an embedding stood between no documents") {
+  TemporaryFolder folder;
+  std::filesystem::copy(llama_model(), folder.path() / "tokenizer.model");
+  std::ofstream(folder.path() / "tokenizer_config.json") << R"({"added_tokens_decoder": {"1200": {"content": "<|endoftext|>", "special": true}}})";
+  const auto end_of_document = [&] { return SentencePieceTokenizer::from_folder(folder.path()).special_tokens().end_of_document; };
+  REQUIRE(end_of_document() == 1200);  // without a config.json all may have one
+  for (const int embeddings : {1200, 1201}) {
+    std::ofstream(folder.path() / "config.json") << nlohmann::json{{"vocab_size", embeddings}};
+    REQUIRE(end_of_document() == (embeddings > 1200 ? 1200 : 2));
+  }
+}
+
 TEST_CASE("SentencePiece: a folder adds BOS unless add_bos_token says no, and EOS only where add_eos_token says so") {
   TemporaryFolder folder;
   std::filesystem::copy(llama_model(), folder.path() / "tokenizer.model");
