@@ -86,6 +86,12 @@ TEST_CASE("Terms are found as whole words without regard to case, the longest fi
   REQUIRE(found("C++", "libC++") == 0);
   REQUIRE(found("Debianパッケージ", "1Debianパッケージ2, Debianパッケージ2") == 1);
   REQUIRE(found("élan", "xélan élans élan") == 1);
+  REQUIRE(found("École", "école ÉCOLE École ecole") == 3);
+  REQUIRE(found("пакет", "ПАКЕТ, Пакет") == 2);
+  REQUIRE(found("Ｌｉｎｕｘサーバ", "ｌｉｎｕｘサーバとＬＩＮＵＸサーバ") == 2);
+  REQUIRE(found("größe", "GRÖẞE größe") == 2);  // one letter for one: U+1E9E is ß
+  REQUIRE(found("30 k", "30 \u212A") == 1);     // the Kelvin sign, three bytes, is k
+  REQUIRE(found("école", "\xC3école") == 1);    // behind a byte that is no UTF-8
   REQUIRE_THROWS_WITH(Terms({" ", ""}), "the list of domain terms is empty");
 }
 

@@ -23,14 +23,14 @@
 
 namespace dapt {
 
-/// Terms found without regard to ASCII case, as whole words: where a term begins or ends with a letter or digit of a script with spaces (before U+2E80, as for_each_word has it), no ASCII
+/// Terms found without regard to case (by Unicode's simple folding), as whole words: where a term begins or ends with a letter or digit of a script with spaces (before U+2E80, as for_each_word has it), no ASCII
 /// letter or digit stands right beside it. Japanese terms are found anywhere. Where several terms start at one place, the longest counts.
 class Terms {
  public:
   /// Throws where no term is left after leaving out empty ones.
   explicit Terms(const std::vector<std::string>& terms) {
     for (const std::string& term : terms)
-      if (const std::string_view trimmed = trim_white_space(term); !trimmed.empty()) terms_.push_back(detail::ascii_lower(trimmed));
+      if (const std::string_view trimmed = trim_white_space(term); !trimmed.empty()) terms_.push_back(folded(trimmed));
     require(!terms_.empty(), "the list of domain terms is empty");
     std::sort(terms_.begin(), terms_.end());
     terms_.erase(std::unique(terms_.begin(), terms_.end()), terms_.end());
@@ -42,7 +42,7 @@ class Terms {
     std::partial_sum(first_.begin(), first_.end(), first_.begin());
   }
 
-  /// Lower-case and sorted, each once.
+  /// Case folded and sorted, each once.
   const std::vector<std::string>& list() const { return terms_; }
 
   struct Count {
@@ -51,8 +51,8 @@ class Terms {
   };
 
   Count count(std::string_view text) const {
-    const std::string lowered = detail::ascii_lower(text);
-    const std::string_view view = lowered;
+    const std::string folded_text = folded(text);
+    const std::string_view view = folded_text;
     std::vector<bool> seen(terms_.size(), false);
     Count count;
     for (std::size_t i = 0; i < view.size(); ++i) {
@@ -72,6 +72,31 @@ class Terms {
   }
 
  private:
+  /// Without case.
+  static std::string folded(std::string_view text) {
+    std::string lowered = detail::ascii_lower(text), result;
+    const auto size = static_cast<std::int64_t>(lowered.size());
+    std::int64_t copied = 0;  // of `lowered`
+    for (std::int64_t at = 0; at < size;) {
+      const auto lead = static_cast<unsigned char>(lowered[static_cast<std::size_t>(at)]);
+      if (lead < 0xC2 || (lead >= 0xE3 && lead <= 0xE9)) {  // ASCII, behind a lead byte, or U+3000 to U+9FFF, which have no case: the bulk of most pages is not looked up
+        ++at;
+        continue;
+      }
+      const std::int64_t begin = at;
+      UChar32 c = 0;
+      U8_NEXT(lowered.data(), at, size, c);
+      const UChar32 without_case = c < 0 ? c : u_foldCase(c, U_FOLD_CASE_DEFAULT);
+      if (without_case == c) continue;
+      char bytes[U8_MAX_LENGTH];
+      std::size_t length = 0;
+      U8_APPEND_UNSAFE(bytes, length, without_case);
+      result.append(lowered, static_cast<std::size_t>(copied), static_cast<std::size_t>(begin - copied)).append(bytes, length);
+      copied = at;
+    }
+    return copied == 0 ? lowered : result.append(lowered, static_cast<std::size_t>(copied));
+  }
+
   struct Edges {
     bool begins_word, ends_word;
   };
