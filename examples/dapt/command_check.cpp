@@ -152,10 +152,8 @@ std::optional<dapt::AnyTokenizer> check_tokenizer(const fs::path& folder, const 
     if (token && *token >= config->vocab_size) problems.add(text(what, " has the id ", *token, ", the model embeddings for 0 to ", config->vocab_size - 1));
   if (tokenizer->vocab_size() > config->vocab_size) {
     const std::string more = text("the tokenizer has ", tokenizer->vocab_size(), " ids, the model only ", config->vocab_size, " embeddings");
-    bool all_special = true;  // a padding token that was added later, say: no page's text becomes one
-    for (std::int64_t i = config->vocab_size; all_special && i < tokenizer->vocab_size(); ++i) all_special = tokenizer->decode({static_cast<std::int32_t>(i)}).empty();
-    if (all_special) std::cout << "  " << more << "; those without are special tokens, which no page's text becomes\n";
-    else problems.add(more);
+    if (text_lacks_embeddings(*tokenizer, *config)) problems.add(more);
+    else std::cout << "  " << more << "; those without are special tokens, which no page's text becomes\n";
   }
   return tokenizer;
 }

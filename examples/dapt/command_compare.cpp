@@ -15,6 +15,7 @@
 #include <dapt/report/report.hpp>
 
 #include "commands.hpp"
+#include "corpus.hpp"
 #include "processes.hpp"
 #include "evaluation.hpp"
 #include "interrupt.hpp"
@@ -89,15 +90,17 @@ std::optional<dapt::SettingResult> stored_result(const fs::path& folder, const C
 
 void compare(RunOptions run, const std::vector<SettingOptions>& settings, const ContinuationOptions& continuation) {
   check_folders(run, settings, continuation);
-  run.pages.takes_written = continuation.resume;
+  run.pages.takes_written = true;
   meet_processes(run);  // after all have looked: from here on the first one writes
+  require_whole_for_all("--fewshot", run.tasks.fewshot);
   check_host_options(run);
   check_sharding(run, processes() != nullptr, "start several, as dapt launch does");
   prepare_process(run);
   check_plans(run, settings);
-  const Run prepared = prepare_run(run);
+  Evaluation evaluation(run.tasks, run.packing.max_length, run.held_out > 0);
+  const Run prepared = prepare_run(run, checked_tokenizer(run, !run.tasks.cloze.empty() || (run.held_out > 0 && run.store.empty())));
   print_header(std::cerr, prepared.header);
-  const Evaluation evaluation(run.tasks, prepared.held_out, run.packing.max_length);
+  evaluation.add_pages(prepared.held_out);
   const dapt::ReportOptions options = report_options(prepared, evaluation);
   dapt::RunHeader identity = prepared.identity;
   identity.add("checksum of tasks and held-out pages", evaluation.checksum());
@@ -107,7 +110,7 @@ void compare(RunOptions run, const std::vector<SettingOptions>& settings, const 
   Comparison comparison([&] { return load_base(run); }, [&] { return open_stream(run, *budget, prepared.sequences); },
                         [&](dapt::Llama& model) { return evaluation.evaluate(model, prepared.tokenizer, scored); });
   comparison.result().header = prepared.header;
-  const Evaluate evaluate = held_out_perplexity(run, settings.front().budget, continuation, prepared);
+  const Evaluate evaluate = held_out_perplexity(run, continuation, prepared);
   WriteErrors errors(continuation.on_write_error == "stop");
   const auto complete = [&](const fs::path& folder, const dapt::SettingResult& result, const dapt::RunHeader& of) {
     const bool stops = any_stops();  // on any process: perhaps before all was trained or scored
@@ -175,6 +178,7 @@ void add_compare(CLI::App& app) {
     }
     for (const SettingOptions& setting : settings) dapt::require_comparable(setting.name, train_options(*run, setting.budget), train_options(*run, settings.front().budget));
     check_outside_options(*common, settings, run->dtype);
+    check_evaluations(*run, settings.front().budget, *continuation);
     compare(*run, settings, *continuation);
   });
 }

@@ -16,20 +16,21 @@ namespace {
 
 void train(RunOptions run, SettingOptions setting, const ContinuationOptions& continuation) {
   if (continuation.eval_steps == 0) run.held_out = 0;
-  run.pages.takes_written = continuation.resume;
+  run.pages.takes_written = true;
   const std::span<const SettingOptions> settings(&setting, 1);
   check_inputs_stay(run, setting, run.out, continuation, settings);
+  check_no_checkpoints(run.out / "checkpoints", continuation);
   meet_processes(run);
   check_host_options(run);
   check_sharding(run, processes() != nullptr, "start several, as dapt launch does");
   prepare_process(run);
   check_plans(run, settings);
   setting.name = "train";
-  const Run prepared = prepare_run(run);
+  const Run prepared = prepare_run(run, checked_tokenizer(run, continuation.eval_steps > 0 && run.store.empty()));
   print_header(std::cerr, prepared.header);
   const auto not_scored = [](dapt::Llama&) { return std::vector<dapt::MetricValue>(); };
   Comparison comparison([&] { return load_base(run); }, [&] { return open_stream(run, setting.budget, prepared.sequences); }, not_scored);
-  const Evaluate evaluate = held_out_perplexity(run, setting.budget, continuation, prepared);
+  const Evaluate evaluate = held_out_perplexity(run, continuation, prepared);
   dapt::RunHeader identity = prepared.identity;
   if (evaluate) identity.add(held_out_checksum, evaluate.checksum);
   print_result(std::cerr, run_setting(comparison, run, setting, run.out, continuation, identity, evaluate));
@@ -59,6 +60,7 @@ void add_train(CLI::App& app) {
     dapt::require(command->count("--held-out") == 0 || continuation->eval_steps > 0, "--held-out has no effect without --eval-steps");
     check_setting(*setting, run->dtype, [command](const std::string& option) { return command->count(option) > 0; });
     check_quantization(*run, *setting);
+    check_evaluations(*run, setting->budget, *continuation);
     train(*run, *setting, *continuation);
   });
 }

@@ -162,13 +162,39 @@ dapt::FilterOptions filter_options(const PageOptions& options, std::optional<dou
   return filter;
 }
 
+/// Whether `file` is one of scores with this header. Any other is written over.
+bool is_score_file(const fs::path& file, const dapt::ScoreHeader& header) {
+  std::error_code error;
+  if (!fs::is_regular_file(file, error)) return false;
+  try {
+    return dapt::ScoreReader(file).header() == header;
+  } catch (const dapt::Error&) {
+    return false;
+  }
+}
+
 /// Whether an earlier run wrote all scores that this one would make; the same for all processes.
 bool holds_scores(const fs::path& file, const dapt::ScoreHeader& header) {
-  const bool here = fs::exists(file) && dapt::ScoreReader(file).header() == header;
+  const bool here = is_score_file(file, header);
   if (processes() == nullptr) return here;
   const std::int64_t count = sum_over_processes({here})[0];
   dapt::require(count == 0 || count == processes()->size(), file.string(), ": ", count, " of ", processes()->size(), " processes find this run's scores there; all must see the same file, or none");
   return here;
+}
+
+/// The scores that an earlier run wrote, of the same pages.
+ChosenScorer written_scores(const fs::path& file, std::optional<double> min_score) {
+  const auto written = std::make_shared<dapt::ScoreReader>(file);
+  const auto scores = [written](std::span<const dapt::Page> pages) {
+    std::vector<double> found;
+    try {
+      for (const dapt::Page& page : pages) found.push_back(written->score(page));
+    } catch (const dapt::Error& error) {
+      dapt::fail(error.what(), "; remove the file to score these pages anew");
+    }
+    return found;
+  };
+  return {.scores = scores, .min_score = min_score};
 }
 
 /// What is written to `write_scores`, the same pages of it remembered by all processes.
@@ -197,6 +223,20 @@ ChosenScorer stoppable(ChosenScorer scorer, std::shared_ptr<const dapt::ScoreJou
     return scores(pages);
   };
   return scorer;
+}
+
+/// ", 1 empty, 2 skipped for their JSON": of what was read, all that is no page as it stood there.
+std::string left_out(const dapt::ReadSummary& read) {
+  const std::pair<const char*, std::int64_t> kinds[] = {{"empty", read.empty_pages},
+                                                        {"skipped for their encoding", read.skipped_encoding},
+                                                        {"skipped for their JSON", read.skipped_json},
+                                                        {"skipped for their fields", read.skipped_fields},
+                                                        {"skipped for their length", read.skipped_length},
+                                                        {"mended with U+FFFD", read.replaced_pages}};
+  std::string text;
+  for (const auto& [what, count] : kinds)
+    if (count > 0) text += ", " + std::to_string(count) + ' ' + what;
+  return text;
 }
 
 bool is_held_out(const dapt::Page& page, double share) {
@@ -299,8 +339,7 @@ CorpusReport filter_corpus(const PageOptions& options, const std::vector<dapt::E
     if (!options.write_scores.empty() && is_first_process()) field_scores.emplace(options.write_scores);
   } else if (!options.write_scores.empty()) {
     if (options.takes_written && holds_scores(options.write_scores, header)) {
-      stored = std::make_shared<dapt::ScoreReader>(options.write_scores);
-      scorer = {.min_score = scorer.min_score};  // its models are not needed
+      scorer = written_scores(options.write_scores, scorer.min_score);  // the models are not needed
       report.notes.push_back("the scores are those of the earlier run (" + dapt::utf8_name(options.write_scores.string()) + ")");
     } else {
       journal = score_journal(options, header, scorer.pages_at_once, report);
@@ -318,6 +357,10 @@ CorpusReport filter_corpus(const PageOptions& options, const std::vector<dapt::E
   PagesRead pages_read;
   const auto pages = reader | dapt::at_each([&](const dapt::Page& page) { pages_read.add(page); }) | dapt::screen_pages(screen, &report.screen);
 
+  const auto require_pages = [&] {
+    report.read = reader.source().summary();
+    dapt::require(report.read.pages > 0, options.pages.string(), ": no page with text in it", left_out(report.read));
+  };
   const auto take_one = [&](const dapt::Page& page) {
     stop_where(stop_requested, journal.get());
     take(page);
@@ -325,6 +368,7 @@ CorpusReport filter_corpus(const PageOptions& options, const std::vector<dapt::E
   const auto take_filtered = [&](auto&& scored) {
     const auto ended = [&] {
       pages_read.require_same();
+      require_pages();
       if (journal) journal->finish();
       if (field_scores) field_scores->commit();
       field_scores.reset();
@@ -343,9 +387,8 @@ CorpusReport filter_corpus(const PageOptions& options, const std::vector<dapt::E
     for (const dapt::Page& page : pages) take_one(page);
     pages_read.require_same();
   }
-  if (scorer.note) report.notes.push_back(scorer.note());
-  report.read = reader.source().summary();
-  dapt::require(report.read.pages > 0, options.pages.string(), ": no page with text in it");
+  if (scorer.note) report.notes.push_back(scorer.note(journal == nullptr || journal->remembered() == 0));
+  require_pages();
   report.findings = findings.finish();
   return report;
 }
@@ -398,16 +441,7 @@ void PageWriter::commit() {
 }
 
 void print_summary(std::ostream& out, const CorpusReport& report) {
-  out << "read: " << report.read.pages << " pages, " << report.read.bytes << " bytes";
-  const std::pair<const char*, std::int64_t> skipped[] = {{"empty", report.read.empty_pages},
-                                                          {"skipped for their encoding", report.read.skipped_encoding},
-                                                          {"skipped for their JSON", report.read.skipped_json},
-                                                          {"skipped for their fields", report.read.skipped_fields},
-                                                          {"skipped for their length", report.read.skipped_length},
-                                                          {"mended with U+FFFD", report.read.replaced_pages}};
-  for (const auto& [what, count] : skipped)
-    if (count > 0) out << ", " << count << ' ' << what;
-  out << '\n';
+  out << "read: " << report.read.pages << " pages, " << report.read.bytes << " bytes" << left_out(report.read) << '\n';
   out << report.screen;
   for (const std::string& finding : report.findings) out << "  " << finding << '\n';
   for (const std::string& note : report.notes) out << "  " << note << '\n';
@@ -435,6 +469,7 @@ void describe(dapt::RunHeader& header, const CorpusReport& report) {
   if (filter.agreement) {
     std::ostringstream text;
     text << "precision " << filter.agreement->precision() << ", recall " << filter.agreement->recall() << ", F1 " << filter.agreement->f1();
+    if (filter.agreement->unlabelled > 0) text << " (" << filter.agreement->unlabelled << " pages without a label)";
     header.add("filter against labels", text.str());
   }
 }

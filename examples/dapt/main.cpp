@@ -7,11 +7,13 @@
 #include <span>
 #include <stdexcept>
 #include <string>
+#include <system_error>
 
 #include <CLI/CLI.hpp>
 #include <c10/util/Exception.h>
 
 #include <dapt/core/product.hpp>
+#include <dapt/dist/process_group.hpp>
 #include <dapt/kernels/memory.hpp>
 
 #include "commands.hpp"
@@ -29,6 +31,15 @@ std::string message_of(const std::exception& error) {
   return error.what();
 }
 
+/// Of a pipe one of several processes would get the text, and the others none, which says nothing wrong. One that is not there is told by who reads it.
+std::string whole_for_all(const std::string& config) {
+  const auto rendezvous = dapt::rendezvous_from_environment();
+  std::error_code error;
+  const std::filesystem::file_status status = std::filesystem::status(config, error);
+  if (!rendezvous || rendezvous->size == 1 || !std::filesystem::exists(status) || std::filesystem::is_regular_file(status)) return "";
+  return config + " is no file, and several processes cannot each read all of it; write it to a file";
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -37,7 +48,7 @@ int main(int argc, char** argv) {
   app.require_subcommand(1);
   app.fallthrough();
   app.config_formatter(std::make_shared<dapt_program::TomlConfig>(&app));
-  app.set_config("--config", "", "TOML file with the options of a command under [COMMAND]; the command line wins");
+  app.set_config("--config", "", "TOML file with the options of a command under [COMMAND]; the command line wins")->check(whole_for_all, "");
   dapt_program::add_check(app);
   dapt_program::add_compare(app);
   dapt_program::add_train(app);

@@ -3,7 +3,9 @@
 #include <algorithm>
 #include <cerrno>
 #include <cmath>
+#include <string>
 #include <string_view>
+#include <system_error>
 #include <tuple>
 #include <type_traits>
 #include <vector>
@@ -39,10 +41,24 @@ CLI::Validator number(Holds holds, const std::string& expected, const char* type
   }, type);
 }
 
+const CLI::Validator any_number = number([](double) { return true; }, "a finite number", "");
 const CLI::Validator above_zero = number([](double value) { return value > 0; }, "a number above 0", "POSITIVE"), zero_or_more = number([](double value) { return value >= 0; }, "0 or a number above it", "NONNEGATIVE");
 
 CLI::Validator at_most(std::int64_t most) {
   return number([most](double value) { return value <= static_cast<double>(most); }, "at most " + std::to_string(most), "");
+}
+
+/// "a.txt,b.txt" names two files, where it is not itself the name of one.
+std::vector<fs::path> named_files(const std::vector<std::string>& words) {
+  std::vector<fs::path> files;
+  for (const std::string& word : words) {
+    std::error_code error;
+    if (fs::exists(word, error)) files.emplace_back(word);
+    else
+      for (const std::string& part : CLI::detail::split(word, ','))
+        if (!part.empty()) files.emplace_back(part);
+  }
+  return files;
 }
 
 constexpr std::int64_t most_rank = 1 << 20;  // no layer is wider; a tensor of a larger rank could not be described, let alone made
@@ -143,8 +159,9 @@ void add_page_options(CLI::App& app, PageOptions& pages) {
   app.add_option("--scorer", pages.scorer, "none, field (the pages' own score), terms (density of --terms), ngram and lm (cross-entropy difference), classifier")
       ->check(CLI::IsMember({"none", "field", "terms", "ngram", "lm", "classifier"}))
       ->capture_default_str();
-  app.add_option("--min-score", pages.min_score, "drop pages with a lower score (default: the scorer's own rule)");
-  take_as_given(app.add_option("--terms", pages.terms, "files of domain terms, one a line, or .jsonl or .ndjson files whose answers they are: what scorers terms and ngram start from"))->delimiter(',');
+  app.add_option("--min-score", pages.min_score, "drop pages with a lower score (default: the scorer's own rule)")->check(any_number);
+  take_as_given(app.add_option_function<std::vector<std::string>>("--terms", [&pages](const std::vector<std::string>& words) { pages.terms = named_files(words); },
+                                                                  "files of domain terms, one a line, or .jsonl or .ndjson files whose answers they are: what scorers terms and ngram start from"));
   app.add_option("--domain-model", pages.domain_model, "HF folder, scorer lm");
   app.add_option("--general-model", pages.general_model, "HF folder, scorer lm");
   app.add_option("--classifier", pages.classifier, "HF folder of a BERT, RoBERTa, XLM-RoBERTa or LUKE sequence classifier, scorer classifier");
@@ -155,7 +172,7 @@ void add_page_options(CLI::App& app, PageOptions& pages) {
   app.add_option("--labels", pages.labels, "JSON lines with work, page, domain: prints the filter's precision and recall, changes nothing");
   app.add_option("--fit-mib", pages.fit_mib, "MiB of text, at the most, that scorer ngram is fitted to: of a larger corpus a sample (default: 64)")->check(whole_above_zero);
   app.add_option("--scores", pages.scores, "scores that --write-scores wrote of these pages, in place of --scorer")->check(CLI::ExistingFile);
-  app.add_option("--write-scores", pages.write_scores, "file for the scores of all pages, for --scores (train and compare with scorers lm and classifier: scores.jsonl in --out)");
+  app.add_option("--write-scores", pages.write_scores, "file for the scores of all pages, for --scores (train and compare with scorers lm and classifier: scores.jsonl in --out; they take what is there where it would be the same)");
   app.add_option("--duplicates", pages.duplicates, "pages that are copies of earlier ones, exact or near: report, drop, off")
       ->check(CLI::IsMember({"report", "drop", "off"}))
       ->capture_default_str();

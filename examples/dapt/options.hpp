@@ -20,6 +20,7 @@ struct PageOptions {
   fs::path pages;                        // JSON lines, or a folder of text files
   std::string on_bad_input = "stop";     // stop | skip | replace
   std::string scorer = "none";           // none | field | terms | ngram | lm | classifier
+  bool scored_by_model() const { return scorer == "lm" || scorer == "classifier"; }  // which takes hours for many pages
   std::optional<double> min_score;       // absent: the scorer's own rule, where it has one
   std::vector<fs::path> terms;           // files of domain terms, one a line; also qa.jsonl or cloze.jsonl, whose answers they are
   fs::path domain_model, general_model;  // of scorer lm

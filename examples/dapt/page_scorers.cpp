@@ -137,7 +137,7 @@ ChosenScorer scorer_from_terms(const PageOptions& options, const std::function<d
   std::string note = "n-gram cross-entropy difference from " + std::to_string(filter.seed_pages) + " seed pages with one of " + std::to_string(terms.list().size()) +
                 " terms, " + (filter.scorer.settled() ? "" : "not ") + "settled after " + std::to_string(filter.scorer.refits()) + " refits";
   if (!sample.whole()) note += "; fitted to " + std::to_string(sample.pages.size()) + " of " + std::to_string(sample.read) + " pages (--fit-mib)";
-  scorer.note = [note] { return note; };
+  scorer.note = [note](bool) { return note; };
   return scorer;
 }
 
@@ -169,10 +169,10 @@ ChosenScorer scorer_of_classifier(const PageOptions& options, int threads) {
     std::int64_t label;
     dapt::LineSummary lines;
     dapt::ClassifierScorer<dapt::EncoderClassifier, dapt::AnyTokenizer> scorer;  // refers to the others
-    std::string note() const {
+    std::string note(bool of_all) const {
       const std::vector<std::int64_t> counts = sum_over_processes({lines.cut, lines.lines});
       return "label " + model.config().labels[static_cast<std::size_t>(label)] + ", " + rule + " of the lines: " + std::to_string(counts[0]) + " of " + std::to_string(counts[1]) +
-             " lines were longer than " + std::to_string(scorer.max_length()) + " tokens and cut";
+             " lines were longer than " + std::to_string(scorer.max_length()) + " tokens and cut" + (of_all ? "" : ", of the pages scored by this run");
     }
   };
   const auto classifier = std::make_shared<Classifier>(options, threads);
@@ -180,7 +180,7 @@ ChosenScorer scorer_of_classifier(const PageOptions& options, int threads) {
                            std::to_string(classifier->scorer.max_length()) + " tokens";
   return shared({.scores = [classifier](std::span<const dapt::Page> pages) { return classifier->scorer.score(pages); },
                  .made_by = "classifier " + stamp(options.classifier) + rule,
-                 .note = [classifier] { return classifier->note(); }},
+                 .note = [classifier](bool of_all) { return classifier->note(of_all); }},
                 fingerprint(options.classifier) + rule);
 }
 

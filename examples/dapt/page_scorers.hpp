@@ -26,7 +26,7 @@ struct ChosenScorer {
   std::int64_t pages_at_once = 256;        // that `scores` is given
   std::string made_by = {};                // of what models, files and options the scores follow, beside the pages
   bool is_shared = false;                  // by all processes, which are given the same pages
-  std::function<std::string()> note = {};  // how the scores came about, for a person to read: to be called behind the last page
+  std::function<std::string(bool of_all)> note = {};  // how the scores came about, for a person to read: to be called behind the last page; `of_all`: no page's score was there before
 
   std::vector<double> score(std::span<const dapt::Page> pages) const { return scores(pages); }
 };

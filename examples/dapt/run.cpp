@@ -92,8 +92,7 @@ dapt::TokenStore open_store(const RunOptions& run, const dapt::AnyTokenizer& tok
   if (!run.store.empty()) return dapt::TokenStore(run.store, hash);
   const fs::path file = run.out / (".tokens." + std::to_string(processes() == nullptr ? 0 : processes()->rank()) + ".store");
   RunOptions keeping = run;
-  const bool scores_cost = run.pages.scorer == "lm" || run.pages.scorer == "classifier";
-  if (scores_cost && run.pages.write_scores.empty()) keeping.pages.write_scores = run.out / "scores.jsonl";
+  if (run.pages.scored_by_model() && run.pages.write_scores.empty()) keeping.pages.write_scores = run.out / "scores.jsonl";
   CorpusReport report = store_pages(keeping, tokenizer, file);
   print_summary(std::cerr, report);
   filter = std::move(report.filter);
@@ -235,7 +234,7 @@ void prepare_process(RunOptions& run) {
   run.dtype_choice = choice.str();
 }
 
-Run prepare_run(const RunOptions& run) {
+Run prepare_run(const RunOptions& run, const dapt::AnyTokenizer& tokenizer) {
   outlive_the_terminal();
   make_folder(run.out);
   if (is_first_process()) {
@@ -243,7 +242,6 @@ Run prepare_run(const RunOptions& run) {
     remove_leftover_stores(run.out);
   }
   of_the_first_process("it has the folder");  // before the others write to it
-  const dapt::AnyTokenizer tokenizer = dapt::load_tokenizer(run.models.front());
   const Embeddings embeddings(run.models.front(), tokenizer);
   const dapt::PackOptions packing = pack_options(run.packing, tokenizer);
   embeddings.require_for(packing);

@@ -34,8 +34,8 @@ void set_threads(const RunOptions& run);
 /// Sets the number of threads and settles `--dtype auto`. Called once, before the first tensor.
 void prepare_process(RunOptions& run);
 
-/// Makes the output folder, and opens the token store, or makes one of the pages: a file in that folder without a name, which ends with the process.
-Run prepare_run(const RunOptions& run);
+/// Makes the output folder, and opens the token store, or makes one of the pages: a file in that folder without a name, which ends with the process. `tokenizer`: the base's.
+Run prepare_run(const RunOptions& run, const dapt::AnyTokenizer& tokenizer);
 
 dapt::GradientCheckpointing checkpointing(const RunOptions& run);
 dapt::LlamaOptions llama_options(const RunOptions& run);

@@ -26,6 +26,7 @@
 #include <dapt/io/checkpoint.hpp>
 #include <dapt/io/hf_model.hpp>
 #include <dapt/io/peft_adapter.hpp>
+#include <dapt/io/weight_folder.hpp>
 #include <dapt/metrics/perplexity.hpp>
 #include <dapt/metrics/scored_rows.hpp>
 #include <dapt/models/llama_place.hpp>
@@ -263,14 +264,11 @@ struct Calling {
   auto observe(const dapt::StepRecord& record) { return call(record); }
 };
 
-/// Where the run goes on; nothing where it begins. A folder with checkpoints is not written over.
+/// Where the run goes on; nothing where it begins.
 std::optional<dapt::Checkpoint> newest_checkpoint(const fs::path& folder, const ContinuationOptions& continuation, const dapt::RunHeader& identity) {
+  check_no_checkpoints(folder, continuation);
+  if (!continuation.resume) return std::nullopt;
   const std::vector<fs::path> complete = dapt::complete_checkpoints(folder);
-  if (!continuation.resume) {
-    dapt::require(complete.empty(), folder.string(), ": holds checkpoints of an earlier run, the newest ", complete.empty() ? "" : complete.back().filename().string(),
-                  "; give --resume to go on with it, or another --out");
-    return std::nullopt;
-  }
   for (auto newest = complete.rbegin(); newest != complete.rend(); ++newest) {
     dapt::Checkpoint checkpoint;
     try {
@@ -372,13 +370,18 @@ void require_same_run(const dapt::RunHeader& now, const dapt::RunHeader& then, b
   }
 }
 
-Evaluate held_out_perplexity(const RunOptions& run, const BudgetOptions& budget, const ContinuationOptions& continuation, const Run& prepared) {
+void check_evaluations(const RunOptions& run, const BudgetOptions& budget, const ContinuationOptions& continuation) {
   dapt::require(continuation.eval_steps > 0 || !continuation.keep_best, "--keep-best has no effect with --eval-steps 0");
-  if (continuation.eval_steps == 0) return {};
+  if (continuation.eval_steps == 0) return;
   dapt::require(budget.max_steps == 0 || continuation.eval_steps <= budget.max_steps, "--eval-steps ", continuation.eval_steps, " has no effect in ", budget.max_steps, " steps (--max-steps)");
+  dapt::require(run.held_out > 0, "--eval-steps: --held-out 0 leaves no page to evaluate on");
+}
+
+Evaluate held_out_perplexity(const RunOptions& run, const ContinuationOptions& continuation, const Run& prepared) {
+  if (continuation.eval_steps == 0) return {};
   dapt::require(!prepared.held_out.empty() || run.store.empty(), "--eval-steps: ", run.store.string(), " holds out no page; dapt tokenize --store takes --held-out");
   dapt::require(!prepared.held_out.empty(), "--eval-steps: --held-out ", run.held_out, " leaves no page to evaluate on");
-  dapt::metrics::start_token(prepared.tokenizer, run.tasks.start_token);  // where there is none, that is told before anything is trained
+  dapt::metrics::start_token(prepared.tokenizer, run.tasks.start_token);  // of pages from a store; of others it is known
   dapt::Perplexity perplexity{.pages = prepared.held_out, .start_token = run.tasks.start_token, .max_length = run.packing.max_length};
   if (run.tasks.one_by_one) perplexity.batch_tokens = 1;
   TaskOptions of_pages;  // without the tasks of a comparison
@@ -495,9 +498,36 @@ void check_plans(const RunOptions& run, std::span<const SettingOptions> settings
   const fs::path& folder = run.models.front();
   dapt::require(fs::is_directory(folder), folder.string(), ": not a folder; expected a Hugging Face model folder");
   const auto config = dapt::LlamaConfig::from_file(folder / "config.json");
+  const std::vector<std::string> of_weights = dapt::weight_problems(dapt::WeightFolder(folder), config);
+  if (!of_weights.empty()) dapt::fail(folder.string(), ": ", of_weights.front(), of_weights.size() == 1 ? "" : "; and " + std::to_string(of_weights.size() - 1) + " more, which dapt check tells");
   RunOptions planned = run;
   if (processes() != nullptr) planned.planned_ranks = processes()->size();
   for (const SettingOptions& setting : settings) plan_setting(config, planned, setting);
+}
+
+bool text_lacks_embeddings(const dapt::AnyTokenizer& tokenizer, const dapt::LlamaConfig& config) {
+  for (std::int64_t id = config.vocab_size; id < tokenizer.vocab_size(); ++id)
+    if (!tokenizer.decode({static_cast<std::int32_t>(id)}).empty()) return true;
+  return false;
+}
+
+dapt::AnyTokenizer checked_tokenizer(const RunOptions& run, bool needs_start_token) {
+  const fs::path& folder = run.models.front();
+  const auto config = dapt::LlamaConfig::from_file(folder / "config.json");
+  dapt::AnyTokenizer tokenizer = dapt::load_tokenizer(folder);
+  dapt::require(!run.pages.scored_by_model() || !text_lacks_embeddings(tokenizer, config), folder.string(), ": the tokenizer has ", tokenizer.vocab_size(), " ids, the model only ", config.vocab_size,
+                " embeddings; a page with one of the others would end the run after all pages are scored");
+  if (!needs_start_token) return tokenizer;
+  const dapt::metrics::StartToken start = dapt::metrics::start_token(tokenizer, run.tasks.start_token);
+  dapt::require(start.id < config.vocab_size, folder.string(), ": the start token, ", start.description, ", has no embedding in the model, which has ", config.vocab_size);
+  return tokenizer;
+}
+
+void check_no_checkpoints(const fs::path& folder, const ContinuationOptions& continuation) {
+  if (continuation.resume) return;
+  const std::vector<fs::path> complete = dapt::complete_checkpoints(folder);
+  dapt::require(complete.empty(), folder.string(), ": holds checkpoints of an earlier run, the newest ", complete.empty() ? "" : complete.back().filename().string(),
+                "; give --resume to go on with it, or another --out");
 }
 
 void check_inputs_stay(const RunOptions& run, const SettingOptions& setting, const fs::path& folder, const ContinuationOptions& continuation, std::span<const SettingOptions> settings) {

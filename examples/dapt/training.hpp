@@ -9,6 +9,8 @@
 #include <dapt/core/run_result.hpp>
 #include <dapt/data/stored_sequences.hpp>
 #include <dapt/models/llama.hpp>
+#include <dapt/models/llama_config.hpp>
+#include <dapt/text/tokenizer.hpp>
 #include <dapt/train/comparison.hpp>
 #include <dapt/train/memory_plan.hpp>
 
@@ -31,8 +33,21 @@ SettingOptions parse_setting(const std::string& text, const SettingOptions& comm
 /// Refuses an option that was given outside of the settings and acts in none of them.
 void check_outside_options(const SettingOptions& common, const std::vector<SettingOptions>& settings, const std::string& dtype);
 
-/// Refuses what training would refuse of a setting when its turn comes, by planning each: before anything is read or scored.
+/// Refuses, before any page is read or scored, a base whose weights or tokenizer are not as training needs them, and what training would refuse of a setting when its turn comes, by planning each.
 void check_plans(const RunOptions& run, std::span<const SettingOptions> settings);
+
+/// The base's tokenizer. Throws, before any page is read or scored, where pages or sentences begin with a start token that it or the model has not, and where a model scores the pages, as that takes long, also where
+/// text may become an id without an embedding.
+dapt::AnyTokenizer checked_tokenizer(const RunOptions& run, bool needs_start_token);
+
+/// Whether text may become an id that the model has no embedding for. Special tokens, a padding token that was added later, say, do not count: no page's text becomes one.
+bool text_lacks_embeddings(const dapt::AnyTokenizer& tokenizer, const dapt::LlamaConfig& config);
+
+/// Refuses, after parsing, options of evaluations while training that nothing would come of.
+void check_evaluations(const RunOptions& run, const BudgetOptions& budget, const ContinuationOptions& continuation);
+
+/// Refuses to begin a setting in a folder with checkpoints, which are not written over.
+void check_no_checkpoints(const fs::path& folder, const ContinuationOptions& continuation);
 
 /// Refuses to write `setting`, in `folder`, over the base or over an adapter that one of `settings` begins with: they would be gone, and could not be gone on from.
 void check_inputs_stay(const RunOptions& run, const SettingOptions& setting, const fs::path& folder, const ContinuationOptions& continuation, std::span<const SettingOptions> settings);
@@ -60,7 +75,7 @@ struct Evaluate {
   std::string checksum = {};  // of the pages and how they are measured: numbers of one checksum can be compared
   explicit operator bool() const { return measure != nullptr; }
 };
-Evaluate held_out_perplexity(const RunOptions& run, const BudgetOptions& budget, const ContinuationOptions& continuation, const Run& prepared);
+Evaluate held_out_perplexity(const RunOptions& run, const ContinuationOptions& continuation, const Run& prepared);
 
 /// Trains one more setting of `comparison`, with log.jsonl, TensorBoard events and checkpoints in `folder`, from which it goes on where `continuation` says so. What was reached is saved there, also
 /// after Ctrl-C: the adapter in PEFT's layout under adapter/, or the model in Hugging Face's under model/. `identity` says what besides the setting must be as it was. `evaluate` is asked every

@@ -322,6 +322,9 @@ with tempfile.TemporaryDirectory() as name:
     os.mkfifo(work / "pipe")
     for option, others in {"--pages": (), "--qa": ("--pages", work / "many.jsonl"), "--terms": ("--pages", work / "many.jsonl", "--scorer", "terms", "--min-score", 0)}.items():
         assert f"{option}: {work}/pipe is no file or folder, and several processes" in run(2, "filter", *others, "--duplicates", "off", option, work / "pipe", code=1), option
+    assert f"--fewshot: {work}/pipe is no file or folder, and several processes" in run(2, *comparison("piped", "--qa", work / "qa.jsonl", "--fewshot", work / "pipe"), code=1)
+    messages = start(2, "filter", "--config", work / "pipe", "--pages", work / "many.jsonl").communicate(timeout=60)[1]
+    assert f"--config: {work}/pipe is no file, and several processes" in messages, messages
 
     # A filter whose process is killed, and one that is stopped, go on behind the pages whose scores were written.
     (work / "more.jsonl").write_text("".join(json.dumps({"work": "w", "page": i, "text": f"Page {i} tells how dpkg unpacks package {i * i}."}) + "\n" for i in range(1600)))
