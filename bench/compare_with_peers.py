@@ -16,7 +16,7 @@ import time
 from importlib.metadata import version
 
 from model_flops import flop_per_token
-from performance_page import write_section
+from written_section import write_section
 
 BENCH = pathlib.Path(__file__).resolve().parent
 ROOT = BENCH.parent
@@ -210,7 +210,7 @@ def main():
     text = "\n\n".join(text)
     print(text)
     if not a.no_docs:
-        write_section(BEGIN, END, text)
+        write_section("explanation/performance.md", BEGIN, END, text)
 
 
 if __name__ == "__main__":

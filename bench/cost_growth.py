@@ -2,7 +2,7 @@
 """How seconds a token grow beside model FLOP a token: with length, LoRA rank, width and depth, on Llamas with random weights. Draws docs/images/cost_growth.svg and writes the table of
 docs/explanation/performance.md.
 
-A run that was stopped goes on where it was. Needs the release program and matplotlib (bench/cost_growth.requirements.txt), and reads DAPT_DEBIAN. Let nothing else run: about four minutes on two cores.
+A run that was stopped goes on where it was. Needs the release program and matplotlib (bench/figures.requirements.txt), and reads DAPT_DEBIAN. Let nothing else run: about four minutes on two cores.
 """
 import argparse
 import array
@@ -16,7 +16,7 @@ import sys
 import tempfile
 
 from model_flops import flop_per_token
-from performance_page import write_section
+from written_section import write_section
 
 BENCH = pathlib.Path(__file__).resolve().parent
 ROOT = BENCH.parent
@@ -139,7 +139,7 @@ def main():
             a.results.write_text(json.dumps(results))
     print(table(results))
     draw(results, ROOT / "docs/images/cost_growth.svg")
-    write_section(BEGIN, END, table(results))
+    write_section("explanation/performance.md", BEGIN, END, table(results))
 
 
 if __name__ == "__main__":
