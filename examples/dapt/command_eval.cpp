@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
+#include <exception>
 #include <functional>
 #include <iostream>
 #include <limits>
@@ -23,6 +24,7 @@
 
 #include "commands.hpp"
 #include "corpus.hpp"
+#include "error_message.hpp"
 #include "evaluation.hpp"
 #include "options.hpp"
 #include "processes.hpp"
@@ -52,11 +54,14 @@ void print_table(std::vector<Row> rows) {
   std::size_t width = 5;
   for (const Row& row : rows) width = std::max(width, row.model.size());
   std::printf("%-*s", static_cast<int>(width), "model");
-  for (const auto& value : rows.front().values) std::printf("  %10s", value.name.c_str());
+  for (const auto& value : rows.front().values) std::printf("  %12s", value.name.c_str());
   std::printf("\n");
   for (const Row& row : rows) {
     std::printf("%-*s", static_cast<int>(width), row.model.c_str());
-    for (const auto& value : row.values) std::printf("  %10.4f", value.value);
+    for (const auto& value : row.values) {
+      if (std::isnan(value.value)) std::printf("  %12s", "not measured");
+      else std::printf("  %12.4f", value.value);
+    }
     std::printf("\n");
   }
 }
@@ -136,10 +141,10 @@ void evaluate(RunOptions run) {
   try {
     for (const fs::path& folder : run.models) score(folder, {});
     for (const fs::path& peft : run.peft) score(run.models.front(), peft);
-  } catch (const dapt::Error& error) {
+  } catch (const std::exception& error) {  // LibTorch's, too, where memory was refused
     results.show();
     if (results.size() == 0) throw;
-    dapt::fail(error.what(), "; ", results.size(), " of ", results.wanted(), " models and adapters were scored before", results.where());
+    dapt::fail(message_of(error), "; ", results.size(), " of ", results.wanted(), " models and adapters were scored before", results.where());
   }
   results.show();
   dapt::require(std::fflush(stdout) == 0 && std::ferror(stdout) == 0, "standard output: could not be written to its end", results.where());

@@ -3,33 +3,23 @@
 #include <exception>
 #include <filesystem>
 #include <memory>
-#include <new>
 #include <span>
-#include <stdexcept>
 #include <string>
 #include <system_error>
 
 #include <CLI/CLI.hpp>
-#include <c10/util/Exception.h>
 
 #include <dapt/core/product.hpp>
 #include <dapt/dist/process_group.hpp>
 #include <dapt/kernels/memory.hpp>
 
 #include "commands.hpp"
+#include "error_message.hpp"
 #include "interrupt.hpp"
 #include "processes.hpp"
 #include "toml_config.hpp"
 
 namespace {
-
-/// What the library says as it is; what the system and LibTorch say without the words that are for programmers.
-std::string message_of(const std::exception& error) {
-  if (const auto* of_files = dynamic_cast<const std::filesystem::filesystem_error*>(&error)) return of_files->path1().string() + ": " + of_files->code().message();
-  if (const auto* of_tensors = dynamic_cast<const c10::Error*>(&error)) return of_tensors->what_without_backtrace();
-  if (dynamic_cast<const std::bad_alloc*>(&error) != nullptr || dynamic_cast<const std::length_error*>(&error) != nullptr) return "out of memory";
-  return error.what();
-}
 
 /// Of a pipe one of several processes would get the text, and the others none, which says nothing wrong. One that is not there is told by who reads it.
 std::string whole_for_all(const std::string& config) {
@@ -65,7 +55,7 @@ int main(int argc, char** argv) {
     return app.exit(error);
   } catch (const std::exception& error) {
     const auto* ranks = dapt_program::processes();
-    const std::string message = message_of(error);
+    const std::string message = dapt_program::message_of(error);
     if (ranks == nullptr) std::fprintf(stderr, "dapt: error: %s\n", message.c_str());
     else std::fprintf(stderr, "dapt, rank %d: error: %s\n", ranks->rank(), message.c_str());
     dapt_program::leave_processes(message);

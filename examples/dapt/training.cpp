@@ -218,16 +218,21 @@ class Evaluations {
   std::int64_t begin(std::int64_t done) {
     const fs::path file = folder_ / "evaluations.jsonl";
     std::string kept;
-    std::int64_t last = 0;
+    std::int64_t last = 0, damaged = 0;
     std::ifstream in(file, std::ios::binary);
     for (std::string line; done > 0 && std::getline(in, line) && !in.eof();) {
       const auto json = nlohmann::json::parse(line, nullptr, false);
       const bool is_whole = json.is_object() && json.contains("perplexity") && json.contains("step") && json["step"].is_number_integer();
-      if (!is_whole || json["step"].get<std::int64_t>() > done) break;
+      if (!is_whole) {
+        ++damaged;
+        continue;
+      }
+      if (json["step"].get<std::int64_t>() > done) break;
       last = json["step"].get<std::int64_t>();
       if (is_of_these_pages(json) && json["perplexity"].is_number() && is_better(json["perplexity"].get<double>())) best_ = {last, json["perplexity"].get<double>()};
       kept += line + '\n';
     }
+    if (damaged > 0) std::cerr << file.string() << ": " << damaged << " lines are no evaluations and were left out\n";
     dapt::write_file_atomically(file, kept);
     file_.emplace(file, true);
     return last;
@@ -269,6 +274,7 @@ std::optional<dapt::Checkpoint> newest_checkpoint(const fs::path& folder, const 
   check_no_checkpoints(folder, continuation);
   if (!continuation.resume) return std::nullopt;
   const std::vector<fs::path> complete = dapt::complete_checkpoints(folder);
+  for (const fs::path& incomplete : dapt::incomplete_checkpoints(folder)) std::cerr << "checkpoint left out: " << incomplete.string() << " is incomplete: the run was ended while it wrote it\n";
   for (auto newest = complete.rbegin(); newest != complete.rend(); ++newest) {
     dapt::Checkpoint checkpoint;
     try {

@@ -7,6 +7,7 @@ import json
 import os
 import pathlib
 import re
+import resource
 import shutil
 import signal
 import subprocess
@@ -283,7 +284,7 @@ class Program(unittest.TestCase):
             self.assertEqual(run("tokenize", *options, "--pages", self.pages).stderr, message)
         small = ("--rank", 2, "--max-steps", 1)
         result = run("train", "--model", model, "--pages", self.pages, "--max-length", 10**18, "--dtype", "fp32", "--out", self.folder / "out", *small)
-        self.assertTrue(result.stderr.endswith("\ndapt: error: out of memory\n"), result.stderr)
+        self.assertIn("\ndapt: error: out of memory: more memory could not be had; --micro-batch-size, --max-length,", result.stderr)
         for options, message in [(("--rank", 2**40), f"--rank: found {2**40}, expected at most 1048576"), (("--seed", -1), "--seed: found -1, expected a whole number from 0 to 2^64 - 1"),
                                  (("--seed", 2**64), f"--seed: found {2**64}, expected"), (("--max-tokens", 2**63), f"--max-tokens: found {2**63}, expected a whole number from 0 to 2^63 - 1"),
                                  (("--max-tokens", "0100"), "--max-tokens: found 0100, expected a whole number from 0 to 2^63 - 1, without a 0 before it"),
@@ -294,6 +295,27 @@ class Program(unittest.TestCase):
                 self.assertRefused(self.train(self.folder / "out", *small, *options), message)
         self.assertRefused(run("tokenize", "--model", model, "--pages", self.pages, "--packed", "--seed", -1), "--seed: found -1, expected a whole number from 0 to 2^64 - 1")
         self.assertRefused(run("filter", "--pages", self.folder / "none"), f"cannot read pages from {self.folder}/none: no such file or folder")
+
+    def test_memory_that_is_refused_ends_a_run_with_a_checkpoint_and_an_evaluation_with_the_results_before_it(self):
+        small, out, results = self.folder / "small", self.folder / "out", self.folder / "results.json"
+        small.mkdir()
+        write_model(small, source)
+
+        def within(mib, *words):
+            limit = lambda: resource.setrlimit(resource.RLIMIT_AS, (mib << 20, mib << 20))
+            return subprocess.run([program, *map(str, words), "--threads", "1"], capture_output=True, text=True, preexec_fn=limit)
+
+        self.write_pages([{"work": "w", "page": i, "text": f"Page {i} tells how dpkg unpacks package {i * i}. " * 20} for i in range(800)])  # 128 x 1,024 tokens take 2 GB
+        training = ("train", "--model", small, "--pages", self.pages, "--duplicates", "off", "--max-length", 1024, "--dtype", "fp32", "--rank", 2, "--max-steps", 1, "--out", out)
+        result = within(1200, *training, "--batch-size", 128, "--micro-batch-size", 128)
+        self.assertEqual(result.returncode, 1, result.stderr)
+        self.assertRegex(result.stderr, r"\ndapt: error: Trainer: out of memory in the (forward|backward) pass of micro-batch 1 of 1 \(128 x 1024 tokens\) at step 1: \d+ MiB more could not be had, the peak was \d+ MiB\."
+                                        r".*the weights are those before the step; --micro-batch-size, --max-length, .* lower what a run needs")
+        self.write_pages([{"work": "w", "page": 0, "text": "Page 0 tells how dpkg unpacks. " * 8}])
+        result = within(1075, "eval", "--model", small, "--model", model, "--pages", self.pages, "--dtype", "fp32", "--max-length", 64, "--out", results)
+        self.assertEqual(result.returncode, 1, result.stderr)
+        self.assertRegex(result.stderr, rf"dapt: error: out of memory: \d+ MiB more could not be had; .*; 1 of 2 models and adapters were scored before; their results are in {results}\n$")
+        self.assertEqual([entry["model"] for entry in json.loads(results.read_text())], [str(small)])
 
     def test_no_output_takes_the_place_of_an_input_or_is_read_as_pages(self):
         other, folder, terms = self.folder / "other.jsonl", self.folder / "pages", self.folder / "terms"

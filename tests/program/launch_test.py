@@ -6,6 +6,7 @@ import fcntl
 import json
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
@@ -25,8 +26,8 @@ with tempfile.TemporaryDirectory() as name:
     write_model(work / "model", source)
     write_pages(work / "pages.jsonl")
 
-    def training(out, *options):
-        return list(map(str, ["train", "--model", work / "model", "--max-length", 64, "--batch-size", 4, "--dtype", "fp32", "--threads", 1, "--lr", "1e-3", "--rank-timeout", 5, "--out", work / out, *options]))
+    def training(out, *options, dtype="fp32"):
+        return list(map(str, ["train", "--model", work / "model", "--max-length", 64, "--batch-size", 4, "--dtype", dtype, "--threads", 1, "--lr", "1e-3", "--rank-timeout", 5, "--out", work / out, *options]))
 
     def command(out, *options):
         return training(out, "--pages", work / "pages.jsonl", "--max-steps", STEPS, *options)
@@ -83,6 +84,28 @@ with tempfile.TemporaryDirectory() as name:
             messages = run(count, *command(f"{label}-{count}", *options))
             assert f"ranks: {count} (gloo)" in messages and messages.count("ended by: max_steps") == 1, messages
             assert close(losses(f"{label}-1"), losses(f"{label}-{count}")), (label, count, losses(f"{label}-1"), losses(f"{label}-{count}"))
+
+    # In two processes a run of any kind goes on to the bit, where an epoch ends within a window.
+    (work / "few.jsonl").write_text("".join((work / "pages.jsonl").read_text().splitlines(True)[:3]))
+    BF16, FULL, LORA = {"dtype": "bf16"}, ("--adapter", "full"), ("--adapter", "lora", "--rank", 4)
+    for label, dtype, options in (
+        ("dora", {}, (*LORA, "--use-dora", "--lora-dropout", 0.2, "--optimizer", "adafactor")),
+        ("pissa", {}, (*LORA, "--init-lora-weights", "pissa", "--loraplus-lr-ratio", 4, "--optimizer", "lion", "--state-dtype", "bf16")),
+        ("stochastic", BF16, (*FULL, "--weight-write", "stochastic", "--state-dtype", "bf16", "--gradient-sums", "bf16")),
+        ("apollo", BF16, (*FULL, "--optimizer", "apollo", "--apollo-rank", 8, "--update-proj-gap", 3, "--weight-write", "kahan", "--shard-weights")),
+        ("layers8", {}, (*FULL, "--optimizer", "galore-adamw", "--galore-rank", 8, "--update-proj-gap", 3, "--state-dtype", "8bit", "--layer-wise", "--shard-states")),
+    ):
+        whole, half = (training(f"{label}-{part}", "--pages", work / "few.jsonl", "--max-steps", 9, "--checkpoint-steps", 1, "--keep-checkpoints", 9, *options, **dtype) for part in ("whole", "half"))
+        run(2, *whole)
+        shutil.copytree(work / f"{label}-whole", work / f"{label}-half")
+        for step in range(5, 10):
+            shutil.rmtree(work / f"{label}-half/checkpoints/step-{step:09}")
+        assert "after step 4" in run(2, *half, "--resume"), label
+        assert losses(f"{label}-half") == losses(f"{label}-whole") and len(losses(f"{label}-half")) == 9, label
+        files = [file.relative_to(work / f"{label}-whole") for file in (work / f"{label}-whole").rglob("*.safetensors")]
+        assert len(files) == 10, (label, files)
+        for file in files:
+            assert (work / f"{label}-half" / file).read_bytes() == (work / f"{label}-whole" / file).read_bytes(), (label, file)
 
     # States sharded: the same weights; what each process keeps is said, and the checkpoint that one writes goes on with and without shards.
     for label, options in {"galore": ONE_SUBSPACE, "layers": (*ONE_SUBSPACE, "--layer-wise"), "clipped": CLIPPED}.items():

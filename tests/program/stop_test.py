@@ -544,6 +544,20 @@ class Stop(unittest.TestCase):
         for file in ("evaluations.jsonl", "best/evaluation.json", "best/adapter/adapter_model.safetensors", "adapter/adapter_model.safetensors"):
             self.assertEqual((out / file).read_bytes(), (whole / file).read_bytes(), file)
         self.assertEqual(scalars(out), scalars(whole))
+
+        # what is incomplete or damaged is said, and costs no more than itself
+        newest, half_written = sorted((out / "checkpoints").glob("step-*"))[-1], out / "checkpoints/.step-000000099.tmp"
+        (newest / "checkpoint.json").unlink()
+        half_written.mkdir()
+        kept = (out / "evaluations.jsonl").read_text().splitlines(True)
+        (out / "evaluations.jsonl").write_text("".join([kept[0], "{" + kept[1], *kept[2:]]))
+        result = self.run_to_its_end("train", out, *options, "--resume", lr=lr)
+        self.assertGood(result)
+        for incomplete in (newest, half_written):
+            self.assertIn(f"checkpoint left out: {incomplete} is incomplete", result.stderr)
+        self.assertIn(f"{out}/evaluations.jsonl: 1 lines are no evaluations and were left out", result.stderr)
+        self.assertEqual((out / "evaluations.jsonl").read_text(), "".join([kept[0], *kept[2:]]))
+        self.assertEqual((out / "adapter/adapter_model.safetensors").read_bytes(), (whole / "adapter/adapter_model.safetensors").read_bytes())
         self.assertIn("--keep-best", self.run_to_its_end("train", plain, "--max-steps", 1, "--keep-best").stderr)
         refused = self.run_to_its_end("train", plain, "--max-steps", 1, "--held-out", 0.2)
         self.assertEqual(refused.returncode, 1)

@@ -410,7 +410,7 @@ TEST_CASE("memory that is refused ends training with the weights of the last ste
   };
   ToyLM model;
   Trainer trainer(model, FullParameter{}, HungryRule{}, TrainOptions{.batch_size = 2, .max_steps = 2});
-  REQUIRE_THROWS_WITH(trainer.train(toy_batches()), Catch::StartsWith("Trainer: out of memory in the step at step 1: memory more could not be had") && Catch::EndsWith("may have taken the step"));
+  REQUIRE_THROWS_WITH(trainer.train(toy_batches()), Catch::StartsWith("Trainer: out of memory in the step at step 1: more memory could not be had") && Catch::EndsWith("may have taken the step"));
 }
 
 TEST_CASE("layer-wise, a parameter that stepped before a bad gradient came takes its next step as its second") {

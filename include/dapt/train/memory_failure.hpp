@@ -29,7 +29,7 @@ struct WindowPhase {
   if (phase.batch != nullptr) text << " of micro-batch " << phase.number << " of " << micro_batches << " (" << phase.batch->input_ids.size(0) << " x " << phase.batch->input_ids.size(1) << " tokens)";
   std::int64_t peak = 0;
   for (const auto& [device, bytes] : peak_memory_by_device(devices)) peak += bytes;
-  text << " at step " << step << ": " << refused << " more could not be had, the peak was " << (peak >> 20)
+  text << " at step " << step << ": " << refused << " could not be had, the peak was " << (peak >> 20)
        << " MiB. Fewer or shorter sequences in a micro-batch, recomputed layers and optimizer states in fewer bits take less; ";
   if (stands_alone && phase.batch != nullptr) fail<OutOfMemory>(text.str(), "the weights are those before the step");
   fail(text.str(), "some weights, or other ranks, may have taken the step");
