@@ -76,8 +76,8 @@ Evaluation::Evaluation(const TaskOptions& tasks, std::vector<dapt::Page> held_ou
 Evaluation::Evaluation(const TaskOptions& tasks, std::int64_t max_length, bool has_pages) : tasks_(tasks), max_length_(max_length) {
   dapt::require(tasks.fewshot.empty() || !tasks.qa.empty(), "--fewshot has no effect without --qa");
   require_start_token_has_effect(tasks, has_pages);
-  dapt::require(!tasks.qa.empty() || (tasks.stops.empty() && !tasks.exemplar_layout && !tasks.question_layout && !tasks.normalisation),
-                "--stop, --exemplar-layout, --question-layout and --normalisation have no effect without --qa");
+  dapt::require(!tasks.qa.empty() || (tasks.stops.empty() && !tasks.exemplar_layout && !tasks.question_layout && !tasks.normalisation && !tasks.max_new_tokens),
+                "--stop, --exemplar-layout, --question-layout, --normalisation and --max-new-tokens have no effect without --qa");
   dapt::require(!tasks.fewshot.empty() || !tasks.exemplar_layout, "--exemplar-layout has no effect without --fewshot");
   if (!tasks.qa.empty()) {
     questions_ = dapt::ExactMatch{.questions = dapt::read_questions(tasks.qa)};
@@ -85,6 +85,7 @@ Evaluation::Evaluation(const TaskOptions& tasks, std::int64_t max_length, bool h
     if (!tasks.stops.empty()) questions_->stops.clear();
     for (const std::string& stop : tasks.stops) questions_->stops.push_back(unescaped(stop));
     dapt::require(std::ranges::none_of(questions_->stops, [](const std::string& stop) { return stop.empty(); }), "--stop: found an empty text, which would end each answer before it begins");
+    questions_->max_new_tokens = tasks.max_new_tokens.value_or(questions_->max_new_tokens);
     if (tasks.exemplar_layout) questions_->prompt.exemplar = unescaped(*tasks.exemplar_layout);
     if (tasks.question_layout) questions_->prompt.query = unescaped(*tasks.question_layout);
     if (tasks.normalisation) questions_->normalisation = dapt::Normalisation::parse(*tasks.normalisation);
@@ -101,6 +102,7 @@ void Evaluation::add_pages(std::vector<dapt::Page> held_out) {
   if (questions_)
     checksum << "questions" << questions_->questions << "exemplars" << questions_->exemplars << "stops" << questions_->stops << questions_->prompt.exemplar << questions_->prompt.query
              << questions_->normalisation.to_string();
+  if (tasks_.max_new_tokens) checksum << "tokens of an answer" << std::to_string(*tasks_.max_new_tokens);
   if (sentences_)
     for (const dapt::ClozeItem& item : sentences_->items) checksum << "sentence" << item.id << item.sentence << item.answer << item.candidates << item.group;
   if (perplexity_)

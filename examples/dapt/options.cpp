@@ -204,6 +204,7 @@ void add_task_options(CLI::App& app, TaskOptions& tasks) {
   app.add_option("--exemplar-layout", tasks.exemplar_layout, "of an exemplar (default: Question: {question}\\nAnswer: {answer}\\n\\n)")->check(utf8);
   app.add_option("--question-layout", tasks.question_layout, "of the question (default: Question: {question}\\nAnswer:)")->check(utf8);
   app.add_option("--normalisation", tasks.normalisation, "of answers before they are compared: none, or a list of strip, collapse_spaces, casefold, nfkc, remove_japanese_punctuation (default: strip,casefold)")->check(utf8);
+  app.add_option("--max-new-tokens", tasks.max_new_tokens, "tokens of an answer at the most (default: 24)")->check(whole_above_zero);
   app.add_flag("--one-by-one", tasks.one_by_one, "score each prompt and sentence alone instead of in batches: for numbers that no other item touches");
   add_start_token_option(app, tasks);
 }

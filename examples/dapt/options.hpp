@@ -46,6 +46,7 @@ struct TaskOptions {
   // absent or empty: as dapt::ExactMatch has it; stops and layouts with \n, \t and \\ as escapes
   std::vector<std::string> stops;
   std::optional<std::string> exemplar_layout, question_layout, normalisation;
+  std::optional<std::int64_t> max_new_tokens;
   bool one_by_one = false;  // no batches
 };
 

@@ -253,6 +253,11 @@ class Program(unittest.TestCase):
         settings = json.loads(results.read_text())["settings"]["qa_exact"]
         self.assertEqual((settings["prompt"], settings["stop"], settings["normalisation"]),
                          ("Q: {question}\nA:{answer}\nQ: {question}\nA:", '["\\n","。"]', "nfkc,strip,remove_japanese_punctuation"))
+        qa.write_text(json.dumps({"id": "1", "question": "Which is the longest?", "answers": ["one that has many more tokens than are generated for it here"]}) + "\n")
+        result = run(*asked, "--max-new-tokens", 3, "--out", results)
+        self.assertEqual(result.returncode, 0, result.stderr)
+        self.assertEqual(json.loads(results.read_text())["settings"]["qa_exact"]["max_new_tokens"], "3")
+        self.assertIn("1 of 1 questions accept only answers longer than 3 tokens", result.stderr)
         self.assertRefused(run(*asked, "--stop", r"\x"), "expected n, t or")
         self.assertRefused(run("eval", "--model", model, "--cloze", domain / "cloze.jsonl", "--stop", "x"), "no effect without --qa")
 

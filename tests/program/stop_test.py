@@ -8,6 +8,7 @@ import json
 import os
 import pathlib
 import pty
+import shutil
 import signal
 import struct
 import subprocess
@@ -117,6 +118,21 @@ class Stop(unittest.TestCase):
             self.assertIsNone(process.poll(), "the run ended before it came to the place")
             time.sleep(0.01)
 
+    def writer_to(self, process, pipe):
+        """The pipe, once the process reads from it."""
+        opened = []
+
+        def is_read():
+            try:
+                opened.append(os.open(pipe, os.O_WRONLY | os.O_NONBLOCK))
+            except OSError:  # no reader yet
+                return False
+            os.set_blocking(opened[0], True)
+            return True
+
+        self.wait_for(process, is_read)
+        return os.fdopen(opened[0], "w")
+
     def steps(self, out):
         log = out / "log.jsonl"
         return len(log.read_text().splitlines()) if log.exists() else 0
@@ -205,7 +221,7 @@ class Stop(unittest.TestCase):
             os.mkfifo(pages)
             process = subprocess.Popen(list(map(str, [program, "tokenize", "--model", self.model, "--pages", pages, "--out", out, *packed])), stderr=subprocess.PIPE, text=True)
             self.addCleanup(process.kill)
-            with pages.open("w") as writer:  # opened when the program reads
+            with self.writer_to(process, pages) as writer:
                 writer.write(self.pages.read_text())
                 process.send_signal(signal.SIGTERM)
                 time.sleep(0.1)
@@ -361,11 +377,12 @@ class Stop(unittest.TestCase):
         self.assertGood(self.run_to_its_end("train", self.folder / "out", "--rank", 2, "--max-steps", 1))
         broken = self.folder / "broken"
         broken.mkdir()
+        shutil.copy(self.model / "model.safetensors", broken)
         os.mkfifo(broken / "config.json")
         for command in (["merge", "--model", broken, "--peft", self.folder / "out/adapter", "--out", self.folder / "merged"], ["check", broken]):
             process = subprocess.Popen(list(map(str, [program, *command])), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
             self.addCleanup(process.kill)
-            with (broken / "config.json").open("w"):  # opened when the program reads
+            with self.writer_to(process, broken / "config.json"):
                 process.send_signal(signal.SIGTERM)
                 self.assertEqual(process.wait(timeout=30), -signal.SIGTERM, command[0])
 
@@ -503,7 +520,7 @@ class Stop(unittest.TestCase):
         self.assertFalse((stopped / "small/result.json").exists())
         self.assertFalse((stopped / "all").exists())
         for change, message in (([*options[:-4], "--setting", "Small = --rank 4", *options[-2:]], '--rank is "4" and was "2"'), ([*options, "--optimizer", "lion"], '--optimizer is "lion" and was ""'),
-                                ([*options, "--seed", 3], 'seed is "3" and was "0"'), ([*options, "--start-token", "the"], "checksum of tasks and held-out pages is")):
+                                ([*options, "--seed", 3], 'seed is "3" and was "0"'), ([*options, "--start-token", "<|endoftext|>"], "checksum of tasks and held-out pages is")):
             refused = self.run_to_its_end("compare", stopped, *change, "--resume")
             self.assertEqual(refused.returncode, 1)
             self.assertIn(message, refused.stderr)
