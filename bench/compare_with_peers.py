@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """Runs dapt and its peers in turn (peer, tuned peer, dapt; again) and prints the medians of the paired ratios, loss beside speed.
 
-Call bench/compare_with_peers.sh, which sets up what this needs. Reads DAPT_SMOLLM2 and DAPT_DEBIAN.
+Call bench/compare_with_peers.sh, which sets up what this needs. Reads DAPT_SMOLLM2 and DAPT_DEBIAN. Without options it takes half an hour on two cores and writes the table of
+docs/explanation/performance.md; nothing else may run.
 """
 import argparse
 import json
@@ -36,14 +37,15 @@ SETTINGS = {  # name: the peer's method, dapt's options
     "LoRA 8, documents isolated": ("lora:8", LORA_8 + ["--isolate-documents"]),  # the peer's documents see each other
 }
 EVALUATION = "evaluation"
+TABLE = ["LoRA 8", "LoRA 256", "GaLore 128", "full AdamW", "LoRA 8, documents isolated", EVALUATION]  # the settings of the documentation's table
 BEGIN, END = "<!-- written by bench/compare_with_peers.sh: begin -->", "<!-- end -->"
 
 parser = argparse.ArgumentParser(prog="compare_with_peers.sh", description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
 parser.add_argument("--dapt", required=True, help=argparse.SUPPRESS)
-parser.add_argument("--settings", nargs="+", default=[*SETTINGS, EVALUATION], choices=[*SETTINGS, EVALUATION], metavar="NAME", help="which of: %(choices)s")
-parser.add_argument("--pairs", type=int, default=3, help="runs of each side")
-parser.add_argument("--steps", type=int, default=3, help="optimizer steps of a run; speed is the median of those after the first")
-parser.add_argument("--accumulate", type=int, default=1, help="micro-batches a step")
+parser.add_argument("--settings", nargs="+", default=TABLE, choices=[*SETTINGS, EVALUATION], metavar="NAME", help="which of: %(choices)s")
+parser.add_argument("--pairs", type=int, default=5, help="runs of each side")
+parser.add_argument("--steps", type=int, default=2, help="optimizer steps of a run; speed is the median of those after the first")
+parser.add_argument("--accumulate", type=int, default=4, help="micro-batches a step")
 parser.add_argument("--micro", type=int, default=1, help="sequences a micro-batch")
 parser.add_argument("--length", type=int, default=1024, help="tokens of a sequence")
 parser.add_argument("--dtype", default="bf16", choices=("bf16", "fp32"), help="of weights and compute in training; evaluation is in fp32")
