@@ -1,6 +1,6 @@
-// Milliseconds of one step of each rule on one fp32 weight of SmolLM2-135M (1,536 x 576) and the bytes of its state; and of a GaLore refresh of one layer's
-// seven matrices (of thirty), exact and randomized, with the share of the exact subspace's energy that is found. A rule of your own is one more line of
-// register_step. Threads: DAPT_THREADS (default 2).
+// Milliseconds of one step of each rule, by shape (SmolLM2-135M's smallest and largest layer, and a larger one), rank, type of the weight and way of writing it, and the bytes of its state; and of a
+// GaLore refresh of one layer's seven matrices (of thirty), exact and randomized, with the share of the exact subspace's energy that is found. A rule of your own is one more line in main.
+// Threads: DAPT_THREADS (default 2).
 #include <cmath>
 #include <cstdlib>
 #include <string>
@@ -15,8 +15,11 @@
 #include <dapt/optim/adafactor.hpp>
 #include <dapt/optim/adamw.hpp>
 #include <dapt/optim/apollo.hpp>
+#include <dapt/optim/fp32_master.hpp>
 #include <dapt/optim/galore.hpp>
+#include <dapt/optim/kahan_summation.hpp>
 #include <dapt/optim/lion.hpp>
+#include <dapt/optim/stochastic_rounding.hpp>
 #include <dapt/optim/stored_state.hpp>
 #include <dapt/optim/subspace.hpp>
 
@@ -43,11 +46,11 @@ std::int64_t state_bytes(const Rule& rule, typename Rule::State& state) {
 }
 
 template <class Rule>
-void register_step(const std::string& name, const Rule& rule) {
-  benchmark::RegisterBenchmark(("step/" + name).c_str(), [rule](benchmark::State& bench) {
+void register_step(const std::string& name, const Rule& rule, std::int64_t m, std::int64_t n, at::ScalarType dtype) {
+  benchmark::RegisterBenchmark((std::to_string(m) + " x " + std::to_string(n) + "/" + c10::toString(dtype) + "/" + name).c_str(), [=](benchmark::State& bench) {
     const std::string parameter = "model.layers.0.mlp.up_proj.weight";
-    Tensor weight = at::randn({1536, 576});
-    const Tensor gradient = gradient_like(1536, 576);
+    Tensor weight = at::randn({m, n}).to(dtype);
+    const Tensor gradient = gradient_like(m, n).to(dtype);
     auto state = rule.init({parameter, weight});
     std::int64_t step = 0;
     const auto once = [&] {
@@ -96,13 +99,22 @@ int main(int argc, char** argv) {
   at::manual_seed(1);
   dapt::keep_freed_memory();
   using dapt::AdamW, dapt::StateFormat, dapt::StoredState;
-  register_step("AdamW", AdamW{});
-  register_step("AdamW, bf16 states", StoredState<AdamW>{.format = StateFormat::bf16});
-  register_step("AdamW, 8-bit states", StoredState<AdamW>{.format = StateFormat::dynamic8});
-  register_step("Lion", dapt::Lion{});
-  register_step("Adafactor", dapt::Adafactor{});
-  register_step("APOLLO 256", dapt::Apollo{});
-  for (const std::int64_t rank : {8, 32, 128, 512}) register_step("GaLore-AdamW " + std::to_string(rank), dapt::galore_adamw(rank, 1'000'000));
+  // A rule of one's own: one line here.
+  for (const auto& [m, n] : {std::pair<std::int64_t, std::int64_t>{192, 576}, {1536, 576}, {4096, 1536}}) {
+    const auto step = [m = m, n = n](const std::string& name, const auto& rule, at::ScalarType dtype = at::kFloat) { register_step(name, rule, m, n, dtype); };
+    step("AdamW", AdamW{});
+    step("AdamW, bf16 states", StoredState<AdamW>{.format = StateFormat::bf16});
+    step("AdamW, 8-bit states", StoredState<AdamW>{.format = StateFormat::dynamic8});
+    step("Lion", dapt::Lion{});
+    step("Adafactor", dapt::Adafactor{});
+    step("APOLLO 256", dapt::Apollo{});
+    for (const std::int64_t rank : {8, 32, 128, 512}) step("GaLore-AdamW " + std::to_string(rank), dapt::galore_adamw(rank, 1'000'000));
+    step("AdamW, fp32 masters", dapt::Fp32Master<AdamW>{}, at::kBFloat16);
+    step("AdamW, Kahan sums", dapt::KahanSummation<AdamW>{}, at::kBFloat16);
+    step("AdamW, stochastic rounding", dapt::StochasticRounding<AdamW>{}, at::kBFloat16);
+    step("AdamW, stochastic rounding, bf16 states", dapt::StochasticRounding<StoredState<AdamW>>{.inner = {.format = StateFormat::bf16}}, at::kBFloat16);
+    step("AdamW, stochastic rounding, 8-bit states", dapt::StochasticRounding<StoredState<AdamW>>{.inner = {.format = StateFormat::dynamic8}}, at::kBFloat16);
+  }
   for (const std::int64_t rank : {128, 512}) {
     for (const auto& [name, iterations, warm] : {std::tuple{"exact", 0, false}, {"randomized, 1 iteration", 1, false}, {"randomized, 2 iterations", 2, false}, {"randomized, warm, 1 iteration", 1, true}}) {
       benchmark::RegisterBenchmark(("refresh of a layer, rank " + std::to_string(rank) + "/" + name).c_str(),
