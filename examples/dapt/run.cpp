@@ -112,14 +112,17 @@ class Embeddings {
     if (packing.bos) require_one(*packing.bos, "BOS, which is put before each document,");
   }
   void require_for(const dapt::TokenStore& store) const {
-    if (store.largest_id() < size_) return;
+    if (has_all() || store.largest_id() < size_) return;
     for (const dapt::StoredPage& page : store.pages()) require_for_page(page);
   }
   void require_for(const std::vector<dapt::Page>& pages, int threads) const {
+    if (has_all()) return;
     for (const dapt::TokenizedPage& page : pages | dapt::tokenize(tokenizer_, {.threads = threads})) require_for_page(page);
   }
 
  private:
+  /// As most bases do: no page need be looked at then.
+  bool has_all() const { return tokenizer_.vocab_size() <= size_; }
   template <class Page>
   void require_for_page(const Page& page) const {
     for (const std::int32_t id : page.input_ids)

@@ -29,15 +29,3 @@ TEST_CASE("a program that links dapt::dapt runs own code on all threads", "[kern
   REQUIRE(dapt::detail::own_code_uses_all_threads);
   REQUIRE_THAT(kernel_report().front(), !Catch::Contains("-fopenmp"));
 }
-
-TEST_CASE("DAPT_ISA lowers the instruction set and refuses what is unknown", "[kernels]") {
-  const char* before = std::getenv("DAPT_ISA");
-  const std::string saved = before == nullptr ? "" : before;
-  setenv("DAPT_ISA", "portable", 1);
-  REQUIRE(dapt::detail::chosen_instruction_set() == InstructionSet::portable);
-  setenv("DAPT_ISA", "sse9", 1);
-  CHECK_THROWS_WITH(dapt::detail::chosen_instruction_set(), Catch::Contains("sse9") && Catch::Contains("portable or avx512_bf16"));
-  setenv("DAPT_ISA", "", 1);
-  REQUIRE(dapt::detail::chosen_instruction_set() == dapt::detail::processor_instruction_set());
-  setenv("DAPT_ISA", saved.c_str(), 1);
-}

@@ -73,6 +73,7 @@ inline void round_span(const float* from, std::int64_t count, std::uint64_t key,
   return i;
 }
 
+/// Not core/avx512.hpp's `load`: what is here asks for no bf16 instructions, which the first processors with AVX-512 lack.
 [[gnu::target("avx512f,avx512bw,avx512dq"), gnu::always_inline]] inline __m512 widened_avx512(const c10::BFloat16* from) {
   return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(from))), 16));
 }
