@@ -33,6 +33,7 @@ set(DAPT_HEADERS
   include/dapt/core/host_device.hpp
   include/dapt/core/instruction_set.hpp
   include/dapt/core/json.hpp
+  include/dapt/core/json_number.hpp
   include/dapt/core/kept_input.hpp
   include/dapt/core/linear.hpp
   include/dapt/core/matrix_product.hpp

@@ -2,6 +2,7 @@
 
 #include <cmath>
 #include <limits>
+#include <tuple>
 
 #include <catch2/catch.hpp>
 
@@ -61,6 +62,30 @@ TEST_CASE("a setting's result comes back from disk with the same bits, its steps
   REQUIRE(found.metrics[1].value == inf);
   REQUIRE_FALSE(found.metrics[1].higher_is_better);
   REQUIRE(std::isnan(found.metrics[1].details.at("loss")));
+}
+
+TEST_CASE("all that is known of a training comes back, and lists that an older file lacks are empty") {
+  const TemporaryFolder folder;
+  const auto file = folder.path() / "result.json";
+  SettingResult result = some_result();
+  result.train = {.steps = 1, .skipped = 2, .tokens = 3, .first_loss = a_third, .last_loss = -inf, .seconds = 4.5, .optimizer_seconds = 5.5, .peak_memory_bytes = 6'000'000'000,
+                  .device_peak_memory_bytes = {{"cuda:1", 4'000'000'000}, {"cuda:0", 2'000'000'000}}, .trainable_parameters = 7, .state_bytes = 8, .rank_state_bytes = {9, 10},
+                  .rank_weight_bytes = {11, 12, 13}, .stopped_because = "max_tokens"};
+  write_setting_result(file, result, {});
+  const auto fields = [](const dapt::TrainReport& train) {  // does not compile with fewer names than the report has fields
+    const auto& [steps, skipped, tokens, first, last, seconds, in_optimizer, peak, peaks, parameters, state, states, weights, stopped] = train;
+    return std::tuple(steps, skipped, tokens, first, last, seconds, in_optimizer, peak, peaks, parameters, state, states, weights, stopped);
+  };
+  REQUIRE(fields(dapt::read_setting_result(file).result.train) == fields(result.train));
+
+  nlohmann::json older = nlohmann::json::parse(read_bytes(file));
+  for (const char* key : {"device_peak_memory_bytes", "rank_state_bytes", "rank_weight_bytes"}) REQUIRE(older["train"].erase(key) == 1);
+  write_bytes(file, older.dump());
+  const dapt::TrainReport train = dapt::read_setting_result(file).result.train;
+  REQUIRE(train.device_peak_memory_bytes.empty());
+  REQUIRE(train.rank_state_bytes.empty());
+  REQUIRE(train.rank_weight_bytes.empty());
+  REQUIRE(train.state_bytes == 8);
 }
 
 TEST_CASE("a result that cannot be read is named with what is wrong with it") {

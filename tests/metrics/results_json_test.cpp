@@ -37,11 +37,21 @@ TEST_CASE("results have the promised keys") {
   REQUIRE(json["settings"]["qa_exact"]["rule"] == "r");
 }
 
+TEST_CASE("items of other metrics are under the metric's name, each with what it has") {
+  const std::vector<dapt::MetricValue> values = {metric("mine", 0.5, {{.id = "a", .value = 0.25, .prediction = "p", .rank = 0, .scores = {}}, {.id = "b", .value = 1, .prediction = {}, .rank = 0, .scores = {}}}),
+                                                 metric("mine_ranked", 0.5, {{.id = "c", .value = 0.5, .prediction = {}, .rank = 2, .scores = {{"z", -1}}, .scores_per = {{"token", {-0.5}}}}})};
+  const auto json = dapt::results_json("m", values);
+  REQUIRE(json["items"].dump() == R"({"mine":[{"id":"a","value":0.25,"prediction":"p"},{"id":"b","value":1.0}],"mine_ranked":[{"id":"c","value":0.5,"rank":2,"scores":{"z":-1.0},"scores_per_token":{"z":-0.5}}]})");
+  const std::vector<dapt::MetricValue> short_list = {metric("mine", 0.5, {{.id = "c", .value = 0.5, .prediction = {}, .rank = 2, .scores = {}, .scores_per = {{"token", {-0.5}}}}})};
+  REQUIRE_THROWS_WITH(dapt::results_json("m", short_list), "results: item \"c\": 1 numbers in scores_per_token, expected 0, one for each of its scores");
+}
+
 TEST_CASE("what was not measured is not there") {
   const auto json = dapt::results_json("m", {});
   REQUIRE_FALSE(json.contains("qa"));
   REQUIRE_FALSE(json.contains("qa_exact"));
   REQUIRE_FALSE(json.contains("cloze"));
+  REQUIRE_FALSE(json.contains("items"));
 }
 
 TEST_CASE("two values of one name, and a value with the name of another key, are refused") {

@@ -14,7 +14,6 @@
 #include <filesystem>
 #include <functional>
 #include <future>
-#include <limits>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -30,6 +29,7 @@
 #include <dapt/core/checkpoint.hpp>
 #include <dapt/core/error.hpp>
 #include <dapt/core/json.hpp>
+#include <dapt/core/json_number.hpp>
 #include <dapt/io/safetensors.hpp>
 #include <dapt/io/weight_file.hpp>
 
@@ -59,9 +59,6 @@ inline bool is_checkpoint_name(std::string_view name) {
 
 /// Of a checkpoint that is being written.
 inline bool is_temporary_name(std::string_view name) { return name.starts_with(".step-") && name.ends_with(".tmp"); }
-
-/// NaN as null: JSON has no other word for it.
-inline double number_or_nan(const nlohmann::json& json) { return json.is_null() ? std::numeric_limits<double>::quiet_NaN() : json.get<double>(); }
 
 }  // namespace detail
 

@@ -1,9 +1,8 @@
 // What one model of a comparison came to, on disk: so that a comparison that was stopped does not train and score again what is complete. Its steps are in log.jsonl.
 #pragma once
 
-#include <cmath>
+#include <concepts>
 #include <filesystem>
-#include <limits>
 #include <map>
 #include <string>
 #include <utility>
@@ -14,6 +13,7 @@
 #include <dapt/core/atomic_file.hpp>
 #include <dapt/core/error.hpp>
 #include <dapt/core/json.hpp>
+#include <dapt/core/json_number.hpp>
 #include <dapt/core/run_result.hpp>
 
 namespace dapt {
@@ -25,19 +25,43 @@ struct StoredResult {
 
 namespace detail {
 
-/// JSON has no word for NaN and the infinities: null, "inf", "-inf".
-inline nlohmann::ordered_json exact_json(double value) {
-  if (std::isfinite(value)) return value;
-  if (std::isnan(value)) return nullptr;
-  return value > 0 ? "inf" : "-inf";
+/// visit(key, member) for each field of a TrainReport, const or not: one list for what is written and what is read.
+template <class Report, class Visit>
+void each_field(Report& train, const Visit& visit) {
+  visit("steps", train.steps);
+  visit("skipped", train.skipped);
+  visit("tokens", train.tokens);
+  visit("first_loss", train.first_loss);
+  visit("last_loss", train.last_loss);
+  visit("seconds", train.seconds);
+  visit("optimizer_seconds", train.optimizer_seconds);
+  visit("peak_memory_bytes", train.peak_memory_bytes);
+  visit("device_peak_memory_bytes", train.device_peak_memory_bytes);
+  visit("trainable_parameters", train.trainable_parameters);
+  visit("state_bytes", train.state_bytes);
+  visit("rank_state_bytes", train.rank_state_bytes);
+  visit("rank_weight_bytes", train.rank_weight_bytes);
+  visit("stopped_because", train.stopped_because);
 }
 
-inline double exact_number(const nlohmann::json& json) {
-  if (json.is_null()) return std::numeric_limits<double>::quiet_NaN();
-  if (json.is_number()) return json.get<double>();
-  const auto& text = json.get_ref<const std::string&>();
-  require(text == "inf" || text == "-inf", "found \"", text, "\", expected a number, null, \"inf\" or \"-inf\"");
-  return text == "inf" ? std::numeric_limits<double>::infinity() : -std::numeric_limits<double>::infinity();
+inline nlohmann::ordered_json train_json(const TrainReport& train) {
+  nlohmann::ordered_json json;
+  each_field(train, [&]<class Value>(const char* key, const Value& value) {
+    if constexpr (std::same_as<Value, double>) json[key] = exact_json(value);
+    else json[key] = value;
+  });
+  return json;
+}
+
+/// Lists may be missing: older files have none.
+inline TrainReport train_from(const nlohmann::json& json) {
+  TrainReport train;
+  each_field(train, [&]<class Value>(const char* key, Value& value) {
+    if constexpr (std::same_as<Value, double>) value = exact_number(json.at(key));
+    else if constexpr (std::integral<Value> || std::same_as<Value, std::string>) json.at(key).get_to(value);
+    else value = json.value(key, Value());
+  });
+  return train;
 }
 
 inline nlohmann::ordered_json metric_json(const MetricValue& metric) {
@@ -81,15 +105,12 @@ inline MetricValue metric_from(const nlohmann::json& json) {
 inline void write_setting_result(const std::filesystem::path& file, const SettingResult& result, const RunHeader& run) {
   nlohmann::ordered_json metrics = nlohmann::ordered_json::array();
   for (const MetricValue& metric : result.metrics) metrics.push_back(detail::metric_json(metric));
-  const TrainReport& train = result.train;
   const nlohmann::ordered_json json = {
       {"version", 1},
       {"name", result.name},
       {"description", result.description},
       {"header", result.header.entries},
-      {"train", {{"steps", train.steps}, {"skipped", train.skipped}, {"tokens", train.tokens}, {"first_loss", detail::exact_json(train.first_loss)}, {"last_loss", detail::exact_json(train.last_loss)},
-                 {"seconds", train.seconds}, {"optimizer_seconds", train.optimizer_seconds}, {"peak_memory_bytes", train.peak_memory_bytes},
-                 {"trainable_parameters", train.trainable_parameters}, {"state_bytes", train.state_bytes}, {"stopped_because", train.stopped_because}}},
+      {"train", detail::train_json(result.train)},
       {"metrics", std::move(metrics)},
       {"run", run.entries}};
   write_file_atomically(file, json.dump(1, ' ', false, nlohmann::ordered_json::error_handler_t::replace) + "\n");
@@ -107,12 +128,7 @@ inline StoredResult read_setting_result(const std::filesystem::path& file) {
     json.at("description").get_to(result.description);
     json.at("header").get_to(result.header.entries);
     json.at("run").get_to(stored.run.entries);
-    const nlohmann::json& train = json.at("train");
-    result.train = {.steps = train.at("steps").get<std::int64_t>(), .skipped = train.at("skipped").get<std::int64_t>(), .tokens = train.at("tokens").get<std::int64_t>(),
-                    .first_loss = detail::exact_number(train.at("first_loss")), .last_loss = detail::exact_number(train.at("last_loss")), .seconds = train.at("seconds").get<double>(),
-                    .optimizer_seconds = train.at("optimizer_seconds").get<double>(), .peak_memory_bytes = train.at("peak_memory_bytes").get<std::int64_t>(),
-                    .trainable_parameters = train.at("trainable_parameters").get<std::int64_t>(), .state_bytes = train.at("state_bytes").get<std::int64_t>(),
-                    .stopped_because = train.at("stopped_because").get<std::string>()};
+    result.train = detail::train_from(json.at("train"));
     for (const nlohmann::json& metric : json.at("metrics")) result.metrics.push_back(detail::metric_from(metric));
   } catch (const nlohmann::json::exception& error) {
     fail(file.string(), ": ", error.what());

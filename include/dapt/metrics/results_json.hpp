@@ -18,14 +18,32 @@
 
 namespace dapt {
 
+namespace metrics {
+
+/// "rank" and "scores" where the item has them. Throws dapt::Error where scores per unit are not one a candidate.
+inline void add_ranking(nlohmann::ordered_json& entry, const ItemResult& item) {
+  const auto by_candidate = [&](const std::string& key, std::size_t number, const auto& score) {
+    require(number == item.scores.size(), "results: item \"", item.id, "\": ", number, " numbers in ", key, ", expected ", item.scores.size(), ", one for each of its scores");
+    nlohmann::ordered_json& scores = entry[key] = nlohmann::ordered_json::object();
+    for (std::size_t c = 0; c < number; ++c) scores[item.scores[c].first] = score(c);
+  };
+  const bool is_whole = std::abs(item.rank) <= 0x1p53 && item.rank == std::floor(item.rank);  // as integers, as the reference writes them; ties give halves
+  if (item.rank != 0) entry["rank"] = is_whole ? nlohmann::ordered_json(static_cast<std::int64_t>(item.rank)) : nlohmann::ordered_json(item.rank);
+  if (!item.scores.empty()) by_candidate("scores", item.scores.size(), [&](std::size_t c) { return item.scores[c].second; });
+  for (const auto& [unit, divided] : item.scores_per) by_candidate("scores_per_" + unit, divided.size(), [&](std::size_t c) { return divided[c]; });
+}
+
+}  // namespace metrics
+
 /// {"model", NAME: value of each metric, "qa": [{"id", "prediction", "correct"}], "cloze": [{"id", "rank", "scores": {candidate: sum of log
-/// probabilities}, "scores_per_token", "scores_per_character", "scores_per_byte"}], "details", "settings"}. "qa" is there where "qa_exact" was measured, "cloze" where "logp_mrr" was. NaN and infinity become null. Throws dapt::Error where two values have
+/// probabilities}, "scores_per_token", "scores_per_character", "scores_per_byte"}], "items": {NAME: [{"id", "value", and what the item has of "prediction", "rank", "scores"}]}, "details", "settings"}.
+/// "qa" is there where "qa_exact" was measured, "cloze" where "logp_mrr" was, "items" where another metric has items. NaN and infinity become null. Throws dapt::Error where two values have
 /// one name, or one has the name of another key.
 inline nlohmann::ordered_json results_json(std::string_view model, std::span<const MetricValue> values) {
   using Json = nlohmann::ordered_json;
   Json result{{"model", model}};
   Json lists, details = Json::object(), settings = Json::object();
-  std::set<std::string> taken = {"model", "qa", "cloze", "details", "settings"};
+  std::set<std::string> taken = {"model", "qa", "cloze", "items", "details", "settings"};
   for (const MetricValue& value : values) {
     require(taken.insert(value.name).second, "results: the name \"", value.name, "\" of a metric's value is taken; expected one of its own for each value");
     result[value.name] = value.value;
@@ -36,16 +54,12 @@ inline nlohmann::ordered_json results_json(std::string_view model, std::span<con
       for (const ItemResult& item : value.items) list.push_back({{"id", item.id}, {"prediction", item.prediction}, {"correct", item.value == 1}});
     } else if (value.name == "logp_mrr") {
       Json& list = lists["cloze"] = Json::array();
+      for (const ItemResult& item : value.items) metrics::add_ranking(list.emplace_back(Json{{"id", item.id}}), item);
+    } else {
       for (const ItemResult& item : value.items) {
-        Json scores = Json::object();
-        for (const auto& [candidate, score] : item.scores) scores[candidate] = score;
-        // Whole ranks as integers, as the reference writes them; ties give halves.
-        const Json rank = item.rank == std::floor(item.rank) ? Json(static_cast<std::int64_t>(item.rank)) : Json(item.rank);
-        Json& entry = list.emplace_back(Json{{"id", item.id}, {"rank", rank}, {"scores", std::move(scores)}});
-        for (const auto& [unit, divided] : item.scores_per) {
-          Json& of_unit = entry["scores_per_" + unit] = Json::object();
-          for (std::size_t c = 0; c < divided.size(); ++c) of_unit[item.scores[c].first] = divided[c];
-        }
+        Json& entry = lists["items"][value.name].emplace_back(Json{{"id", item.id}, {"value", item.value}});
+        if (!item.prediction.empty()) entry["prediction"] = item.prediction;
+        metrics::add_ranking(entry, item);
       }
     }
   }

@@ -4,7 +4,6 @@
 #include <cstdint>
 #include <filesystem>
 #include <fstream>
-#include <limits>
 #include <map>
 #include <optional>
 #include <string>
@@ -17,6 +16,7 @@
 #include <dapt/core/atomic_file.hpp>
 #include <dapt/core/error.hpp>
 #include <dapt/core/json.hpp>
+#include <dapt/core/json_number.hpp>
 
 namespace dapt {
 
@@ -42,7 +42,7 @@ inline std::vector<StepRecord> read_json_lines(const std::filesystem::path& file
     try {
       const nlohmann::json json = nlohmann::json::parse(line);
       const auto whole = [&](const char* key) { return detail::whole_number<std::int64_t>(json.at(key), where + key); };
-      const auto number = [&](const char* key) { return json.at(key).is_null() ? std::numeric_limits<double>::quiet_NaN() : json.at(key).get<double>(); };
+      const auto number = [&](const char* key) { return detail::number_or_nan(json.at(key)); };
       steps.push_back({.step = whole("step"), .tokens = whole("tokens"), .loss = number("loss"), .lr = number("lr"), .grad_norm = number("grad_norm"),
                        .tokens_per_second = number("tokens_per_second"), .peak_memory_bytes = whole("peak_memory_bytes"), .seconds = number("seconds"),
                        .phase_seconds = json.at("phase_seconds").get<std::map<std::string, double>>(), .skipped = json.at("skipped").get<bool>(),
