@@ -193,6 +193,7 @@
 #include <dapt/text/word_cache.hpp>
 #include <dapt/text/wordpiece.hpp>
 #include <dapt/train/accumulation_window.hpp>
+#include <dapt/train/budget.hpp>
 #include <dapt/train/comparison.hpp>
 #include <dapt/train/describe_training.hpp>
 #include <dapt/train/evaluator.hpp>

@@ -37,6 +37,7 @@
 #include <dapt/core/seed.hpp>
 #include <dapt/core/training_mode.hpp>
 #include <dapt/train/accumulation_window.hpp>
+#include <dapt/train/budget.hpp>
 #include <dapt/train/describe_training.hpp>
 #include <dapt/train/gradient_steps.hpp>
 #include <dapt/train/host_weights.hpp>
@@ -275,19 +276,6 @@ TrainReport Trainer<Model, Adapter, Rule, Schedule>::train(Stream&& stream, Obse
   seconds_before_ = progress_.seconds;
   observed_ = 0;
   const auto seconds = [&] { return shared_ ? progress_.seconds : clock_of_run().seconds; };  // the learning rate and the end may depend on it
-  const auto fraction = [&](std::int64_t windows) {
-    double spent = 0;
-    if (options_.max_steps > 0) spent = std::max(spent, static_cast<double>(windows) / static_cast<double>(options_.max_steps));
-    if (options_.max_tokens > 0) spent = std::max(spent, static_cast<double>(progress_.tokens) / static_cast<double>(options_.max_tokens));
-    if (options_.max_minutes > 0) spent = std::max(spent, seconds() / 60 / options_.max_minutes);
-    return std::min(spent, 1.0);
-  };
-  const auto limit = [&]() -> const char* {
-    if (options_.max_steps > 0 && progress_.windows >= options_.max_steps) return "max_steps";
-    if (options_.max_tokens > 0 && progress_.tokens >= options_.max_tokens) return "max_tokens";
-    if (options_.max_minutes > 0 && seconds() >= options_.max_minutes * 60) return "max_minutes";
-    return nullptr;
-  };
 
   const typename detail::GradientSteps<Rule>::Hooks hooks(gradient_steps_);
   detail::WindowReader<std::remove_reference_t<Stream>> reader(stream, options_);
@@ -297,8 +285,8 @@ TrainReport Trainer<Model, Adapter, Rule, Schedule>::train(Stream&& stream, Obse
       report.stopped_because = a_rank_stops_ || stop_requested() ? "stop requested" : "an observer";
       break;
     }
-    if (const char* reached = progress_.windows > 0 ? limit() : nullptr) {
-      report.stopped_because = reached;
+    if (const char* limit = detail::reached(options_, progress_, seconds())) {
+      report.stopped_because = limit;
       break;
     }
     if (skipped_in_a_row >= most_skipped_in_a_row)
@@ -313,7 +301,7 @@ TrainReport Trainer<Model, Adapter, Rule, Schedule>::train(Stream&& stream, Obse
       report.stopped_because = "end of stream";
       break;
     }
-    const double factor = schedule_.factor({record.step, fraction(progress_.windows)});
+    const double factor = schedule_.factor({record.step, detail::spent(options_, progress_, seconds())});
     require(factor >= 0 && std::isfinite(factor), "Trainer: the factor of the learning-rate schedule ", detail::describe_schedule_or_type(schedule_), " is ", factor, " at step ", record.step,
             ", expected 0 or more; the weights are those before it");
     record.lr = options_.lr * factor;
@@ -353,7 +341,7 @@ TrainReport Trainer<Model, Adapter, Rule, Schedule>::train(Stream&& stream, Obse
     record.peak_memory_bytes = sum_of(peak_memory_by_device(devices));
     record.seconds = progress_.seconds;
     record.wall_seconds = (shared_ ? shared_->clock() : clock_of_run()).wall_seconds;
-    record.fraction = fraction(progress_.windows);
+    record.fraction = detail::spent(options_, progress_, seconds());
     const auto observing = Clock::now();
     ((goes_on &= goes_on_after(observers, record)), ...);
     observed_ += seconds_since(observing);
