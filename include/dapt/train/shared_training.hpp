@@ -25,6 +25,7 @@
 #include <dapt/core/run_result.hpp>
 #include <dapt/train/gradient_exchange.hpp>
 #include <dapt/train/rank_agreement.hpp>
+#include <dapt/train/run_clock.hpp>
 #include <dapt/train/state_shards.hpp>
 #include <dapt/train/train_options.hpp>
 #include <dapt/train/trained_parameter.hpp>
@@ -64,14 +65,14 @@ class SharedTraining {
   void ready(std::size_t i) { exchange_.ready(i); }
 
   /// Tells the others this rank's loss, and whether it was asked to stop; once in a window, before its last backward pass where it has one.
-  void begin_agreement(double loss_sum, bool stops, const RunClock& clock) {
+  void begin_agreement(double loss_sum, bool stops, const RunTime& time) {
     agrees_ = true;
-    agreement_.begin(ranks_, loss_sum, stops, clock);
+    agreement_.begin(ranks_, loss_sum, stops, time);
   }
   bool agrees() const { return agrees_; }
   /// The same of a window from which nothing is learned, at once.
-  void agree(bool stops, const RunClock& clock) {
-    agreement_.begin(ranks_, 0, stops, clock);
+  void agree(bool stops, const RunTime& time) {
+    agreement_.begin(ranks_, 0, stops, time);
     agreement_.finish();
   }
 
@@ -79,7 +80,7 @@ class SharedTraining {
   void exchange_rest(bool is_bad);
   double loss_sum() const { return agreement_.loss_sum(); }
   bool a_rank_stops() const { return agreement_.a_rank_stops(); }
-  RunClock clock() const { return agreement_.clock(); }
+  RunTime time() const { return agreement_.time(); }
 
   /// Gives all ranks the norms that the owners measured.
   void share_norms() {

@@ -3,7 +3,6 @@
 #pragma once
 
 #include <algorithm>
-#include <chrono>
 #include <cmath>
 #include <cstdint>
 #include <exception>
@@ -42,7 +41,7 @@
 #include <dapt/train/gradient_steps.hpp>
 #include <dapt/train/host_weights.hpp>
 #include <dapt/train/memory_failure.hpp>
-#include <dapt/train/rank_agreement.hpp>
+#include <dapt/train/run_clock.hpp>
 #include <dapt/train/shared_training.hpp>
 #include <dapt/train/state_shards.hpp>
 #include <dapt/train/stopwatch.hpp>
@@ -118,7 +117,6 @@ class Trainer {
   std::int64_t state_bytes();
 
  private:
-  using Clock = std::chrono::steady_clock;
   using Trained = detail::TrainedParameter<Rule>;
   using Window = detail::AccumulationWindow;
 
@@ -128,7 +126,7 @@ class Trainer {
   void require_sound() const;
   /// What follows on attaching.
   void prepare();
-  Outcome run_window(const Window& window, const std::vector<at::Device>& devices, StepRecord& record, detail::WindowPhase& phase);
+  Outcome run_window(const Window& window, const std::vector<at::Device>& devices, const detail::RunClock& clock, StepRecord& record, detail::WindowPhase& phase);
   template <class F>
   void visit_own_state(F&& f);
   void require_attached() const;
@@ -141,13 +139,7 @@ class Trainer {
   void set_gate(WeightGate* gate) {
     if constexpr (PartedLM<Model>) model_.set_weight_gate(gate);
   }
-  /// An evaluation, or what else observers do, is no training, but time passes.
-  detail::RunClock clock_of_run() const {
-    const double wall_seconds = seconds_since(start_);
-    return {seconds_before_ + wall_seconds - observed_, wall_seconds};
-  }
   bool stop_requested() const { return options_.stop != nullptr && options_.stop->load(std::memory_order_relaxed); }
-  static double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
 
   Model& model_;
   Adapter adapter_;
@@ -170,9 +162,6 @@ class Trainer {
   // With several ranks.
   std::unique_ptr<detail::SharedTraining<Rule>> shared_;
   bool a_rank_stops_ = false;
-  Clock::time_point start_;         ///< of train()
-  double seconds_before_ = 0;       ///< of the run, before it
-  double observed_ = 0;             ///< seconds that observers took since then
 };
 
 template <class Model, class Adapter, class Rule, class Schedule>
@@ -272,10 +261,8 @@ TrainReport Trainer<Model, Adapter, Rule, Schedule>::train(Stream&& stream, Obse
   if (shared_) shared_->require_equal(model_.parameters(), progress_, "before training");
   a_rank_stops_ = shared_ && shared_->any(stop_requested());
   bool goes_on = true;
-  start_ = Clock::now();
-  seconds_before_ = progress_.seconds;
-  observed_ = 0;
-  const auto seconds = [&] { return shared_ ? progress_.seconds : clock_of_run().seconds; };  // the learning rate and the end may depend on it
+  detail::RunClock clock(progress_.seconds);
+  const auto seconds = [&] { return shared_ ? progress_.seconds : clock.now().seconds; };  // the learning rate and the end may depend on it
 
   const typename detail::GradientSteps<Rule>::Hooks hooks(gradient_steps_);
   detail::WindowReader<std::remove_reference_t<Stream>> reader(stream, options_);
@@ -294,9 +281,9 @@ TrainReport Trainer<Model, Adapter, Rule, Schedule>::train(Stream&& stream, Obse
                     " had a loss or gradient that is not finite, ", skipped_in_a_row - bad_in_a_row, " no supervised token");
     StepRecord record;
     record.step = progress_.windows + 1;
-    const auto window_start = Clock::now();
+    const double window_start = clock.now().wall_seconds;
     const Window window = reader.next();
-    record.phase_seconds["data"] = seconds_since(window_start);
+    record.phase_seconds["data"] = clock.now().wall_seconds - window_start;
     if (window.micro_batches == 0) {
       report.stopped_because = "end of stream";
       break;
@@ -308,7 +295,7 @@ TrainReport Trainer<Model, Adapter, Rule, Schedule>::train(Stream&& stream, Obse
     detail::WindowPhase phase;
     Outcome outcome = Outcome::stepped;
     try {
-      outcome = run_window(window, devices, record, phase);
+      outcome = run_window(window, devices, clock, record, phase);
     } catch (const std::exception& error) {
       const auto refused = refused_memory(error);
       if (!refused) throw;
@@ -337,14 +324,15 @@ TrainReport Trainer<Model, Adapter, Rule, Schedule>::train(Stream&& stream, Obse
     progress_.seconds = seconds();
     record.tokens = progress_.tokens;
     record.skipped_steps = progress_.skipped;
-    record.tokens_per_second = static_cast<double>(window.input_tokens) / std::max(seconds_since(window_start), 1e-9);
+    record.tokens_per_second = static_cast<double>(window.input_tokens) / std::max(clock.now().wall_seconds - window_start, 1e-9);
     record.peak_memory_bytes = sum_of(peak_memory_by_device(devices));
     record.seconds = progress_.seconds;
-    record.wall_seconds = (shared_ ? shared_->clock() : clock_of_run()).wall_seconds;
+    record.wall_seconds = (shared_ ? shared_->time() : clock.now()).wall_seconds;
     record.fraction = detail::spent(options_, progress_, seconds());
-    const auto observing = Clock::now();
-    ((goes_on &= goes_on_after(observers, record)), ...);
-    observed_ += seconds_since(observing);
+    {
+      const auto pause = clock.pause();
+      ((goes_on &= goes_on_after(observers, record)), ...);
+    }
     if constexpr ((EndingObserver<std::remove_reference_t<Observers>> || ...))
       if (shared_) goes_on = !shared_->any(!goes_on);
   }
@@ -369,7 +357,7 @@ TrainReport Trainer<Model, Adapter, Rule, Schedule>::train(Stream&& stream, Obse
 
 /// Forward and backward over the window's micro-batches, then the step. Fills the record's loss, lr, norm and phases.
 template <class Model, class Adapter, class Rule, class Schedule>
-auto Trainer<Model, Adapter, Rule, Schedule>::run_window(const Window& window, const std::vector<at::Device>& devices, StepRecord& record, detail::WindowPhase& phase) -> Outcome {
+auto Trainer<Model, Adapter, Rule, Schedule>::run_window(const Window& window, const std::vector<at::Device>& devices, const detail::RunClock& clock, StepRecord& record, detail::WindowPhase& phase) -> Outcome {
   const c10::AutoGradMode recording(true);
   const TrainingMode training;
   double &forward = record.phase_seconds["forward"], &backward = record.phase_seconds["backward"];
@@ -378,9 +366,9 @@ auto Trainer<Model, Adapter, Rule, Schedule>::run_window(const Window& window, c
   if (!shared_ && stop_requested()) return Outcome::stopped;
   if (window.supervised_tokens == 0) {  // on all ranks
     if (shared_) {
-      shared_->agree(stop_requested(), clock_of_run());
+      shared_->agree(stop_requested(), clock.now());
       a_rank_stops_ = shared_->a_rank_stops();
-      progress_.seconds = shared_->clock().seconds;
+      progress_.seconds = shared_->time().seconds;
     }
     return Outcome::skipped;
   }
@@ -416,7 +404,7 @@ auto Trainer<Model, Adapter, Rule, Schedule>::run_window(const Window& window, c
       fail<BadLoss>("Trainer: the loss is ", loss_sum, " in micro-batch ", number, " of ", window.micro_batches, " at step ", record.step, " (lr ", record.lr, "); the weights are those before it");
     }
     if (is_bad && !options_.shard_weights) break;  // else the other ranks need this one in every pass
-    if (is_last && shared_) shared_->begin_agreement(loss_sum, stop_requested(), clock_of_run());
+    if (is_last && shared_) shared_->begin_agreement(loss_sum, stop_requested(), clock.now());
     phase.name = "backward pass";
     gradient_steps_.begin_backward(is_last);
     backward += gradient_steps_.seconds();  // what the hooks spend is not the backward pass's
@@ -431,11 +419,11 @@ auto Trainer<Model, Adapter, Rule, Schedule>::run_window(const Window& window, c
   }
   phase = {};
   if (shared_) {
-    if (!shared_->agrees()) shared_->begin_agreement(loss_sum, stop_requested(), clock_of_run());
+    if (!shared_->agrees()) shared_->begin_agreement(loss_sum, stop_requested(), clock.now());
     gradient_steps_.exchange_rest(is_bad);
     loss_sum = shared_->loss_sum();
     a_rank_stops_ = shared_->a_rank_stops();
-    progress_.seconds = shared_->clock().seconds;
+    progress_.seconds = shared_->time().seconds;
     if (!std::isfinite(loss_sum)) {
       gradient_steps_.drop_window();
       if (options_.on_bad_loss == OnBadLoss::skip) return Outcome::skipped;
