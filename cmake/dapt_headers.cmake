@@ -220,6 +220,7 @@ set(DAPT_HEADERS
   include/dapt/train/stopwatch.hpp
   include/dapt/train/train_options.hpp
   include/dapt/train/trained_parameter.hpp
+  include/dapt/train/trained_parameters.hpp
   include/dapt/train/trainer.hpp
   include/dapt/train/trainer_state.hpp
   include/dapt/train/value_exchange.hpp

@@ -6,13 +6,10 @@
 #include <cmath>
 #include <cstdint>
 #include <exception>
-#include <functional>
 #include <limits>
-#include <map>
 #include <memory>
 #include <numeric>
 #include <optional>
-#include <set>
 #include <string>
 #include <type_traits>
 #include <utility>
@@ -43,10 +40,10 @@
 #include <dapt/train/memory_failure.hpp>
 #include <dapt/train/run_clock.hpp>
 #include <dapt/train/shared_training.hpp>
-#include <dapt/train/state_shards.hpp>
 #include <dapt/train/stopwatch.hpp>
 #include <dapt/train/train_options.hpp>
 #include <dapt/train/trained_parameter.hpp>
+#include <dapt/train/trained_parameters.hpp>
 #include <dapt/train/trainer_state.hpp>
 #include <dapt/train/weight_shards.hpp>
 #include <dapt/train/weight_window.hpp>
@@ -109,12 +106,14 @@ class Trainer {
   const Adapter& adapter() const { return adapter_; }
   typename Adapter::State& adapter_state() { return adapter_state_; }
   const TrainOptions& options() const { return options_; }
-  std::int64_t trainable_parameters() const;
+  std::int64_t trainable_parameters() const { return trained_.count(); }
 
   /// `f(parameter name, entry name, Tensor& or std::int64_t&)` for all of the optimizer's state, in a fixed order; of sharded states for what this rank keeps.
   template <class F>
-  void visit_optimizer_state(F&& f);
-  std::int64_t state_bytes();
+  void visit_optimizer_state(F&& f) {
+    trained_.visit(std::forward<F>(f));
+  }
+  std::int64_t state_bytes() { return trained_.state_bytes(); }
 
  private:
   using Trained = detail::TrainedParameter<Rule>;
@@ -127,12 +126,8 @@ class Trainer {
   /// What follows on attaching.
   void prepare();
   Outcome run_window(const Window& window, const std::vector<at::Device>& devices, const detail::RunClock& clock, StepRecord& record, detail::WindowPhase& phase);
-  template <class F>
-  void visit_own_state(F&& f);
   void require_attached() const;
-  detail::TrainedWeights weights() const;
   std::vector<at::Device> devices() const;
-  std::size_t index(const Trained& trained) const { return static_cast<std::size_t>(&trained - trained_.data()); }
   bool is_shared() const { return options_.ranks != nullptr && options_.ranks->size() > 1; }
   /// Null where all weights are here.
   detail::WeightWindow* window() const { return host_weights_ ? host_weights_.get() : shared_ ? shared_->weights() : nullptr; }
@@ -147,8 +142,7 @@ class Trainer {
   TrainOptions options_;
   Schedule schedule_;
   typename Adapter::State adapter_state_;
-  std::vector<Trained> trained_;
-  detail::TensorLayouts first_state_;  ///< as `init` made it, of all ranks
+  detail::TrainedParameters<Rule> trained_;
   RunHeader header_;
   std::int64_t updates_ = 0;          ///< optimizer steps since construction
   std::int64_t partial_updates_ = 0;  ///< layer-wise: skipped windows in which a parameter had stepped before a bad gradient came; each is a step to the rules, and skipped to all else
@@ -167,7 +161,7 @@ class Trainer {
 template <class Model, class Adapter, class Rule, class Schedule>
 Trainer<Model, Adapter, Rule, Schedule>::Trainer(Model& model, Adapter adapter, Rule rule, TrainOptions options, Schedule schedule)
     : model_(model), adapter_(std::move(adapter)), rule_(std::move(rule)), options_(std::move(options)), schedule_(std::move(schedule)),
-      adapter_state_((require_sound(), seed_everything(options_.seed), adapter_.attach(model_))), gradient_steps_(options_, rule_, trained_) {
+      adapter_state_((require_sound(), seed_everything(options_.seed), adapter_.attach(model_))), trained_(rule_), gradient_steps_(options_, rule_, trained_.all()) {
   try {
     prepare();
   } catch (...) {  // no destructor will follow
@@ -198,22 +192,8 @@ void Trainer<Model, Adapter, Rule, Schedule>::prepare() {
   if (options_.shard_weights) parted = detail::parted_weights(model_, "TrainOptions: shard_weights");
   detail::Owners owners;
   if (options_.shard_states) owners = detail::owners_of(rule_, parameters, parted ? &*parted : nullptr, options_.ranks->size());
-  std::set<std::string> names;
-  for (const NamedParameter& parameter : parameters) {
-    require(names.insert(parameter.name).second, "Trainer: the adapter ", Adapter::name, " has two trainable parameters ", parameter.name, "; a checkpoint would keep one of them");
-    const double factor = parameter.lr_factor * (options_.lr_factor ? options_.lr_factor(parameter) : 1);
-    require(factor >= 0 && std::isfinite(factor), "Trainer: lr_factor is ", factor, " for ", parameter.name, ", expected 0 or more");
-    Trained& trained = trained_.emplace_back(Trained{parameter, parameter.value.detach(), factor, rule_.init(parameter)});
-    std::set<std::string, std::less<>> entries;
-    rule_.visit(trained.state, [&](std::string_view entry, auto& value) {
-      require(entries.emplace(entry).second, "Trainer: ", Rule::name, " shows two entries \"", entry, "\" of its state for ", parameter.name, "; a checkpoint would keep one of them");
-      detail::note(first_state_, detail::optimizer_entry(parameter.name, entry), value);
-    });
-    trained.is_own = owners.states.empty() || owners.states[index(trained)] == options_.ranks->rank();
-    if (!trained.is_own) detail::drop_state(rule_, trained.state);
-  }
-  require(!trained_.empty(), "Trainer: the adapter has no trainable parameter");
-  header_ = detail::describe_training(adapter_, rule_, schedule_, options_, trained_);
+  trained_.make(parameters, Adapter::name, options_, owners.states);
+  header_ = detail::describe_training(adapter_, rule_, schedule_, options_, trained_.all());
   if (options_.host_weights) {
     const std::vector<at::Device> all_devices = devices();
     require(std::any_of(all_devices.begin(), all_devices.end(), [](at::Device device) { return !device.is_cpu(); }), "TrainOptions: host_weights has no effect for a model on the CPU");
@@ -225,7 +205,7 @@ void Trainer<Model, Adapter, Rule, Schedule>::prepare() {
     set_gate(host_weights_.get());
   }
   if (!is_shared()) return;
-  shared_ = std::make_unique<detail::SharedTraining<Rule>>(options_, rule_, trained_, std::move(owners), std::move(parted), [this](Trained& trained) { gradient_steps_.step_alone(trained); });
+  shared_ = std::make_unique<detail::SharedTraining<Rule>>(options_, rule_, trained_.all(), std::move(owners), std::move(parted), [this](Trained& trained) { gradient_steps_.step_alone(trained); });
   gradient_steps_.share(*shared_);
   shared_->describe(header_);
   if (shared_->weights() != nullptr) set_gate(shared_->weights());
@@ -448,16 +428,7 @@ auto Trainer<Model, Adapter, Rule, Schedule>::run_window(const Window& window, c
 template <class Model, class Adapter, class Rule, class Schedule>
 void Trainer<Model, Adapter, Rule, Schedule>::require_attached() const {
   require(!merged_, "Trainer: the adapter was merged into the model; build a new trainer to go on");
-  for (const Trained& trained : trained_)
-    require(trained.parameter.value.requires_grad(), "Trainer: ", trained.parameter.name,
-            " no longer requires a gradient; another adapter was attached to the model after this trainer was built");
-}
-
-template <class Model, class Adapter, class Rule, class Schedule>
-detail::TrainedWeights Trainer<Model, Adapter, Rule, Schedule>::weights() const {
-  detail::TrainedWeights result;
-  for (const Trained& trained : trained_) result.emplace_back(trained.parameter.name, trained.weight);
-  return result;
+  trained_.require_attached();
 }
 
 /// Those that the model lies on.
@@ -472,66 +443,23 @@ template <class Model, class Adapter, class Rule, class Schedule>
 Checkpoint Trainer<Model, Adapter, Rule, Schedule>::checkpoint() {
   require_attached();
   Checkpoint result{.progress = progress_, .header = header_};
-  detail::collect_state(result, weights(), updates_, partial_updates_, [this](auto f) { this->visit_own_state(f); });
+  detail::collect_state(result, trained_.weights(), updates_, partial_updates_, [this](auto f) { trained_.visit_own(f); });
   if (shared_) shared_->gather(result);
   return result;
 }
 
 template <class Model, class Adapter, class Rule, class Schedule>
 void Trainer<Model, Adapter, Rule, Schedule>::restore(const Checkpoint& checkpoint) {
-  const auto visit = [this](auto f) { this->visit_optimizer_state(f); };
   require_attached();
   detail::require_same_setting(header_, checkpoint.header);
-  std::set<std::string> elsewhere;
-  for (const Trained& trained : trained_)
-    if (!trained.is_own) elsewhere.insert(trained.parameter.name);
-  detail::require_fitting_state(checkpoint, weights(), first_state_, visit, elsewhere);
-  detail::TrainedWeights here;
+  trained_.require_fitting(checkpoint);
   if (window() != nullptr) window()->release();
-  for (const Trained& trained : trained_)
-    if (trained.is_own || !trained.is_sharded) here.emplace_back(trained.parameter.name, trained.weight);
-  std::map<std::string, at::Device, std::less<>> devices;
-  for (const Trained& trained : trained_) devices.emplace(trained.parameter.name, trained.weight.device());
-  detail::restore_state(checkpoint, here, [&](std::string_view parameter) { return devices.find(parameter)->second; }, visit);
+  trained_.restore(checkpoint);
   updates_ = checkpoint.numbers.at("updates");
   const auto partial = checkpoint.numbers.find("partial updates");
   partial_updates_ = partial == checkpoint.numbers.end() ? 0 : partial->second;
   progress_ = checkpoint.progress;
   continues_ = true;
-}
-
-template <class Model, class Adapter, class Rule, class Schedule>
-std::int64_t Trainer<Model, Adapter, Rule, Schedule>::trainable_parameters() const {
-  std::int64_t count = 0;
-  for (const Trained& trained : trained_) count += trained.weight.numel();
-  return count;
-}
-
-template <class Model, class Adapter, class Rule, class Schedule>
-template <class F>
-void Trainer<Model, Adapter, Rule, Schedule>::visit_optimizer_state(F&& f) {
-  for (Trained& trained : trained_) {
-    const auto show = [&](std::string_view entry, auto& value) { f(std::string_view(trained.parameter.name), entry, value); };
-    if (trained.is_own) rule_.visit(trained.state, show);
-    else visit_read_by_accumulate(rule_, trained.state, show);
-  }
-}
-
-template <class Model, class Adapter, class Rule, class Schedule>
-template <class F>
-void Trainer<Model, Adapter, Rule, Schedule>::visit_own_state(F&& f) {
-  for (Trained& trained : trained_)
-    if (trained.is_own) rule_.visit(trained.state, [&](std::string_view entry, auto& value) { f(std::string_view(trained.parameter.name), entry, value); });
-}
-
-template <class Model, class Adapter, class Rule, class Schedule>
-std::int64_t Trainer<Model, Adapter, Rule, Schedule>::state_bytes() {
-  std::int64_t bytes = 0;
-  visit_optimizer_state([&](std::string_view, std::string_view, auto& value) {
-    if constexpr (std::is_same_v<std::remove_cvref_t<decltype(value)>, Tensor>) bytes += value.defined() ? static_cast<std::int64_t>(value.nbytes()) : 0;
-    else bytes += static_cast<std::int64_t>(sizeof value);
-  });
-  return bytes;
 }
 
 }  // namespace dapt
