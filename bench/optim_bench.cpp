@@ -11,7 +11,7 @@
 #include <ATen/Parallel.h>
 #include <benchmark/benchmark.h>
 
-#include <dapt/kernels/memory.hpp>
+#include <dapt/core/keep_freed_memory.hpp>
 #include <dapt/optim/adafactor.hpp>
 #include <dapt/optim/adamw.hpp>
 #include <dapt/optim/apollo.hpp>

@@ -9,9 +9,9 @@
 
 #include <CLI/CLI.hpp>
 
-#include <dapt/core/product.hpp>
+#include <dapt/core/product_choice.hpp>
 #include <dapt/dist/process_group.hpp>
-#include <dapt/kernels/memory.hpp>
+#include <dapt/core/keep_freed_memory.hpp>
 
 #include "commands.hpp"
 #include "error_message.hpp"

@@ -12,7 +12,7 @@
 
 #include <dapt/core/error.hpp>
 #include <dapt/data/utf8.hpp>
-#include <dapt/models/recompute.hpp>
+#include <dapt/models/gradient_checkpointing.hpp>
 
 namespace dapt_program {
 namespace {

@@ -35,6 +35,7 @@
 #include <dapt/core/instruction_set.hpp>
 #include <dapt/core/json.hpp>
 #include <dapt/core/json_number.hpp>
+#include <dapt/core/keep_freed_memory.hpp>
 #include <dapt/core/kept_input.hpp>
 #include <dapt/core/linear.hpp>
 #include <dapt/core/matrix_product.hpp>
@@ -43,7 +44,7 @@
 #include <dapt/core/page.hpp>
 #include <dapt/core/peak_memory.hpp>
 #include <dapt/core/precision.hpp>
-#include <dapt/core/product.hpp>
+#include <dapt/core/product_choice.hpp>
 #include <dapt/core/pull_range.hpp>
 #include <dapt/core/quantization.hpp>
 #include <dapt/core/quantized_numbers.hpp>
@@ -98,16 +99,19 @@
 #include <dapt/io/weight_file.hpp>
 #include <dapt/io/weight_folder.hpp>
 #include <dapt/kernels/attention.hpp>
+#include <dapt/kernels/avx512_attention.hpp>
+#include <dapt/kernels/blocked_attention.hpp>
 #include <dapt/kernels/cpu/attention_avx512.hpp>
 #include <dapt/kernels/cpu/cross_entropy_avx512.hpp>
 #include <dapt/kernels/cpu/elementwise_avx512.hpp>
 #include <dapt/kernels/cpu/quantized_avx512.hpp>
 #include <dapt/kernels/cpu/workspace.hpp>
 #include <dapt/kernels/cuda/rows.hpp>
+#include <dapt/kernels/documents.hpp>
+#include <dapt/kernels/flash_attention.hpp>
 #include <dapt/kernels/kernel_report.hpp>
 #include <dapt/kernels/linear_cross_entropy.hpp>
 #include <dapt/kernels/lora_linear.hpp>
-#include <dapt/kernels/memory.hpp>
 #include <dapt/kernels/quantized_weight.hpp>
 #include <dapt/kernels/rms_norm.hpp>
 #include <dapt/kernels/rope.hpp>
@@ -127,6 +131,7 @@
 #include <dapt/models/config_reader.hpp>
 #include <dapt/models/encoder_classifier.hpp>
 #include <dapt/models/encoder_config.hpp>
+#include <dapt/models/gradient_checkpointing.hpp>
 #include <dapt/models/layer_places.hpp>
 #include <dapt/models/llama.hpp>
 #include <dapt/models/llama_config.hpp>

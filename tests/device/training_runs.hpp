@@ -13,7 +13,7 @@
 
 #include <dapt/data/packed_stream.hpp>
 #include <dapt/core/instruction_set.hpp>
-#include <dapt/core/product.hpp>
+#include <dapt/core/product_choice.hpp>
 #include <dapt/optim/adamw.hpp>
 #include <dapt/optim/any_optimizer.hpp>
 

@@ -14,7 +14,7 @@
 #include <torch/csrc/autograd/autograd.h>
 
 #include <dapt/core/instruction_set.hpp>
-#include <dapt/core/product.hpp>
+#include <dapt/core/product_choice.hpp>
 
 namespace dapt::testing_support {
 

@@ -6,7 +6,7 @@
 #include <catch2/catch.hpp>
 #include <nlohmann/json.hpp>
 
-#include <dapt/core/product.hpp>
+#include <dapt/core/product_choice.hpp>
 #include <dapt/io/hf_model.hpp>
 #include <dapt/metrics/exact_match.hpp>
 #include <dapt/metrics/log_prob_mrr.hpp>

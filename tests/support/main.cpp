@@ -4,7 +4,7 @@
 
 #include <ATen/Parallel.h>
 
-#include <dapt/core/product.hpp>
+#include <dapt/core/product_choice.hpp>
 
 int main(int argc, char** argv) {
   dapt::make_products_independent_of_the_batch();

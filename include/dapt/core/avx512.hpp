@@ -15,48 +15,51 @@
 #include <immintrin.h>
 #pragma GCC diagnostic pop
 
+/// The target of each function of AVX-512 code, what instruction_set() calls avx512_bf16.
+#define DAPT_AVX512 [[gnu::target("avx512f,avx512bw,avx512vl,avx512dq,avx512bf16")]]
+
 namespace dapt::detail::avx512 {
 
-[[gnu::target("avx512f,avx512bw,avx512vl,avx512dq,avx512bf16")]] inline __m512 load(const float* from) { return _mm512_loadu_ps(from); }
+DAPT_AVX512 inline __m512 load(const float* from) { return _mm512_loadu_ps(from); }
 
-[[gnu::target("avx512f,avx512bw,avx512vl,avx512dq,avx512bf16")]] inline __m512 widen(__m256i bf16) {
+DAPT_AVX512 inline __m512 widen(__m256i bf16) {
   return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(bf16), 16));
 }
 
-[[gnu::target("avx512f,avx512bw,avx512vl,avx512dq,avx512bf16")]] inline __m512 load(const c10::BFloat16* from) {
+DAPT_AVX512 inline __m512 load(const c10::BFloat16* from) {
   return widen(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)));
 }
 
 /// Lanes of the first `count` elements, all for 16 or more.
-[[gnu::target("avx512f,avx512bw,avx512vl,avx512dq,avx512bf16")]] inline __mmask16 first_lanes(std::int64_t count) {
+DAPT_AVX512 inline __mmask16 first_lanes(std::int64_t count) {
   return count >= 16 ? __mmask16(0xffff) : static_cast<__mmask16>((1u << count) - 1);
 }
 
 /// The first `count` elements (16 at most), zero elsewhere.
-[[gnu::target("avx512f,avx512bw,avx512vl,avx512dq,avx512bf16")]] inline __m512 load(const float* from, std::int64_t count) {
+DAPT_AVX512 inline __m512 load(const float* from, std::int64_t count) {
   return _mm512_maskz_loadu_ps(first_lanes(count), from);
 }
 
-[[gnu::target("avx512f,avx512bw,avx512vl,avx512dq,avx512bf16")]] inline __m512 load(const c10::BFloat16* from, std::int64_t count) {
+DAPT_AVX512 inline __m512 load(const c10::BFloat16* from, std::int64_t count) {
   return widen(_mm256_maskz_loadu_epi16(first_lanes(count), from));
 }
 
-[[gnu::target("avx512f,avx512bw,avx512vl,avx512dq,avx512bf16")]] inline void store(float* to, __m512 value) { _mm512_storeu_ps(to, value); }
+DAPT_AVX512 inline void store(float* to, __m512 value) { _mm512_storeu_ps(to, value); }
 
-[[gnu::target("avx512f,avx512bw,avx512vl,avx512dq,avx512bf16")]] inline void store(c10::BFloat16* to, __m512 value) {
+DAPT_AVX512 inline void store(c10::BFloat16* to, __m512 value) {
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), (__m256i)_mm512_cvtneps_pbh(value));
 }
 
-[[gnu::target("avx512f,avx512bw,avx512vl,avx512dq,avx512bf16")]] inline void store(float* to, __m512 value, std::int64_t count) {
+DAPT_AVX512 inline void store(float* to, __m512 value, std::int64_t count) {
   _mm512_mask_storeu_ps(to, first_lanes(count), value);
 }
 
-[[gnu::target("avx512f,avx512bw,avx512vl,avx512dq,avx512bf16")]] inline void store(c10::BFloat16* to, __m512 value, std::int64_t count) {
+DAPT_AVX512 inline void store(c10::BFloat16* to, __m512 value, std::int64_t count) {
   _mm256_mask_storeu_epi16(to, first_lanes(count), (__m256i)_mm512_cvtneps_pbh(value));
 }
 
 /// e^x within 1 unit in the last place of fp32; 0 below e^-87, where results would be subnormal (and slow); infinity far above; NaN stays NaN.
-[[gnu::target("avx512f,avx512bw,avx512vl,avx512dq,avx512bf16")]] inline __m512 exp(__m512 x) {
+DAPT_AVX512 inline __m512 exp(__m512 x) {
   const __m512 least = _mm512_set1_ps(-87.f);
   const __mmask16 normal = _mm512_cmp_ps_mask(x, least, _CMP_NLT_UQ);
   // the bounds keep the remainder finite for x = -infinity; as second operand of max and min, a NaN of x survives
@@ -77,13 +80,13 @@ namespace dapt::detail::avx512 {
 }
 
 /// Puts two rows of 16 bf16, one after the other, into the order a0 b0 a1 b1 ...: the layout that bf16 products read (VNNI).
-[[gnu::target("avx512f,avx512bw,avx512vl,avx512dq,avx512bf16")]] inline __m512i interleave(__m512i rows) {
+DAPT_AVX512 inline __m512i interleave(__m512i rows) {
   const __m512i order = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6, 21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
   return _mm512_permutexvar_epi16(order, rows);
 }
 
 /// Transposes a square of 16 x 16 32-bit elements.
-[[gnu::target("avx512f,avx512bw,avx512vl,avx512dq,avx512bf16")]] inline void transpose(__m512i (&row)[16]) {
+DAPT_AVX512 inline void transpose(__m512i (&row)[16]) {
   __m512i t[16];
   for (int i = 0; i < 16; i += 2) {
     t[i] = _mm512_unpacklo_epi32(row[i], row[i + 1]);

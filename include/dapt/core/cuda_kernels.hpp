@@ -51,8 +51,7 @@ struct CudaKernels {
 }
 
 /// Whether own CUDA kernels take these elements.
-inline bool takes_cuda_kernels(const Tensor& x) {
-  return x.is_cuda() && cuda_kernels().are_linked() && (x.scalar_type() == at::kFloat || x.scalar_type() == at::kBFloat16) && x.numel() > 0;
-}
+inline bool takes_cuda_kernels(at::ScalarType dtype, at::Device device) { return device.is_cuda() && cuda_kernels().are_linked() && (dtype == at::kFloat || dtype == at::kBFloat16); }
+inline bool takes_cuda_kernels(const Tensor& x) { return takes_cuda_kernels(x.scalar_type(), x.device()) && x.numel() > 0; }
 
 }  // namespace dapt

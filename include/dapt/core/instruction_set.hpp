@@ -7,6 +7,7 @@
 #include <string_view>
 
 #include <ATen/Context.h>
+#include <c10/util/BFloat16.h>
 
 #include <dapt/core/error.hpp>
 #include <dapt/core/tensor.hpp>
@@ -52,9 +53,16 @@ inline InstructionSet chosen_instruction_set() {
 
 namespace detail {
 
-/// Whether own AVX-512 code takes these elements: rms_norm, rope, swiglu, steps of AdamW.
-inline bool takes_avx512_elementwise(const Tensor& x) {
-  return instruction_set() == InstructionSet::avx512_bf16 && x.is_cpu() && (x.scalar_type() == at::kFloat || x.scalar_type() == at::kBFloat16);
+/// Whether own AVX-512 code takes elements of this type: rms_norm, rope, swiglu, the loss, steps of AdamW.
+inline bool takes_avx512_elementwise(at::ScalarType dtype, at::Device device) {
+  return instruction_set() == InstructionSet::avx512_bf16 && device.is_cpu() && (dtype == at::kFloat || dtype == at::kBFloat16);
+}
+inline bool takes_avx512_elementwise(const Tensor& x) { return takes_avx512_elementwise(x.scalar_type(), x.device()); }
+
+/// use<Element>() for the elements of `dtype`, one of the two types that own code takes.
+template <class Use>
+decltype(auto) with_element(at::ScalarType dtype, Use use) {
+  return dtype == at::kFloat ? use.template operator()<float>() : use.template operator()<c10::BFloat16>();
 }
 
 /// Whether oneDNN has a fast inner product of bf16 here.

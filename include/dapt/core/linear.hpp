@@ -11,7 +11,7 @@
 #include <dapt/core/frozen_weight.hpp>
 #include <dapt/core/kept_input.hpp>
 #include <dapt/core/matrix_product.hpp>
-#include <dapt/core/product.hpp>
+#include <dapt/core/product_choice.hpp>
 #include <dapt/core/tensor.hpp>
 #include <torch/csrc/autograd/custom_function.h>
 
@@ -19,7 +19,7 @@ namespace dapt {
 
 namespace detail {
 
-/// rows weight^T + bias in the type of `rows`, an operand (core/product.hpp): not yet rounded.
+/// rows weight^T + bias in the type of `rows`, an operand (core/product_choice.hpp): not yet rounded.
 inline Tensor linear_rows(const Tensor& rows, const Tensor& weight, const std::optional<Tensor>& bias) {
   const auto dtype = rows.scalar_type();
   return matrix_product(rows, weight.to(dtype).t(), bias ? std::optional(bias->to(dtype)) : std::nullopt);

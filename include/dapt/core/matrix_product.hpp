@@ -1,4 +1,4 @@
-// The product of two matrices, by the library that core/product.hpp chooses for it.
+// The product of two matrices, by the library that core/product_choice.hpp chooses for it.
 #pragma once
 
 #include <optional>
@@ -9,7 +9,7 @@
 #include <ATen/ops/addmm.h>
 #include <ATen/ops/mm.h>
 
-#include <dapt/core/product.hpp>
+#include <dapt/core/product_choice.hpp>
 #include <dapt/core/tensor.hpp>
 
 namespace dapt {

@@ -1,4 +1,4 @@
-// Floating-point formats by the names that users write and reports show.
+// Floating-point formats: by the names that users write and reports show, and which one to compute in.
 #pragma once
 
 #include <string_view>
@@ -26,5 +26,8 @@ inline std::string_view dtype_name(at::ScalarType dtype) {
     default: fail("dtype: found ", c10::toString(dtype), ", expected float32, bfloat16 or float16");
   }
 }
+
+/// The type in which sums and statistics of values of `dtype` are computed.
+inline at::ScalarType wide_dtype(at::ScalarType dtype) { return dtype == at::kDouble ? at::kDouble : at::kFloat; }
 
 }  // namespace dapt

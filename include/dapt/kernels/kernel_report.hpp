@@ -10,7 +10,7 @@
 
 #include <dapt/core/cuda_kernels.hpp>
 #include <dapt/core/instruction_set.hpp>
-#include <dapt/core/product.hpp>
+#include <dapt/core/product_choice.hpp>
 
 namespace dapt {
 

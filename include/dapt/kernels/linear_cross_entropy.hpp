@@ -1,7 +1,7 @@
 // The loss of a language model's head without its logits: the product with the head's weight and the softmax cross entropy in chunks of rows.
 // The gradient is formed in the forward pass, chunk by chunk, and only scaled in the backward pass (as Liger's fused linear cross entropy does,
 // arXiv:2410.10989, section 3.2); so the [N, V] logits never exist. Ignored rows are dropped before anything is computed.
-// Softmax in fp32, of logits in the type that products read (core/product.hpp): bf16 where bf16 products are fast, as eager's.
+// Softmax in fp32, of logits in the type that products read (core/product_choice.hpp): bf16 where bf16 products are fast, as eager's.
 #pragma once
 
 #include <algorithm>
@@ -24,11 +24,12 @@
 #include <dapt/core/batch.hpp>
 #include <dapt/core/cuda_kernels.hpp>
 #include <dapt/core/error.hpp>
+#include <dapt/core/instruction_set.hpp>
 #include <dapt/core/matrix_product.hpp>
-#include <dapt/core/product.hpp>
+#include <dapt/core/precision.hpp>
+#include <dapt/core/product_choice.hpp>
 #include <dapt/core/tensor.hpp>
 #include <dapt/kernels/cpu/cross_entropy_avx512.hpp>
-#include <dapt/core/instruction_set.hpp>
 #include <torch/csrc/autograd/custom_function.h>
 
 namespace dapt {
@@ -37,12 +38,10 @@ namespace detail {
 
 /// Rows whose logits exist at the same time: oneDNN packs the whole weight for each chunk of them (bf16, frozen: 512 rows instead of 256 take 8 % less time). With a trained weight there are more,
 /// because each chunk also costs a pass over the weight's gradient; a GPU is not busy with fewer.
-inline std::int64_t logits_chunk_rows(const Tensor& logits_like, bool trained) { return (trained || logits_like.is_cuda() ? 2048 : 1024) / logits_like.element_size(); }
+inline std::int64_t logits_chunk_rows(at::ScalarType logits, at::Device device, bool trained) { return (trained || device.is_cuda() ? 2048 : 1024) / static_cast<std::int64_t>(c10::elementSize(logits)); }
 
 /// Elements of a bf16 weight that are fp32 at the same time: they stay in the cache.
 inline constexpr std::int64_t widened_elements = std::int64_t{1} << 21;
-
-inline at::ScalarType softmax_dtype(const Tensor& hidden) { return hidden.scalar_type() == at::kDouble ? at::kDouble : at::kFloat; }
 
 inline void check_linear_cross_entropy(std::string_view name, const Tensor& hidden, const Tensor& weight, const Tensor& labels) {
   require(hidden.dim() == 2 && weight.dim() == 2 && labels.dim() == 1 && hidden.size(1) == weight.size(1) && hidden.size(0) == labels.size(0), name,
@@ -64,8 +63,6 @@ inline Tensor supervised_rows(const Tensor& labels, std::int64_t vocabulary) {
 }
 
 #if defined(__x86_64__)
-inline bool takes_avx512_cross_entropy(const Tensor& logits) { return takes_avx512_elementwise(logits); }
-
 /// The losses of the rows of `logits`; their gradients are written over the logits where asked for.
 template <class Element>
 Tensor cross_entropy_avx512(const Tensor& logits, const Tensor& labels, bool gradient) {
@@ -78,12 +75,6 @@ Tensor cross_entropy_avx512(const Tensor& logits, const Tensor& labels, bool gra
   });
   return losses;
 }
-#else
-inline bool takes_avx512_cross_entropy(const Tensor&) { return false; }
-template <class Element>
-Tensor cross_entropy_avx512(const Tensor& logits, const Tensor&, bool) {
-  return logits;
-}
 #endif
 
 /// Losses of the rows of `logits` (which may be overwritten), and with `gradient` the logits' gradients, in their type.
@@ -93,9 +84,10 @@ inline std::pair<Tensor, Tensor> cross_entropy(const Tensor& logits, const Tenso
     cuda_kernels().cross_entropy(logits, labels.contiguous(), losses, gradient);
     return {losses, gradient ? logits : Tensor()};
   }
-  if (takes_avx512_cross_entropy(logits))
-    return {logits.scalar_type() == at::kFloat ? cross_entropy_avx512<float>(logits, labels, gradient) : cross_entropy_avx512<c10::BFloat16>(logits, labels, gradient), logits};
-  const Tensor wide = logits.to(softmax_dtype(logits)), column = labels.unsqueeze(1), normalizer = at::logsumexp(wide, 1, /*keepdim=*/true);
+#if defined(__x86_64__)
+  if (takes_avx512_elementwise(logits)) return {with_element(logits.scalar_type(), [&]<class Element>() { return cross_entropy_avx512<Element>(logits, labels, gradient); }), logits};
+#endif
+  const Tensor wide = logits.to(wide_dtype(logits.scalar_type())), column = labels.unsqueeze(1), normalizer = at::logsumexp(wide, 1, /*keepdim=*/true);
   const Tensor losses = normalizer.sub(wide.gather(1, column)).squeeze(1);
   if (!gradient) return {losses, Tensor()};
   const Tensor dlogits = wide.sub(normalizer).exp_();
@@ -113,7 +105,7 @@ void for_each_weight_block(const Tensor& weight, at::ScalarType dtype, Body body
 /// Calls body(begin, length, logits) for chunks of the rows of `hidden`, in the type that products read; the logits lie in one buffer that is used again.
 template <class Body>
 void for_each_logits_chunk(const Tensor& hidden, const Tensor& weight, bool trained, Body body) {
-  const std::int64_t rows = hidden.size(0), chunk_rows = logits_chunk_rows(hidden, trained);
+  const std::int64_t rows = hidden.size(0), chunk_rows = logits_chunk_rows(hidden.scalar_type(), hidden.device(), trained);
   if (rows == 0) return;
   const bool in_one = takes_onednn(hidden) && weight.scalar_type() == hidden.scalar_type();  // it writes to memory of its own
   Tensor buffer = in_one ? Tensor() : at::empty({std::min(chunk_rows, rows), weight.size(0)}, hidden.options());
@@ -165,7 +157,7 @@ struct LinearCrossEntropyFunction : torch::autograd::Function<LinearCrossEntropy
       if (!wants_weight) return;
       const Tensor transposed = dlogits.t(), chunk = kept.narrow(0, begin, length);
       if (length == kept.size(0)) dweight = at::mm(transposed, chunk);  // one chunk: nothing to add up
-      else if (begin == 0) dweight = at::mm(transposed, chunk).to(softmax_dtype(chunk));
+      else if (begin == 0) dweight = at::mm(transposed, chunk).to(wide_dtype(chunk.scalar_type()));
       else if (dweight.scalar_type() == chunk.scalar_type()) dweight.addmm_(transposed, chunk);
       else dweight.add_(at::mm(transposed, chunk));
     });
@@ -174,7 +166,7 @@ struct LinearCrossEntropyFunction : torch::autograd::Function<LinearCrossEntropy
     context->saved_data["hidden_dtype"] = hidden.scalar_type();
     context->saved_data["rows"] = hidden.size(0);
     context->saved_data["weight_dtype"] = weight.scalar_type();
-    return sum.to(softmax_dtype(hidden));
+    return sum.to(wide_dtype(hidden.scalar_type()));
   }
 
   static torch::autograd::variable_list backward(torch::autograd::AutogradContext* context, torch::autograd::variable_list gradients) {
@@ -190,6 +182,23 @@ struct LinearCrossEntropyFunction : torch::autograd::Function<LinearCrossEntropy
     return {hidden_gradient, weight_gradient, Tensor(), Tensor(), Tensor()};
   }
 };
+
+/// Bytes that linear_cross_entropy_sum of `rows` supervised rows [N, C] and its gradients need at the most beside its inputs, for memory plans. `weight`: its shape [V, C].
+inline std::int64_t linear_cross_entropy_bytes(std::int64_t rows, at::IntArrayRef weight, at::ScalarType dtype, at::Device device, bool trains) {
+  const auto read = operand_dtype(dtype, device, rows);
+  const auto size = [](at::ScalarType type) { return static_cast<std::int64_t>(c10::elementSize(type)); };
+  const std::int64_t V = weight[0], hidden = rows * weight[1], e = size(dtype), w = size(read), s = size(wide_dtype(dtype));
+  const std::int64_t chunk = std::min(rows, logits_chunk_rows(read, device, trains));
+  // Own code writes the gradients over the logits; LibTorch's operations have them in the wide type, and copies of what is not wide.
+  const bool own = takes_avx512_elementwise(read, device) || takes_cuda_kernels(read, device);
+  const std::int64_t softmax = own ? 0 : s + (w == s ? 0 : s + w);
+  const std::int64_t input_gradient = hidden * w, forward = hidden * w + chunk * V * (w + softmax);
+  if (!trains) return input_gradient + forward;
+  const bool one_chunk = chunk == rows;
+  const std::int64_t elements = weight[0] * weight[1], element = one_chunk ? w : s, gradient = elements * element, part = one_chunk || w == s ? 0 : elements * w;
+  const std::int64_t backward = gradient + (element == e ? 0 : elements * e) + hidden * (w + 2 * e);
+  return input_gradient + gradient + std::max(forward + part, backward);
+}
 
 }  // namespace detail
 
@@ -207,7 +216,7 @@ inline Tensor linear_log_probs(const Tensor& hidden, const Tensor& weight, const
   const c10::NoGradGuard no_grad;
   const Tensor rows = detail::supervised_rows(labels, weight.size(0));
   const Tensor kept = operand(hidden.index_select(0, rows)), targets = labels.index_select(0, rows);
-  Tensor result = at::zeros({labels.size(0)}, hidden.options().dtype(detail::softmax_dtype(hidden)));
+  Tensor result = at::zeros({labels.size(0)}, hidden.options().dtype(wide_dtype(hidden.scalar_type())));
   detail::for_each_logits_chunk(kept, weight, /*trained=*/false, [&](std::int64_t begin, std::int64_t length, const Tensor& logits) {
     result.index_copy_(0, rows.narrow(0, begin, length), detail::cross_entropy(logits, targets.narrow(0, begin, length), false).first.neg());
   });

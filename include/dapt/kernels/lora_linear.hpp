@@ -6,7 +6,7 @@
 #include <dapt/core/kept_input.hpp>
 #include <dapt/core/linear.hpp>
 #include <dapt/core/matrix_product.hpp>
-#include <dapt/core/product.hpp>
+#include <dapt/core/product_choice.hpp>
 #include <dapt/core/tensor.hpp>
 #include <torch/csrc/autograd/custom_function.h>
 

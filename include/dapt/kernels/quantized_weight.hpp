@@ -22,11 +22,11 @@
 #include <dapt/core/cuda_kernels.hpp>
 #include <dapt/core/error.hpp>
 #include <dapt/core/frozen_weight.hpp>
+#include <dapt/core/instruction_set.hpp>
 #include <dapt/core/quantization.hpp>
 #include <dapt/core/quantized_numbers.hpp>
 #include <dapt/core/tensor.hpp>
 #include <dapt/kernels/cpu/quantized_avx512.hpp>
-#include <dapt/core/instruction_set.hpp>
 
 namespace dapt {
 
@@ -41,6 +41,7 @@ struct Nf4Weight {
   Tensor codes;   ///< uint8, two codes a byte, the first in the upper four bits: [ceil(out in / 2)]
   Tensor absmax;  ///< fp32 [ceil(out in / 64)]: the block's largest magnitude
   std::int64_t out = 0, in = 0;
+  Tensor table = {};  ///< fp32 [16]: nf4_table, where the codes are; undefined where that is the CPU
 };
 
 namespace detail {
@@ -87,29 +88,30 @@ void nf4_codes(const Element* from, std::int64_t count, float absmax, bool whole
 
 inline float round_to(float value, bool to_bf16) { return to_bf16 ? static_cast<float>(c10::BFloat16(value)) : value; }
 
-/// `count` values from the flat position `first` on.
+/// `count` values of row `row` from `column` on.
 template <class Element>
-void read_nf4(const Nf4Weight& weight, std::int64_t first, std::int64_t count, bool to_bf16, Element* to) {
+void read_row(const Nf4Weight& weight, std::int64_t row, std::int64_t column, std::int64_t count, bool to_bf16, Element* to) {
   const std::uint8_t* codes = weight.codes.const_data_ptr<std::uint8_t>();
   const float* absmax = weight.absmax.const_data_ptr<float>();
-  for (std::int64_t at = first; at < first + count;) {
-    const std::int64_t block = at / nf4_block;
+  const std::int64_t first = row * weight.in + column;
+  for (std::int64_t flat = first; flat < first + count;) {
+    const std::int64_t block = flat / nf4_block;
 #if defined(__x86_64__)
-    if (const std::int64_t whole = (first + count - at) / nf4_block; at % nf4_block == 0 && whole > 0 && instruction_set() == InstructionSet::avx512_bf16) {
-      avx512::four_bit_blocks(codes + at / 2, absmax + block, nf4_table.data(), whole, to_bf16, to + (at - first));
-      at += whole * nf4_block;
+    if (const std::int64_t whole = (first + count - flat) / nf4_block; flat % nf4_block == 0 && whole > 0 && instruction_set() == InstructionSet::avx512_bf16) {
+      avx512::four_bit_blocks(codes + flat / 2, absmax + block, nf4_table.data(), whole, to_bf16, to + (flat - first));
+      flat += whole * nf4_block;
       continue;
     }
 #endif
     std::array<Element, 16> values;
     for (std::size_t code = 0; code < 16; ++code) values[code] = static_cast<Element>(round_to(nf4_table[code] * absmax[block], to_bf16));
     const std::int64_t end = std::min(first + count, (block + 1) * nf4_block);
-    for (; at < end; ++at) to[at - first] = values[at % 2 == 0 ? codes[at / 2] >> 4 : codes[at / 2] & 15];
+    for (; flat < end; ++flat) to[flat - first] = values[flat % 2 == 0 ? codes[flat / 2] >> 4 : codes[flat / 2] & 15];
   }
 }
 
 template <class Element>
-void read_int8(const Int8Weight& weight, std::int64_t row, std::int64_t column, std::int64_t count, bool to_bf16, Element* to) {
+void read_row(const Int8Weight& weight, std::int64_t row, std::int64_t column, std::int64_t count, bool to_bf16, Element* to) {
   const std::int8_t* codes = weight.codes.const_data_ptr<std::int8_t>() + row * weight.codes.size(1) + column;
   const float absmax = weight.absmax.const_data_ptr<float>()[row];
 #if defined(__x86_64__)
@@ -118,43 +120,62 @@ void read_int8(const Int8Weight& weight, std::int64_t row, std::int64_t column, 
   for (std::int64_t i = 0; i < count; ++i) to[i] = static_cast<Element>(round_to(static_cast<float>(codes[i]) * absmax * int8_unit, to_bf16));
 }
 
-/// read(row of the block, count, element type's pointer), for each row of `block`.
-template <class Read>
-void read_rows(Tensor& block, at::ScalarType dtype, Read read) {
-  const std::int64_t rows = block.size(0), columns = block.size(1);
-  const bool to_bf16 = dtype == at::kBFloat16;
-  require(block.is_contiguous() && (block.scalar_type() == dtype || block.scalar_type() == at::kFloat), "quantised weight: asked for ", block.scalar_type(), ", it has ", dtype);
-  if (block.is_meta()) return;  // a memory plan asks for sizes only
-  const auto fill = [&](auto* to) {
-    at::parallel_for(0, rows, std::max<std::int64_t>(1, elementwise_grain / std::max<std::int64_t>(1, columns)), [&](std::int64_t begin, std::int64_t end) {
-      for (std::int64_t row = begin; row < end; ++row) read(row, columns, to_bf16, to + row * columns);
-    });
-  };
-  block.scalar_type() == at::kFloat ? fill(block.mutable_data_ptr<float>()) : fill(block.mutable_data_ptr<c10::BFloat16>());
-}
-
-/// Where codes lie that are not on the CPU: the same values with LibTorch's operations, for any device. read(first row, rows) gives the values of rows of the block in fp32.
-template <class Read>
-void read_by_operations(Tensor& block, at::ScalarType dtype, Read read) {
-  require(block.scalar_type() == dtype || block.scalar_type() == at::kFloat, "quantised weight: asked for ", block.scalar_type(), ", it has ", dtype);
-  const std::int64_t rows = block.size(0), step = std::max<std::int64_t>(1, (1 << 22) / std::max<std::int64_t>(1, block.size(1)));  // indices of 8 bytes exist for these at once
-  for (std::int64_t begin = 0; begin < rows; begin += step) {
-    const std::int64_t count = std::min(step, rows - begin);
-    block.narrow(0, begin, count).copy_(read(begin, count).to(dtype));
-  }
-}
-
-inline Tensor nf4_by_operations(const Nf4Weight& weight, const Tensor& table, std::int64_t row, std::int64_t column, std::int64_t rows, std::int64_t columns) {
+/// Values [rows, columns] in fp32 with LibTorch's operations, for any device.
+inline Tensor by_operations(const Nf4Weight& weight, std::int64_t row, std::int64_t column, std::int64_t rows, std::int64_t columns) {
   const auto options = weight.codes.options().dtype(at::kLong);
-  const Tensor at = at::arange(row, row + rows, options).mul_(weight.in).add_(column).unsqueeze(1).add(at::arange(columns, options)).view(-1);
-  const Tensor both = weight.codes.index_select(0, at.bitwise_right_shift(1));
-  const Tensor code = at::where(at.bitwise_and(1).eq(0), both.bitwise_right_shift(4), both.bitwise_and(15)).to(at::kInt);
-  return table.index_select(0, code).mul_(weight.absmax.index_select(0, at.bitwise_right_shift(6))).view({rows, columns});
+  const Tensor flat = at::arange(row, row + rows, options).mul_(weight.in).add_(column).unsqueeze(1).add(at::arange(columns, options)).view(-1);
+  const Tensor both = weight.codes.index_select(0, flat.bitwise_right_shift(1));
+  const Tensor code = at::where(flat.bitwise_and(1).eq(0), both.bitwise_right_shift(4), both.bitwise_and(15)).to(at::kInt);
+  return weight.table.index_select(0, code).mul_(weight.absmax.index_select(0, flat.bitwise_right_shift(6))).view({rows, columns});
 }
 static_assert(nf4_block == 1 << 6);
 
-inline Tensor int8_by_operations(const Int8Weight& weight, std::int64_t row, std::int64_t column, std::int64_t rows, std::int64_t columns) {
+inline Tensor by_operations(const Int8Weight& weight, std::int64_t row, std::int64_t column, std::int64_t rows, std::int64_t columns) {
   return weight.codes.narrow(0, row, rows).narrow(1, column, columns).to(at::kFloat).mul_(weight.absmax.narrow(0, row, rows).unsqueeze(1)).mul_(int8_unit);
+}
+
+inline void read_by_cuda(const Nf4Weight& weight, std::int64_t row, std::int64_t column, bool to_bf16, Tensor& block) { cuda_kernels().read_nf4(weight.codes, weight.absmax, weight.in, row, column, to_bf16, block); }
+inline void read_by_cuda(const Int8Weight& weight, std::int64_t row, std::int64_t column, bool to_bf16, Tensor& block) { cuda_kernels().read_int8(weight.codes, weight.absmax, row, column, to_bf16, block); }
+
+inline Int8Weight on_device(const Int8Weight& weight, at::Device device) { return {weight.codes.to(device), weight.absmax.to(device)}; }
+inline Nf4Weight on_device(const Nf4Weight& weight, at::Device device) {
+  return {weight.codes.to(device), weight.absmax.to(device), weight.out, weight.in, at::from_blob(const_cast<float*>(nf4_table.data()), {16}, at::kFloat).to(device)};
+}
+
+/// FrozenWeight::read of a weight of `dtype` on the CPU, or of shapes alone.
+template <class Quantized>
+void read_on_cpu(const Quantized& weight, at::ScalarType dtype, Tensor& block, std::int64_t first, std::int64_t column) {
+  require(block.is_contiguous(), "quantised weight: asked for a block that is not contiguous");
+  if (block.is_meta()) return;  // a memory plan asks for sizes only
+  const std::int64_t rows = block.size(0), columns = block.size(1);
+  with_element(block.scalar_type(), [&]<class Element>() {
+    Element* to = block.mutable_data_ptr<Element>();
+    at::parallel_for(0, rows, std::max<std::int64_t>(1, elementwise_grain / std::max<std::int64_t>(1, columns)), [&](std::int64_t begin, std::int64_t end) {
+      for (std::int64_t row = begin; row < end; ++row) read_row(weight, first + row, column, columns, dtype == at::kBFloat16, to + row * columns);
+    });
+  });
+}
+
+/// The same of a weight on another device.
+template <class Quantized>
+void read_on_device(const Quantized& weight, at::ScalarType dtype, Tensor& block, std::int64_t row, std::int64_t column) {
+  if (takes_cuda_kernels(block)) return read_by_cuda(weight, row, column, dtype == at::kBFloat16, block);
+  const std::int64_t rows = block.size(0), step = std::max<std::int64_t>(1, (1 << 22) / std::max<std::int64_t>(1, block.size(1)));  // indices of 8 bytes exist for these at once
+  for (std::int64_t begin = 0; begin < rows; begin += step) {
+    const std::int64_t count = std::min(step, rows - begin);
+    block.narrow(0, begin, count).copy_(by_operations(weight, row + begin, column, count, block.size(1)).to(dtype));
+  }
+}
+
+/// Says in `frozen` how many bytes the weight has and how it is read.
+template <class Quantized>
+void store(FrozenWeight& frozen, const Quantized& weight) {
+  frozen.bytes = static_cast<std::int64_t>(weight.codes.nbytes() + weight.absmax.nbytes());
+  const bool elsewhere = !frozen.device.is_cpu() && !frozen.device.is_meta();
+  frozen.read = [weight = elsewhere ? on_device(weight, frozen.device) : weight, dtype = frozen.dtype, read = elsewhere ? read_on_device<Quantized> : read_on_cpu<Quantized>](Tensor& block, std::int64_t row, std::int64_t column) {
+    require(block.scalar_type() == dtype || block.scalar_type() == at::kFloat, "quantised weight: asked for ", block.scalar_type(), ", it has ", dtype);
+    read(weight, dtype, block, row, column);
+  };
 }
 
 }  // namespace detail
@@ -198,8 +219,8 @@ inline Nf4Weight quantize_nf4(const Tensor& weight) {
         one.fill(7);  // what follows an odd end: the code of 0
         detail::nf4_codes(from + first, size, absmax[block], size == nf4_block, one.data());
         for (std::int64_t i = 0; i < size; i += 2) {
-          const auto at = static_cast<std::size_t>(i);
-          codes[(first + i) / 2] = static_cast<std::uint8_t>(one[at] << 4 | one[at + 1]);
+          const auto even = static_cast<std::size_t>(i);
+          codes[(first + i) / 2] = static_cast<std::uint8_t>(one[even] << 4 | one[even + 1]);
         }
       }
     });
@@ -220,38 +241,8 @@ inline FrozenWeightPtr quantized_weight(const Tensor& given, Quantization quanti
   frozen->in = weight.size(1);
   frozen->dtype = weight.scalar_type();
   frozen->device = device;
-  const bool on_device = !device.is_cpu() && !device.is_meta();
-  const auto stored = [&](const auto& quantized) { frozen->bytes = static_cast<std::int64_t>(quantized.codes.nbytes() + quantized.absmax.nbytes()); };
-  if (quantization == Quantization::int8) {
-    Int8Weight quantized = quantize_int8(weight);
-    stored(quantized);
-    if (on_device) {
-      quantized = {quantized.codes.to(device), quantized.absmax.to(device)};
-      frozen->read = [quantized, dtype = frozen->dtype](Tensor& block, std::int64_t row, std::int64_t column) {
-        if (takes_cuda_kernels(block)) return cuda_kernels().read_int8(quantized.codes, quantized.absmax, row, column, dtype == at::kBFloat16, block);
-        detail::read_by_operations(block, dtype, [&](std::int64_t at, std::int64_t rows) { return detail::int8_by_operations(quantized, row + at, column, rows, block.size(1)); });
-      };
-      return frozen;
-    }
-    frozen->read = [quantized, dtype = frozen->dtype](Tensor& block, std::int64_t row, std::int64_t column) {
-      detail::read_rows(block, dtype, [&](std::int64_t at, std::int64_t count, bool to_bf16, auto* to) { detail::read_int8(quantized, row + at, column, count, to_bf16, to); });
-    };
-  } else {
-    Nf4Weight quantized = quantize_nf4(weight);
-    stored(quantized);
-    if (on_device) {
-      quantized = {quantized.codes.to(device), quantized.absmax.to(device), quantized.out, quantized.in};
-      const Tensor table = at::from_blob(const_cast<float*>(nf4_table.data()), {16}, at::kFloat).to(device);
-      frozen->read = [quantized, table, dtype = frozen->dtype](Tensor& block, std::int64_t row, std::int64_t column) {
-        if (takes_cuda_kernels(block)) return cuda_kernels().read_nf4(quantized.codes, quantized.absmax, quantized.in, row, column, dtype == at::kBFloat16, block);
-        detail::read_by_operations(block, dtype, [&](std::int64_t at, std::int64_t rows) { return detail::nf4_by_operations(quantized, table, row + at, column, rows, block.size(1)); });
-      };
-      return frozen;
-    }
-    frozen->read = [quantized, dtype = frozen->dtype](Tensor& block, std::int64_t row, std::int64_t column) {
-      detail::read_rows(block, dtype, [&](std::int64_t at, std::int64_t count, bool to_bf16, auto* to) { detail::read_nf4(quantized, (row + at) * quantized.in + column, count, to_bf16, to); });
-    };
-  }
+  if (quantization == Quantization::int8) detail::store(*frozen, quantize_int8(weight));
+  else detail::store(*frozen, quantize_nf4(weight));
   return frozen;
 }
 

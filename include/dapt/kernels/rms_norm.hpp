@@ -16,23 +16,21 @@
 
 #include <dapt/core/cuda_kernels.hpp>
 #include <dapt/core/error.hpp>
+#include <dapt/core/instruction_set.hpp>
+#include <dapt/core/precision.hpp>
 #include <dapt/core/tensor.hpp>
 #include <dapt/kernels/cpu/elementwise_avx512.hpp>
-#include <dapt/core/instruction_set.hpp>
 #include <torch/csrc/autograd/custom_function.h>
 
 namespace dapt {
 
 namespace detail {
 
-/// The type in which statistics of values of `dtype` are computed.
-inline at::ScalarType statistic_dtype(at::ScalarType dtype) { return dtype == at::kDouble ? at::kDouble : at::kFloat; }
-
 /// rms_norm with LibTorch's operations: any device, any floating type. Tensors: x and its gradients [N, C], inverse [N, 1].
 /// In `backward`, `kept` is y, or x in weight's type; `dtype` is what x had and its gradient gets.
 struct PortableRmsNorm {
   static std::pair<Tensor, Tensor> forward(const Tensor& x, const Tensor& weight, double eps) {
-    const Tensor wide = x.to(statistic_dtype(x.scalar_type()));
+    const Tensor wide = x.to(wide_dtype(x.scalar_type()));
     const Tensor inverse = at::rsqrt(wide.square().mean(-1, /*keepdim=*/true).add(eps));
     return {wide.mul(inverse).mul(weight).to(weight.scalar_type()), inverse};
   }
@@ -141,10 +139,8 @@ struct RmsNormFunction : torch::autograd::Function<RmsNormFunction> {
   static std::pair<Tensor, Tensor> with_implementation(const Tensor& rows, at::ScalarType dtype, const Tensor& weight, Call call) {
     if (takes_cuda_kernels(weight) && rows.numel() > 0) return call(CudaRmsNorm{});
 #if defined(__x86_64__)
-    if (takes_avx512_elementwise(weight)) {
-      if (weight.scalar_type() == at::kFloat) return call(Avx512RmsNorm<float, float>{});
-      return dtype == at::kFloat ? call(Avx512RmsNorm<float, c10::BFloat16>{}) : call(Avx512RmsNorm<c10::BFloat16, c10::BFloat16>{});
-    }
+    if (takes_avx512_elementwise(weight))
+      return with_element(weight.scalar_type(), [&]<class Element>() { return dtype == at::kFloat ? call(Avx512RmsNorm<float, Element>{}) : call(Avx512RmsNorm<Element, Element>{}); });
 #endif
     return call(PortableRmsNorm{});
   }
@@ -156,8 +152,8 @@ struct RmsNormFunction : torch::autograd::Function<RmsNormFunction> {
 inline Tensor rms_norm(const Tensor& x, const Tensor& weight, double eps) {
   require(weight.dim() == 1 && x.dim() >= 1 && x.size(-1) == weight.size(0), "rms_norm: x has shape ", x.sizes(), ", weight ", weight.sizes(),
           "; expected [..., C] and [C]");
-  require(x.scalar_type() == weight.scalar_type() || x.scalar_type() == detail::statistic_dtype(weight.scalar_type()), "rms_norm: x is ", x.scalar_type(),
-          ", weight ", weight.scalar_type(), "; expected the same type, or x in ", detail::statistic_dtype(weight.scalar_type()));
+  require(x.scalar_type() == weight.scalar_type() || x.scalar_type() == wide_dtype(weight.scalar_type()), "rms_norm: x is ", x.scalar_type(),
+          ", weight ", weight.scalar_type(), "; expected the same type, or x in ", wide_dtype(weight.scalar_type()));
   return detail::RmsNormFunction::apply(x, weight, eps);
 }
 

@@ -11,9 +11,10 @@
 
 #include <dapt/core/cuda_kernels.hpp>
 #include <dapt/core/error.hpp>
+#include <dapt/core/instruction_set.hpp>
+#include <dapt/core/precision.hpp>
 #include <dapt/core/tensor.hpp>
 #include <dapt/kernels/cpu/elementwise_avx512.hpp>
-#include <dapt/core/instruction_set.hpp>
 #include <torch/csrc/autograd/custom_function.h>
 
 namespace dapt {
@@ -62,10 +63,9 @@ inline Tensor rotate(const Tensor& x, const Tensor& cos, const Tensor& sin, doub
     return y;
   }
 #if defined(__x86_64__)
-  if (takes_avx512_elementwise(x))
-    return x.scalar_type() == at::kFloat ? rotate_avx512<float>(x, cos, sin, direction) : rotate_avx512<c10::BFloat16>(x, cos, sin, direction);
+  if (takes_avx512_elementwise(x)) return with_element(x.scalar_type(), [&]<class Element>() { return rotate_avx512<Element>(x, cos, sin, direction); });
 #endif
-  const auto type = x.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
+  const auto type = wide_dtype(x.scalar_type());
   const Tensor c = cos.to(type).unsqueeze(2), s = sin.to(type).unsqueeze(2).mul(direction);
   const auto halves = x.to(type).chunk(2, -1);
   return at::cat({halves[0].mul(c).sub(halves[1].mul(s)), halves[1].mul(c).add(halves[0].mul(s))}, -1).to(x.scalar_type());

@@ -14,10 +14,11 @@
 
 #include <dapt/core/cuda_kernels.hpp>
 #include <dapt/core/error.hpp>
+#include <dapt/core/instruction_set.hpp>
 #include <dapt/core/kept_input.hpp>
+#include <dapt/core/precision.hpp>
 #include <dapt/core/tensor.hpp>
 #include <dapt/kernels/cpu/elementwise_avx512.hpp>
-#include <dapt/core/instruction_set.hpp>
 #include <torch/csrc/autograd/function.h>
 #include <torch/csrc/autograd/functions/utils.h>
 #include <torch/csrc/autograd/saved_variable.h>
@@ -27,13 +28,13 @@ namespace dapt {
 namespace detail {
 
 inline Tensor portable_swiglu(const Tensor& gate, const Tensor& up) {
-  const auto wide = gate.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
+  const auto wide = wide_dtype(gate.scalar_type());
   const Tensor g = gate.to(wide);
   return g.mul(at::sigmoid(g)).mul(up.to(wide)).to(gate.scalar_type());
 }
 
 inline std::pair<Tensor, Tensor> portable_swiglu_gradients(const Tensor& gate, const Tensor& up, const Tensor& dy) {
-  const auto dtype = gate.scalar_type(), wide = dtype == at::kDouble ? at::kDouble : at::kFloat;
+  const auto dtype = gate.scalar_type(), wide = wide_dtype(dtype);
   const Tensor g = gate.to(wide), d = dy.to(wide), s = at::sigmoid(g);
   const Tensor slope = s.mul(g.sub(g.mul(s)).add(1));
   return {d.mul(up.to(wide)).mul(slope).to(dtype), d.mul(g).mul(s).to(dtype)};
@@ -70,7 +71,7 @@ inline Tensor swiglu_output(const Tensor& gate, const Tensor& up) {
     return y;
   }
 #if defined(__x86_64__)
-  if (takes_avx512_elementwise(gate)) return gate.scalar_type() == at::kFloat ? avx512_swiglu<float>(gate, up) : avx512_swiglu<c10::BFloat16>(gate, up);
+  if (takes_avx512_elementwise(gate)) return with_element(gate.scalar_type(), [&]<class Element>() { return avx512_swiglu<Element>(gate, up); });
 #endif
   return portable_swiglu(gate, up);
 }
@@ -82,8 +83,7 @@ inline std::pair<Tensor, Tensor> swiglu_gradients(const Tensor& gate, const Tens
     return {dgate, dup};
   }
 #if defined(__x86_64__)
-  if (takes_avx512_elementwise(gate))
-    return gate.scalar_type() == at::kFloat ? avx512_swiglu_gradients<float>(gate, up, dy) : avx512_swiglu_gradients<c10::BFloat16>(gate, up, dy);
+  if (takes_avx512_elementwise(gate)) return with_element(gate.scalar_type(), [&]<class Element>() { return avx512_swiglu_gradients<Element>(gate, up, dy); });
 #endif
   return portable_swiglu_gradients(gate, up, dy);
 }

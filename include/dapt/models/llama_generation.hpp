@@ -15,6 +15,7 @@
 #include <ATen/ops/softmax.h>
 #include <ATen/ops/tensor.h>
 
+#include <dapt/core/precision.hpp>
 #include <dapt/models/llama_model.hpp>
 
 namespace dapt {
@@ -36,8 +37,8 @@ class LlamaGeneration {
 
   void compute_shared_prefix();
   /// Computes `ids` [B, S], which stand at own `positions` [B, S] of each row, and returns the last layer's normalised output [B, S, C].
-  Tensor extend(const Tensor& ids, const Tensor& positions, std::int64_t cache_length);
-  Tensor attend(const Tensor& q, const Cache& cache, const Tensor& at, std::int64_t cache_length, const LlamaLayer& layer) const;
+  Tensor extend(const Tensor& ids, Tensor positions, std::int64_t cache_length);
+  Tensor attend(const Tensor& q, const Cache& cache, const Tensor& positions, std::int64_t cache_length, const LlamaLayer& layer) const;
   std::vector<std::int32_t> best_tokens(const Tensor& hidden) const;
   Tensor prefill();
   void keep_rows(const std::vector<std::int64_t>& rows);
@@ -84,7 +85,7 @@ inline std::vector<std::vector<std::int32_t>> LlamaGeneration::run(const StopRul
   while (true) {
     const auto tokens = best_tokens(last);
     std::vector<std::int64_t> kept;
-    std::vector<std::int64_t> next, at;
+    std::vector<std::int64_t> next, positions;
     for (std::size_t b = 0; b < rows_.size(); ++b) {
       auto& answer = generated[rows_[b]];
       answer.push_back(tokens[b]);
@@ -92,14 +93,14 @@ inline std::vector<std::vector<std::int32_t>> LlamaGeneration::run(const StopRul
       if (complete || static_cast<std::int64_t>(answer.size()) == max_new_tokens_) continue;
       kept.push_back(static_cast<std::int64_t>(b));
       next.push_back(tokens[b]);
-      at.push_back(lengths_[b]);
+      positions.push_back(lengths_[b]);
     }
     if (kept.empty()) return generated;
     if (kept.size() < rows_.size()) keep_rows(kept);
     for (auto& length : lengths_) ++length;
     const auto options = at::TensorOptions(at::kLong).device(model_.device());
     const auto column = [&](const std::vector<std::int64_t>& values) { return at::tensor(values).to(options).unsqueeze(1); };
-    last = extend(column(next), column(at), *std::max_element(lengths_.begin(), lengths_.end())).squeeze(1);
+    last = extend(column(next), column(positions), *std::max_element(lengths_.begin(), lengths_.end())).squeeze(1);
   }
 }
 
@@ -142,25 +143,25 @@ inline Tensor LlamaGeneration::prefill() {
   const Tensor ids = at::tensor(padded).to(options).view({rows, longest_}), last = (at::tensor(lengths_) - 1).to(result.device());
   for (std::int64_t begin = 0; begin < longest_; begin += prefill_tokens) {
     const auto end = std::min(begin + prefill_tokens, longest_);
-    const Tensor at = at::arange(begin, end, options).unsqueeze(0).expand({rows, end - begin});
-    const Tensor hidden = extend(ids.slice(1, begin, end), at, end);
+    const Tensor positions = at::arange(begin, end, options).unsqueeze(0).expand({rows, end - begin});
+    const Tensor hidden = extend(ids.slice(1, begin, end), positions, end);
     const Tensor ending = at::nonzero(last.ge(begin).logical_and(last.lt(end))).squeeze(1);
     result.index_copy_(0, ending, hidden.reshape({-1, result.size(1)}).index_select(0, ending * (end - begin) + last.index_select(0, ending) - begin));
   }
   return result;
 }
 
-inline Tensor LlamaGeneration::extend(const Tensor& ids, const Tensor& positions, std::int64_t cache_length) {
-  Tensor x = model_.embed(ids), at = positions;
-  RopeTable table = model_.table(at + shared_);
-  const auto places_in_cache = [&] { return c10::List<std::optional<Tensor>>({at::arange(at.size(0), at.options()).unsqueeze(1).expand_as(at), at}); };
+inline Tensor LlamaGeneration::extend(const Tensor& ids, Tensor positions, std::int64_t cache_length) {
+  Tensor x = model_.embed(ids);
+  RopeTable table = model_.table(positions + shared_);
+  const auto places_in_cache = [&] { return c10::List<std::optional<Tensor>>({at::arange(positions.size(0), positions.options()).unsqueeze(1).expand_as(positions), positions}); };
   c10::List<std::optional<Tensor>> places = places_in_cache();
   for (std::size_t index = 0; index < caches_.size(); ++index) {
     const LlamaLayer& layer = model_.layers_[index];
     Cache& cache = caches_[index];
     if (x.device() != layer.device()) {
       x = x.to(layer.device());
-      at = at.to(layer.device());
+      positions = positions.to(layer.device());
       table = table.to(layer.device());
       places = places_in_cache();
     }
@@ -168,23 +169,23 @@ inline Tensor LlamaGeneration::extend(const Tensor& ids, const Tensor& positions
     const auto [q, k, v] = layer.heads(x, table);
     cache.k.index_put_(places, k);
     cache.v.index_put_(places, v);
-    x = layer.finish(attend(q, cache, at, cache_length, layer), x);
+    x = layer.finish(attend(q, cache, positions, cache_length, layer), x);
   }
   model_.enter(model_.layers_.size() + 1);  // for the head too
   return rms_norm(x.to(model_.norm_.device()), model_.norm_, model_.config().rms_norm_eps);
 }
 
 /// q [B, S, H, D]. All rows meet the shared keys in one product, each row its own keys in another; one softmax over both.
-inline Tensor LlamaGeneration::attend(const Tensor& q, const Cache& cache, const Tensor& at, std::int64_t cache_length, const LlamaLayer& layer) const {
+inline Tensor LlamaGeneration::attend(const Tensor& q, const Cache& cache, const Tensor& positions, std::int64_t cache_length, const LlamaLayer& layer) const {
   const auto b = q.size(0), s = q.size(1), h = q.size(2), d = q.size(3), hk = cache.k.size(2), rows = h / hk * s;
-  const auto wide = q.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
+  const auto wide = wide_dtype(q.scalar_type());
   const Tensor queries = q.view({b, s, hk, h / hk, d}).permute({0, 2, 3, 1, 4}).reshape({b, hk, rows, d});  // [B, HK, G*S, D]
   const Tensor by_head = queries.transpose(0, 1).reshape({hk, b * rows, d});
   const Tensor k = cache.k.narrow(1, 0, cache_length), v = cache.v.narrow(1, 0, cache_length);
   const Tensor shared_scores = at::matmul(by_head, cache.shared_k.permute({1, 2, 0})).view({hk, b, rows, shared_}).transpose(0, 1);
   const Tensor scores = at::cat({shared_scores, at::matmul(queries, k.permute({0, 2, 3, 1}))}, -1).to(wide).mul_(layer.scale());
 
-  const Tensor position = at::arange(shared_ + cache_length, at.options()).view({1, 1, -1}), query = (at + shared_).unsqueeze(-1);
+  const Tensor position = at::arange(shared_ + cache_length, positions.options()).view({1, 1, -1}), query = (positions + shared_).unsqueeze(-1);
   Tensor hidden = position.gt(query);  // [B, S, P + N]
   if (layer.sliding_window > 0) hidden = hidden.logical_or(position.le(query - layer.sliding_window));
   const Tensor masked = scores.view({b, hk, h / hk, s, -1}).masked_fill(hidden.view({b, 1, 1, s, -1}), -std::numeric_limits<double>::infinity());

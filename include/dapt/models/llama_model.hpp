@@ -33,13 +33,16 @@
 #include <dapt/concepts/causal_lm.hpp>
 #include <dapt/core/error.hpp>
 #include <dapt/core/linear.hpp>
+#include <dapt/core/precision.hpp>
 #include <dapt/core/weight_gate.hpp>
 #include <dapt/kernels/attention.hpp>
+#include <dapt/kernels/documents.hpp>
 #include <dapt/kernels/linear_cross_entropy.hpp>
 #include <dapt/kernels/quantized_weight.hpp>
 #include <dapt/kernels/rms_norm.hpp>
 #include <dapt/kernels/rope.hpp>
 #include <dapt/kernels/swiglu.hpp>
+#include <dapt/models/gradient_checkpointing.hpp>
 #include <dapt/models/layer_places.hpp>
 #include <dapt/models/llama_config.hpp>
 #include <dapt/models/recompute.hpp>
@@ -140,7 +143,8 @@ class Llama {
   std::vector<NamedParameters> weight_parts();
   void set_weight_gate(WeightGate* gate) { gate_ = gate; }
   WeightGate* weight_gate() const { return gate_; }
-  /// With the adapter that is attached, on this machine's processor. The derivation is in models/llama_memory.hpp.
+  /// With the adapter that is attached, by the kernels of where the model is, or of LlamaOptions::devices where it is without storage: this machine's processor where these are empty. The
+  /// derivation is in models/llama_memory.hpp.
   ActivationMemory activation_memory(std::int64_t batch_size, std::int64_t length, const AdapterBytes& adapter_bytes) const { return activation_memory(batch_size, length, adapter_bytes, std::nullopt); }
   std::vector<std::vector<std::int32_t>> generate_greedy(const std::vector<std::vector<std::int32_t>>& prompts, std::int64_t max_new_tokens,
                                                          const StopRule& stop);
@@ -183,6 +187,11 @@ class Llama {
   bool has_embedding(Place place) const { return place.value_or(0) == 0; }
   bool has_layer(Place place, std::size_t index) const { return place.value_or(places_[index]) == places_[index]; }
   bool has_head(Place place) const { return place.value_or(head_place()) == head_place(); }
+  /// Where its kernels run.
+  at::Device kernels_of(Place place) const {
+    if (!options_.devices.empty()) return options_.devices[place.value_or(0)];
+    return device().is_meta() ? at::Device(at::kCPU) : device();
+  }
   NamedParameters parameters(Place place);
   std::vector<Linear*> linears(Place place);
   ActivationMemory activation_memory(std::int64_t batch_size, std::int64_t length, const AdapterBytes& adapter_bytes, Place place) const;
@@ -308,7 +317,7 @@ inline Tensor Llama::embed(const Tensor& input_ids) const {
   require(smallest >= 0 && largest < config_.vocab_size, "Llama: input_ids hold ", smallest < 0 ? smallest : largest, ", expected 0 to ", config_.vocab_size - 1);
   enter(0);
   // No padding_idx: in transformers the row of config.pad_token_id gets no gradient; where that token separates documents, too, it would never learn as an input.
-  return at::embedding(embed_tokens_, input_ids.to(device())).to(detail::statistic_dtype(dtype()));
+  return at::embedding(embed_tokens_, input_ids.to(device())).to(wide_dtype(dtype()));
 }
 
 inline void Llama::check_labels(const Tensor& labels) const {

@@ -23,7 +23,7 @@
 #include <dapt/core/gradient.hpp>
 #include <dapt/core/hash.hpp>
 #include <dapt/core/matrix_product.hpp>
-#include <dapt/core/product.hpp>
+#include <dapt/core/product_choice.hpp>
 #include <dapt/core/tensor.hpp>
 
 namespace dapt {

@@ -45,8 +45,7 @@ struct AttentionPlan {
 
 /// Rows of one head [tokens, D], `stride` apart -> the right operand of a product with their transpose: fp32 [D][tokens].
 template <class Element>
-[[gnu::target("avx512f,avx512bw,avx512vl,avx512dq,avx512bf16")]] inline void pack_transposed(const Element* rows, std::int64_t stride, std::int64_t tokens,
-                                                                                             std::int64_t head_size, float* packed) {
+DAPT_AVX512 inline void pack_transposed(const Element* rows, std::int64_t stride, std::int64_t tokens, std::int64_t head_size, float* packed) {
   for (std::int64_t t = 0; t < tokens; t += 16)
     for (std::int64_t d = 0; d < head_size; d += 16) {
       __m512i square[16];
@@ -57,8 +56,7 @@ template <class Element>
 }
 
 /// The same of bf16: pairs of columns [D / 2][tokens][2].
-[[gnu::target("avx512f,avx512bw,avx512vl,avx512dq,avx512bf16")]] inline void pack_transposed(const BFloat16* rows, std::int64_t stride, std::int64_t tokens,
-                                                                                             std::int64_t head_size, BFloat16* packed) {
+DAPT_AVX512 inline void pack_transposed(const BFloat16* rows, std::int64_t stride, std::int64_t tokens, std::int64_t head_size, BFloat16* packed) {
   const std::int64_t pairs = head_size / 2;
   for (std::int64_t t = 0; t < tokens; t += 16)
     for (std::int64_t p = 0; p < pairs; p += 16) {
@@ -79,15 +77,13 @@ const Operand* columns_from(const Operand* packed, std::int64_t token) {
 
 /// Rows of one head -> the right operand of a product with them: fp32 [tokens][D].
 template <class Element>
-[[gnu::target("avx512f,avx512bw,avx512vl,avx512dq,avx512bf16")]] inline void pack_rows(const Element* rows, std::int64_t stride, std::int64_t tokens,
-                                                                                       std::int64_t head_size, float* packed) {
+DAPT_AVX512 inline void pack_rows(const Element* rows, std::int64_t stride, std::int64_t tokens, std::int64_t head_size, float* packed) {
   for (std::int64_t t = 0; t < tokens; ++t)
     for (std::int64_t d = 0; d < head_size; d += 16) store(packed + t * head_size + d, load(rows + t * stride + d));
 }
 
 /// The same of bf16: pairs of rows [tokens / 2][D][2].
-[[gnu::target("avx512f,avx512bw,avx512vl,avx512dq,avx512bf16")]] inline void pack_rows(const BFloat16* rows, std::int64_t stride, std::int64_t tokens,
-                                                                                       std::int64_t head_size, BFloat16* packed) {
+DAPT_AVX512 inline void pack_rows(const BFloat16* rows, std::int64_t stride, std::int64_t tokens, std::int64_t head_size, BFloat16* packed) {
   for (std::int64_t t = 0; t < tokens; t += 2)
     for (std::int64_t d = 0; d < head_size; d += 16) {
       const auto* even = reinterpret_cast<const __m256i*>(rows + t * stride + d);
@@ -111,9 +107,7 @@ std::pair<const Operand*, std::int64_t> left_operand(const Element* rows, std::i
 /// Softmax of the `block` rows from `row` on, whose products with keys from `origin` on are in `scores` [block, width], `stride` apart: weights not yet
 /// divided by their sum to `weights`, the sums' inverses to `inverse`, logarithms of the denominators to `lse`.
 template <class Operand>
-[[gnu::target("avx512f,avx512bw,avx512vl,avx512dq,avx512bf16")]] inline void softmax_block(const AttentionPlan& plan, std::int64_t row, std::int64_t origin,
-                                                                                           std::int64_t width, std::int64_t stride, float* scores,
-                                                                                           Operand* weights, float* inverse, float* lse) {
+DAPT_AVX512 inline void softmax_block(const AttentionPlan& plan, std::int64_t row, std::int64_t origin, std::int64_t width, std::int64_t stride, float* scores, Operand* weights, float* inverse, float* lse) {
   constexpr float nothing = -std::numeric_limits<float>::infinity();
   const __m512 scale = _mm512_set1_ps(plan.scale);
   for (std::int64_t r = 0; r < AttentionPlan::block; ++r) {
@@ -141,8 +135,7 @@ template <class Operand>
 }
 
 template <class Element>
-[[gnu::target("avx512f,avx512bw,avx512vl,avx512dq,avx512bf16")]] inline void store_scaled(const float* from, const float* factors, std::int64_t rows,
-                                                                                          std::int64_t width, Element* to, std::int64_t stride) {
+DAPT_AVX512 inline void store_scaled(const float* from, const float* factors, std::int64_t rows, std::int64_t width, Element* to, std::int64_t stride) {
   for (std::int64_t r = 0; r < rows; ++r)
     for (std::int64_t d = 0; d < width; d += 16)
       store(to + r * stride + d, _mm512_mul_ps(load(from + r * width + d), _mm512_set1_ps(factors == nullptr ? 1.f : factors[r])));
@@ -155,7 +148,7 @@ void attention_forward(const AttentionPlan& plan, const Element* q, const Elemen
   constexpr std::int64_t M = AttentionPlan::block;
   const std::int64_t T = plan.tokens, H = plan.heads, HK = plan.key_heads, D = plan.head_size, range = plan.longest_range(), threads = at::get_num_threads();
   const std::size_t packed = HK * T * D, scores_size = threads * M * range, rows_size = threads * M * D;
-  const auto buffers = workspace<Operand, Operand, float, Operand, float, Operand>({packed, packed, scores_size, scores_size, rows_size, rows_size});
+  const auto buffers = Workspace<Operand, Operand, float, Operand, float, Operand>{{packed, packed, scores_size, scores_size, rows_size, rows_size}}.take();
   // the lambdas below cannot capture structured bindings in every compiler that reads C++20
   Operand *const keys = std::get<0>(buffers), *const values = std::get<1>(buffers);
   at::parallel_for(0, 2 * HK, 1, [&](std::int64_t begin, std::int64_t end) {
@@ -194,8 +187,7 @@ struct QueryTerms {
 };
 
 /// Sixteen lanes of the gradients of two keys' scores, each to its row, and to the pair of rows that is a right operand of bf16.
-[[gnu::target("avx512f,avx512bw,avx512vl,avx512dq,avx512bf16")]] inline void store_gradients(const __m512 (&gradient)[2], std::int64_t stride, BFloat16* rows,
-                                                                                             BFloat16* packed) {
+DAPT_AVX512 inline void store_gradients(const __m512 (&gradient)[2], std::int64_t stride, BFloat16* rows, BFloat16* packed) {
   const __m512i both = (__m512i)_mm512_cvtne2ps_pbh(gradient[1], gradient[0]);
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(rows), _mm512_castsi512_si256(both));
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(rows + stride), _mm512_extracti64x4_epi64(both, 1));
@@ -203,7 +195,7 @@ struct QueryTerms {
 }
 
 /// In fp32 the rows are the right operand.
-[[gnu::target("avx512f,avx512bw,avx512vl,avx512dq,avx512bf16")]] inline void store_gradients(const __m512 (&gradient)[2], std::int64_t stride, float* rows, float*) {
+DAPT_AVX512 inline void store_gradients(const __m512 (&gradient)[2], std::int64_t stride, float* rows, float*) {
   store(rows, gradient[0]);
   store(rows + stride, gradient[1]);
 }
@@ -211,9 +203,7 @@ struct QueryTerms {
 /// Queries from `query` on, keys `key` and `key + 1`: from products s (scores) and d (gradients of weights), each two rows `stride` apart of `width` queries,
 /// to weights and score gradients, and the latter again as a right operand.
 template <class Operand>
-[[gnu::target("avx512f,avx512bw,avx512vl,avx512dq,avx512bf16")]] inline void weights_and_gradients(
-    const AttentionPlan& plan, QueryTerms terms, std::int64_t key, std::int64_t query, std::int64_t width, std::int64_t stride, const float* s, const float* d,
-    Operand* weights, Operand* gradients, Operand* packed) {
+DAPT_AVX512 inline void weights_and_gradients(const AttentionPlan& plan, QueryTerms terms, std::int64_t key, std::int64_t query, std::int64_t width, std::int64_t stride, const float* s, const float* d, Operand* weights, Operand* gradients, Operand* packed) {
   const __m512 scale = _mm512_set1_ps(plan.scale);
   const __m512i lanes = _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
   for (std::int64_t m = 0; m < width; m += 16) {
@@ -233,7 +223,7 @@ template <class Operand>
 
 /// Summed in fp64: the gradient is a small difference between this and a product's sum, which errs enough alone.
 template <class Element>
-[[gnu::target("avx512f,avx512bw,avx512vl,avx512dq,avx512bf16")]] inline float dot(const Element* a, const Element* b, std::int64_t count) {
+DAPT_AVX512 inline float dot(const Element* a, const Element* b, std::int64_t count) {
   __m512d sum = _mm512_setzero_pd();
   for (std::int64_t i = 0; i < count; i += 16) {
     const __m512 x = load(a + i), y = load(b + i);
@@ -245,9 +235,7 @@ template <class Element>
 
 /// Sums `parts` matrices [D, tokens], `part_stride` apart, in columns [t, t + 16), and stores the transpose as rows.
 template <class Element>
-[[gnu::target("avx512f,avx512bw,avx512vl,avx512dq,avx512bf16")]] inline void reduce_transposed(const float* part, std::int64_t parts, std::int64_t part_stride,
-                                                                                               std::int64_t tokens, std::int64_t head_size, std::int64_t t,
-                                                                                               Element* to, std::int64_t stride) {
+DAPT_AVX512 inline void reduce_transposed(const float* part, std::int64_t parts, std::int64_t part_stride, std::int64_t tokens, std::int64_t head_size, std::int64_t t, Element* to, std::int64_t stride) {
   for (std::int64_t d = 0; d < head_size; d += 16) {
     __m512i square[16];
     for (int r = 0; r < 16; ++r) {
@@ -260,18 +248,26 @@ template <class Element>
   }
 }
 
+inline constexpr std::int64_t backward_chunk = 256;  // queries at a time
+
+/// What attention_backward keeps between its products.
+template <class Operand>
+auto backward_workspace(std::int64_t tokens, std::int64_t heads, std::int64_t head_size, std::int64_t threads) {
+  const std::size_t all = heads * tokens * head_size, scores = threads * AttentionPlan::block * backward_chunk, keys = threads * AttentionPlan::block * head_size;
+  return Workspace<Operand, Operand, Operand, Operand, float, float, float, float, Operand, Operand, Operand, float, float, Operand, Operand, Operand>{
+      {all, all, all, all, static_cast<std::size_t>(heads * tokens), threads * all, scores, scores, scores, scores, std::is_same_v<Operand, BFloat16> ? scores : 0, keys, keys, keys, keys, keys}};
+}
+
 /// Gradients of q, k and v from `gradient`, that of the output; layouts as in attention_forward.
 template <class Operand, class Element>
 void attention_backward(const AttentionPlan& plan, const Element* q, const Element* k, const Element* v, const Element* o, const float* lse,
                         const Element* gradient, Element* dq, Element* dk, Element* dv) {
   using at::native::cpublas::brgemm;
-  constexpr std::int64_t N = AttentionPlan::block, chunk = 256;  // keys and queries at a time
-  constexpr bool packs = std::is_same_v<Operand, BFloat16>;      // whether a right operand differs from the rows it is made of
+  constexpr std::int64_t N = AttentionPlan::block, chunk = backward_chunk;  // keys and queries at a time
+  constexpr bool packs = std::is_same_v<Operand, BFloat16>;  // whether a right operand differs from the rows it is made of
   const std::int64_t T = plan.tokens, H = plan.heads, HK = plan.key_heads, D = plan.head_size, threads = at::get_num_threads();
-  const std::size_t all = H * T * D, scores = threads * N * chunk, keys = threads * N * D;
-  const auto buffers =
-      workspace<Operand, Operand, Operand, Operand, float, float, float, float, Operand, Operand, Operand, float, float, Operand, Operand, Operand>(
-          {all, all, all, all, static_cast<std::size_t>(H * T), threads * all, scores, scores, scores, scores, packs ? scores : 0, keys, keys, keys, keys, keys});
+  const std::size_t all = H * T * D;
+  const auto buffers = backward_workspace<Operand>(T, H, D, threads).take();
   Operand *const q_columns = std::get<0>(buffers), *const gradient_columns = std::get<1>(buffers);
   Operand *const q_rows = std::get<2>(buffers), *const gradient_rows = std::get<3>(buffers);
   float *const delta = std::get<4>(buffers), *const dq_parts = std::get<5>(buffers);

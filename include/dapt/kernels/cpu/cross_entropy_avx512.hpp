@@ -13,8 +13,7 @@ namespace dapt::detail::avx512 {
 
 /// -log softmax(logits)[label]; with `gradient`, the row becomes softmax(logits) minus 1 at the label.
 template <class Element>
-[[gnu::target("avx512f,avx512bw,avx512vl,avx512dq,avx512bf16")]] inline float cross_entropy_row(Element* logits, std::int64_t vocabulary,
-                                                                                                std::int64_t label, bool gradient) {
+DAPT_AVX512 inline float cross_entropy_row(Element* logits, std::int64_t vocabulary, std::int64_t label, bool gradient) {
   constexpr float nothing = -std::numeric_limits<float>::infinity();
   const std::int64_t whole = vocabulary & ~std::int64_t{15}, rest = vocabulary - whole;
   const auto used = static_cast<__mmask16>((1u << rest) - 1);

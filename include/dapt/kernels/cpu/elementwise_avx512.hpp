@@ -12,8 +12,7 @@ namespace dapt::detail::avx512 {
 
 /// y = weight * x * inverse; returns inverse = 1 / sqrt(mean(x^2) + eps).
 template <class Input, class Element>
-[[gnu::target("avx512f,avx512bw,avx512vl,avx512dq,avx512bf16")]] inline float rms_norm_row(const Input* x, const Element* weight, std::int64_t width,
-                                                                                           double eps, Element* y) {
+DAPT_AVX512 inline float rms_norm_row(const Input* x, const Element* weight, std::int64_t width, double eps, Element* y) {
   __m512 squares = _mm512_setzero_ps();
   for (std::int64_t c = 0; c < width; c += 16) {
     const __m512 value = load(x + c, width - c);
@@ -29,16 +28,14 @@ template <class Input, class Element>
 
 /// x * inverse, of up to 16 elements: from x, or from y = x * inverse * weight.
 template <bool kept_is_output, class Element>
-[[gnu::target("avx512f,avx512bw,avx512vl,avx512dq,avx512bf16")]] inline __m512 kept_normal(const Element* kept, const Element* weight, __m512 inverse, std::int64_t left) {
+DAPT_AVX512 inline __m512 kept_normal(const Element* kept, const Element* weight, __m512 inverse, std::int64_t left) {
   const __m512 value = load(kept, left);
   return kept_is_output ? _mm512_maskz_div_ps(first_lanes(left), value, load(weight, left)) : _mm512_mul_ps(value, inverse);
 }
 
 /// dx = inverse * (dn - n * mean(dn * n)) with dn = dy * weight and n = kept_normal; adds dy * n to dweight. Either result may be null.
 template <bool kept_is_output, class Input, class Element>
-[[gnu::target("avx512f,avx512bw,avx512vl,avx512dq,avx512bf16")]] inline void rms_norm_gradient_row(const Element* kept, const Element* weight, float inverse,
-                                                                                                   const Element* dy, std::int64_t width, Input* dx,
-                                                                                                   float* dweight) {
+DAPT_AVX512 inline void rms_norm_gradient_row(const Element* kept, const Element* weight, float inverse, const Element* dy, std::int64_t width, Input* dx, float* dweight) {
   const __m512 factor = _mm512_set1_ps(inverse);
   __m512 products = _mm512_setzero_ps();
   for (std::int64_t c = 0; c < width; c += 16) {
@@ -57,8 +54,7 @@ template <bool kept_is_output, class Input, class Element>
 
 /// The heads of one token, rotated by the angles of cos and sin [head_size / 2]; direction -1 rotates back.
 template <class Element>
-[[gnu::target("avx512f,avx512bw,avx512vl,avx512dq,avx512bf16")]] inline void rope_token(const Element* x, const float* cos, const float* sin, float direction,
-                                                                                        std::int64_t heads, std::int64_t head_size, Element* y) {
+DAPT_AVX512 inline void rope_token(const Element* x, const float* cos, const float* sin, float direction, std::int64_t heads, std::int64_t head_size, Element* y) {
   const std::int64_t half = head_size / 2;
   for (std::int64_t i = 0; i < half; i += 16) {
     const std::int64_t left = half - i;
@@ -72,14 +68,14 @@ template <class Element>
   }
 }
 
-[[gnu::target("avx512f,avx512bw,avx512vl,avx512dq,avx512bf16")]] inline __m512 sigmoid(__m512 x) {
+DAPT_AVX512 inline __m512 sigmoid(__m512 x) {
   const __m512 one = _mm512_set1_ps(1.f);
   return _mm512_div_ps(one, _mm512_add_ps(one, exp(_mm512_sub_ps(_mm512_setzero_ps(), x))));
 }
 
 /// y = silu(gate) * up
 template <class Element>
-[[gnu::target("avx512f,avx512bw,avx512vl,avx512dq,avx512bf16")]] inline void swiglu_span(const Element* gate, const Element* up, std::int64_t count, Element* y) {
+DAPT_AVX512 inline void swiglu_span(const Element* gate, const Element* up, std::int64_t count, Element* y) {
   for (std::int64_t i = 0; i < count; i += 16) {
     const __m512 g = load(gate + i, count - i);
     store(y + i, _mm512_mul_ps(_mm512_mul_ps(g, sigmoid(g)), load(up + i, count - i)), count - i);
@@ -88,8 +84,7 @@ template <class Element>
 
 /// dgate = dy up s (1 + gate (1 - s)), dup = dy gate s, with s = sigmoid(gate).
 template <class Element>
-[[gnu::target("avx512f,avx512bw,avx512vl,avx512dq,avx512bf16")]] inline void swiglu_gradient_span(const Element* gate, const Element* up, const Element* dy,
-                                                                                                  std::int64_t count, Element* dgate, Element* dup) {
+DAPT_AVX512 inline void swiglu_gradient_span(const Element* gate, const Element* up, const Element* dy, std::int64_t count, Element* dgate, Element* dup) {
   const __m512 one = _mm512_set1_ps(1.f);
   for (std::int64_t i = 0; i < count; i += 16) {
     const __m512 g = load(gate + i, count - i), d = load(dy + i, count - i), s = sigmoid(g);

@@ -9,14 +9,13 @@
 
 namespace dapt::detail::avx512 {
 
-[[gnu::target("avx512f,avx512bw,avx512vl,avx512dq,avx512bf16")]] inline __m512 rounded(__m512 value, bool to_bf16) {
+DAPT_AVX512 inline __m512 rounded(__m512 value, bool to_bf16) {
   return to_bf16 ? widen((__m256i)_mm512_cvtneps_pbh(value)) : value;
 }
 
 /// `blocks` blocks of 64 codes, two in a byte, the first in the upper four bits: table[code] * absmax.
 template <class Element>
-[[gnu::target("avx512f,avx512bw,avx512vl,avx512dq,avx512bf16")]] inline void four_bit_blocks(const std::uint8_t* codes, const float* absmax, const float* table,
-                                                                                             std::int64_t blocks, bool to_bf16, Element* to) {
+DAPT_AVX512 inline void four_bit_blocks(const std::uint8_t* codes, const float* absmax, const float* table, std::int64_t blocks, bool to_bf16, Element* to) {
   const __m512 numbers = load(table);
   for (std::int64_t block = 0; block < blocks; ++block) {
     const __m512 values = rounded(_mm512_mul_ps(numbers, _mm512_set1_ps(absmax[block])), to_bf16);  // all sixteen that the block can hold
@@ -31,8 +30,7 @@ template <class Element>
 
 /// code * absmax * unit
 template <class Element>
-[[gnu::target("avx512f,avx512bw,avx512vl,avx512dq,avx512bf16")]] inline void int8_span(const std::int8_t* codes, float absmax, float unit, std::int64_t count,
-                                                                                       bool to_bf16, Element* to) {
+DAPT_AVX512 inline void int8_span(const std::int8_t* codes, float absmax, float unit, std::int64_t count, bool to_bf16, Element* to) {
   for (std::int64_t i = 0; i < count; i += 16) {
     const __m512 code = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_maskz_loadu_epi8(first_lanes(count - i), codes + i)));
     store(to + i, rounded(_mm512_mul_ps(_mm512_mul_ps(code, _mm512_set1_ps(absmax)), _mm512_set1_ps(unit)), to_bf16), count - i);

@@ -1,5 +1,7 @@
 // The arithmetic of dapt's CUDA kernels, row by row and element by element, in functions that also compile without nvcc: fp32, one rounding where the formula has one.
-// A row is computed by `lanes` together: on a GPU the threads of a block, in a test on the CPU one thread, or several.
+// A row is computed by lanes together: on a GPU the threads of a block (kernels.cuh), in a test on the CPU one thread, or several. What a type of lanes offers:
+//   index(), count()    which of how many this lane is
+//   sum(x), max(x)      of all lanes' values. Every lane calls them, as often as the others, and none goes on before all have come.
 #pragma once
 
 #include <cmath>
@@ -14,8 +16,7 @@
 
 namespace dapt::detail::cuda {
 
-/// One thread that computes a row alone. What lanes are: `index()` of this lane and their `count()`; `sum` and `max` of all lanes' values, which every lane calls, and which
-/// let no lane go on before all have come.
+/// One thread that computes a row alone: so that rows can be tested on the CPU. Kernels do not use it.
 struct OneLane {
   DAPT_HOST_DEVICE int index() const { return 0; }
   DAPT_HOST_DEVICE int count() const { return 1; }

@@ -58,15 +58,19 @@ inline Bf16Products chosen_bf16_products() {
   return choice;
 }
 
-/// Whether products of x are computed in fp32 although x is not.
-inline bool widens(const Tensor& x) { return x.scalar_type() == at::kBFloat16 && x.is_cpu() && bf16_products() == Bf16Products::widened; }
+/// Whether products of `dtype` are computed in fp32 although it is not that.
+inline bool widens(at::ScalarType dtype, at::Device device) { return dtype == at::kBFloat16 && device.is_cpu() && bf16_products() == Bf16Products::widened; }
+inline bool widens(const Tensor& x) { return widens(x.scalar_type(), x.device()); }
 
 /// With fewer rows it takes longer to widen the other operand than bf16 products take (measured with weights of 576 x 1,536 and 49,152 x 576).
 inline constexpr std::int64_t fewest_widened_rows = 64;
 
+/// The type that a product of `rows` rows of `dtype` reads.
+inline at::ScalarType operand_dtype(at::ScalarType dtype, at::Device device, std::int64_t rows) { return widens(dtype, device) && rows >= fewest_widened_rows ? at::kFloat : dtype; }
+
 /// The rows [N, K] of a product as it should read them: a copy in fp32 where that is faster, else themselves. The other operands are to be converted to the
 /// type of what is returned, and the result is to be rounded to the type of `rows`.
-inline Tensor operand(const Tensor& rows) { return widens(rows) && rows.size(0) >= fewest_widened_rows ? rows.to(at::kFloat) : rows; }
+inline Tensor operand(const Tensor& rows) { return rows.to(operand_dtype(rows.scalar_type(), rows.device(), rows.size(0))); }
 
 /// The library of fp32 products on the CPU: LibTorch's choice, or oneDNN.
 enum class Fp32Products { torch, onednn };
