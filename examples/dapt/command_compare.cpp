@@ -84,6 +84,7 @@ std::optional<dapt::SettingResult> stored_result(const fs::path& folder, const C
   dapt::StoredResult stored = dapt::read_setting_result(folder / "result.json");
   require_same_run(identity, stored.run, continuation.allow_changes);
   if (fs::exists(folder / "log.jsonl")) stored.result.steps = dapt::read_json_lines(folder / "log.jsonl");
+  stored.result.evaluations = read_evaluations(folder / "evaluations.jsonl");
   std::cerr << "complete already: " << folder.string() << '\n';
   return std::move(stored.result);
 }
@@ -103,14 +104,14 @@ void compare(RunOptions run, const std::vector<SettingOptions>& settings, const 
   evaluation.add_pages(prepared.held_out);
   const dapt::ReportOptions options = report_options(prepared, evaluation);
   dapt::RunHeader identity = prepared.identity;
-  identity.add("checksum of tasks and held-out pages", evaluation.checksum());
+  identity.add(measured_checksum, evaluation.checksum());
 
   std::string scored = "base";
   const BudgetOptions* budget = nullptr;  // of the setting that trains
   Comparison comparison([&] { return load_base(run); }, [&] { return open_stream(run, *budget, prepared.sequences); },
                         [&](dapt::Llama& model) { return evaluation.evaluate(model, prepared.tokenizer, scored); });
   comparison.result().header = prepared.header;
-  const Evaluate evaluate = held_out_perplexity(run, continuation, prepared);
+  const Evaluate evaluate = evaluation_while_training(evaluation, run, continuation, prepared);
   WriteErrors errors(continuation.on_write_error == "stop");
   const auto complete = [&](const fs::path& folder, const dapt::SettingResult& result, const dapt::RunHeader& of) {
     const bool stops = any_stops();  // on any process: perhaps before all was trained or scored

@@ -97,23 +97,39 @@ Evaluation::Evaluation(const TaskOptions& tasks, std::int64_t max_length, bool h
 void Evaluation::add_pages(std::vector<dapt::Page> held_out) {
   require_start_token_has_effect(tasks_, !held_out.empty());
   if (!held_out.empty()) perplexity_ = dapt::Perplexity{.pages = std::move(held_out), .start_token = tasks_.start_token, .max_length = max_length_};
+  note_checksum();
+  if (tasks_.one_by_one) {
+    if (questions_) questions_->batch_tokens = 1;
+    if (sentences_) sentences_->batch_tokens = 1;
+    if (perplexity_) perplexity_->batch_tokens = 1;
+  }
+}
+
+Evaluation Evaluation::only(const std::vector<std::string>& metrics) const {
+  Evaluation chosen = *this;
+  const auto keep = [&](auto& metric) {
+    if (metric && std::ranges::find(metrics, metric->name) == metrics.end()) metric.reset();
+  };
+  keep(chosen.questions_);
+  keep(chosen.sentences_);
+  keep(chosen.perplexity_);
+  chosen.note_checksum();
+  return chosen;
+}
+
+void Evaluation::note_checksum() {
   Checksum checksum;
   checksum << tasks_.start_token << (tasks_.one_by_one ? "one by one" : "") << std::to_string(max_length_);
   if (questions_)
     checksum << "questions" << questions_->questions << "exemplars" << questions_->exemplars << "stops" << questions_->stops << questions_->prompt.exemplar << questions_->prompt.query
              << questions_->normalisation.to_string();
-  if (tasks_.max_new_tokens) checksum << "tokens of an answer" << std::to_string(*tasks_.max_new_tokens);
+  if (questions_ && tasks_.max_new_tokens) checksum << "tokens of an answer" << std::to_string(*tasks_.max_new_tokens);
   if (sentences_)
     for (const dapt::ClozeItem& item : sentences_->items) checksum << "sentence" << item.id << item.sentence << item.answer << item.candidates << item.group;
   if (perplexity_)
     for (const dapt::Page& page : perplexity_->pages) checksum << "page" << page.text;
   checksum_ = checksum.text();
   require_same_in_all("the checksum of tasks and held-out pages", checksum_);
-  if (tasks_.one_by_one) {
-    if (questions_) questions_->batch_tokens = 1;
-    if (sentences_) sentences_->batch_tokens = 1;
-    if (perplexity_) perplexity_->batch_tokens = 1;
-  }
 }
 
 void Evaluation::tell_faults(const dapt::AnyTokenizer& tokenizer) const {
@@ -131,12 +147,16 @@ void Evaluation::tell_faults(const dapt::AnyTokenizer& tokenizer) const {
 
 std::vector<dapt::MetricValue> Evaluation::evaluate(dapt::Llama& model, const dapt::AnyTokenizer& tokenizer, const std::string& what) const {
   if (questions_) tell_faults(tokenizer);
-  dapt::ProgressLine progress({.what = what, .stream = message_stream()});
+  std::optional<dapt::ProgressLine> progress;
+  if (!what.empty()) progress.emplace(dapt::ProgressLineOptions{.what = what, .stream = message_stream()});
+  const auto show = [&](std::int64_t done, std::int64_t total, std::string_view metric) {
+    if (progress) progress->update(done, total, metric);
+  };
   const std::int64_t total = questions_.has_value() + sentences_.has_value() + perplexity_.has_value();
   std::vector<dapt::MetricValue> values;
   const auto measure = [&](const auto& metric) {
     if (!metric) return;
-    progress.update(std::ssize(values), total, metric->name);
+    show(std::ssize(values), total, metric->name);
     values.push_back(measured(*metric, model, tokenizer));
   };
   try {
@@ -146,7 +166,7 @@ std::vector<dapt::MetricValue> Evaluation::evaluate(dapt::Llama& model, const da
   } catch (const dapt::Stopped&) {
     return {};
   }
-  progress.update(total, total);
+  show(total, total, "");
   return values;
 }
 

@@ -30,7 +30,10 @@ class Evaluation {
   const std::string& checksum() const { return checksum_; }
   bool empty() const { return !questions_ && !sentences_ && !perplexity_; }
 
-  /// One value for each metric, with a progress line that begins with `what`; none where any process was asked to stop.
+  /// The metrics of these names alone, of those that are there. All processes call it alike.
+  Evaluation only(const std::vector<std::string>& metrics) const;
+
+  /// One value for each metric, with a progress line that begins with `what`, or none where it is empty; no value where any process was asked to stop.
   std::vector<dapt::MetricValue> evaluate(dapt::Llama& model, const dapt::AnyTokenizer& tokenizer, const std::string& what) const;
 
   /// For the report: the group of an item, empty where no item has one; and what a reader should see of it.
@@ -38,6 +41,8 @@ class Evaluation {
   std::function<std::string(const std::string& metric, const std::string& id)> item_texts() const;
 
  private:
+  void note_checksum();
+
   /// Questions that say nothing about a model, on standard error; what was told of the model before is not told again.
   void tell_faults(const dapt::AnyTokenizer& tokenizer) const;
 

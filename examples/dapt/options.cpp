@@ -206,10 +206,6 @@ void add_task_options(CLI::App& app, TaskOptions& tasks) {
   app.add_option("--normalisation", tasks.normalisation, "of answers before they are compared: none, or a list of strip, collapse_spaces, casefold, nfkc, remove_japanese_punctuation (default: strip,casefold)")->check(utf8);
   app.add_option("--max-new-tokens", tasks.max_new_tokens, "tokens of an answer at the most (default: 24)")->check(whole_above_zero);
   app.add_flag("--one-by-one", tasks.one_by_one, "score each prompt and sentence alone instead of in batches: for numbers that no other item touches");
-  add_start_token_option(app, tasks);
-}
-
-void add_start_token_option(CLI::App& app, TaskOptions& tasks) {
   app.add_option("--start-token", tasks.start_token, "token before each cloze sentence, and before a held-out page (default: BOS where the tokenizer adds it, else end of document)")->check(utf8);
 }
 
@@ -242,8 +238,16 @@ void add_continuation_options(CLI::App& app, ContinuationOptions& continuation) 
   app.add_option("--checkpoint-steps", continuation.checkpoint_steps, "optimizer steps between two checkpoints (0: by time only)")->check(whole_from_zero)->capture_default_str();
   app.add_option("--checkpoint-minutes", continuation.checkpoint_minutes, "minutes between two checkpoints (0: by steps only); there is always one at the end and after Ctrl-C")->check(zero_or_more)->capture_default_str();
   app.add_option("--keep-checkpoints", continuation.keep_checkpoints, "newest checkpoints that stay")->check(whole_above_zero)->capture_default_str();
-  auto* eval = app.add_option("--eval-steps", continuation.eval_steps, "optimizer steps between two perplexities of the held-out pages (0: none while training)")->check(whole_from_zero)->capture_default_str();
-  app.add_flag("--keep-best", continuation.keep_best, "with --eval-steps: save the adapter or the model of the lowest perplexity under best/")->needs(eval);
+  auto* eval = app.add_option("--eval-steps", continuation.eval_steps, "optimizer steps between two evaluations (0: none while training)")->check(whole_from_zero)->capture_default_str();
+  take_as_given(app.add_option("--eval-metrics", continuation.eval_metrics, "what they measure: perplexity of the held-out pages, qa_exact of --qa, logp_mrr of --cloze"))
+      ->delimiter(',')
+      ->check(CLI::IsMember({"perplexity", "qa_exact", "logp_mrr"}))
+      ->capture_default_str()
+      ->needs(eval);
+  app.add_flag("--keep-best{perplexity}", continuation.keep_best, "with --eval-steps: save the adapter or the model of the lowest perplexity under best/, or =qa_exact, =logp_mrr, of the highest of these")
+      ->transform([](const std::string& value) { return value == "true" ? "perplexity" : value; })  // a flag of a configuration file
+      ->check(CLI::IsMember({"perplexity", "qa_exact", "logp_mrr"}))
+      ->needs(eval);
   app.add_option("--on-write-error", continuation.on_write_error, "a checkpoint, the log or TensorBoard's events cannot be written: stop (save what can be, then fail), or continue (and try again)")
       ->check(CLI::IsMember({"stop", "continue"}))
       ->capture_default_str();

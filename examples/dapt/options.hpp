@@ -1,12 +1,14 @@
 // The options of the command-line program: plain structs, one for each concern, and how CLI11 fills them.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <filesystem>
 #include <map>
 #include <optional>
 #include <set>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include <CLI/CLI.hpp>
@@ -118,7 +120,9 @@ struct ContinuationOptions {
   double checkpoint_minutes = 15;
   std::size_t keep_checkpoints = 2;
   std::int64_t eval_steps = 0;  // 0: no evaluation while training
-  bool keep_best = false;
+  std::vector<std::string> eval_metrics{"perplexity"};  // qa_exact | logp_mrr | perplexity
+  std::string keep_best;  // by which of them; empty: the best weights are not kept
+  bool measures(std::string_view metric) const { return std::ranges::find(eval_metrics, metric) != eval_metrics.end(); }
   std::string on_write_error = "stop";  // stop | continue: where a checkpoint, the log or TensorBoard's events cannot be written
 };
 
@@ -161,7 +165,6 @@ void add_page_options(CLI::App& app, PageOptions& pages);     // and the filter'
 void add_training_pages_options(CLI::App& app, RunOptions& run);  // these, or --store; after add_run_options
 void add_item_options(CLI::App& app, TaskOptions& tasks);      // --qa, --cloze
 void add_task_options(CLI::App& app, TaskOptions& tasks);
-void add_start_token_option(CLI::App& app, TaskOptions& tasks);
 std::vector<CLI::Option*> add_packing_options(CLI::App& app, PackingOptions& packing);
 /// `several_models`: --model may be given more than once.
 void add_model_options(CLI::App& app, RunOptions& run, bool several_models);

@@ -37,6 +37,7 @@
 #include <dapt/report/tensorboard.hpp>
 
 #include "evaluation.hpp"
+#include "evaluation_log.hpp"
 #include "interrupt.hpp"
 #include "lora_options.hpp"
 #include "measured.hpp"
@@ -160,108 +161,6 @@ struct ForwardTo {
   }
 };
 
-/// Evaluations while training, and the best of them: evaluations.jsonl in the setting's folder.
-class Evaluations {
- public:
-  /// Of a run that goes on, the file keeps what was measured up to step `done`.
-  Evaluations(const fs::path& folder, const ContinuationOptions& continuation, const Evaluate& evaluate, std::int64_t done)
-      : folder_(folder), steps_(continuation.eval_steps), keeps_best_(continuation.keep_best), evaluate_(evaluate) {
-    if (steps_ == 0) return;
-    const bool lacks_last = is_first_process() && begin(done) != done;
-    if (keeps_best_) best_ = done > 0 ? best_on_disk() : std::nullopt;
-    owed_ = done > 0 && done % steps_ == 0 && sum_over_processes({lacks_last})[0] > 0;
-  }
-
-  /// Whether the evaluation after step `done` was stopped, and is to be made up for before the run goes on.
-  bool owed() const { return owed_; }
-
-  /// After a step. Several processes measure together, and the first one writes. gather() is called by all before save(folder), which writes the weights as they are. False where it was stopped: the step is owed
-  /// an evaluation, and the run must end with it.
-  template <class Gather, class Save>
-  bool evaluate(std::int64_t step, dapt::Llama& model, std::optional<dapt::TensorBoard>& events, WriteErrors& errors, Gather&& gather, Save&& save) {
-    if (steps_ == 0 || step % steps_ != 0) return true;
-    dapt::MetricValue value;
-    try {
-      value = evaluate_.measure(model);
-    } catch (const dapt::Stopped&) {
-      return false;
-    }
-    if (keeps_best_) gather();
-    const std::string line = nlohmann::ordered_json{{"step", step}, {value.name, value.value}, {checksum_key, evaluate_.checksum}}.dump() + "\n";
-    after_first([&] {
-      errors.attempt("evaluations", [&] { file_->append(line); });
-      errors.attempt("TensorBoard events", [&] { events->scalars({{"eval/" + value.name, value.value}}, step); });
-      if (!is_better(value.value)) return;
-      if (!keeps_best_) best_ = {step, value.value};
-      else errors.attempt("best weights", [&] {
-        save(folder_ / "best");
-        dapt::write_file_atomically(folder_ / "best" / "evaluation.json", line);
-        best_ = {step, value.value};
-      });
-    });
-    return true;
-  }
-
-  /// From the thread that writes checkpoints.
-  void flush_written() noexcept {
-    if (file_) file_->flush_written();
-  }
-
-  void finish(WriteErrors& errors) {
-    if (steps_ == 0) return;
-    errors.attempt("evaluations", [&] { file_->flush(); });
-    if (best_) std::cerr << "lowest perplexity while training: " << best_->second << " after step " << best_->first << (keeps_best_ ? ", in " + (folder_ / "best").string() : "") << '\n';
-  }
-
- private:
-  /// The step of the last evaluation that the file keeps, up to step `done`; 0 without one.
-  std::int64_t begin(std::int64_t done) {
-    const fs::path file = folder_ / "evaluations.jsonl";
-    std::string kept;
-    std::int64_t last = 0, damaged = 0;
-    std::ifstream in(file, std::ios::binary);
-    for (std::string line; done > 0 && std::getline(in, line) && !in.eof();) {
-      const auto json = nlohmann::json::parse(line, nullptr, false);
-      const bool is_whole = json.is_object() && json.contains("perplexity") && json.contains("step") && json["step"].is_number_integer();
-      if (!is_whole) {
-        ++damaged;
-        continue;
-      }
-      if (json["step"].get<std::int64_t>() > done) break;
-      last = json["step"].get<std::int64_t>();
-      if (is_of_these_pages(json) && json["perplexity"].is_number() && is_better(json["perplexity"].get<double>())) best_ = {last, json["perplexity"].get<double>()};
-      kept += line + '\n';
-    }
-    if (damaged > 0) std::cerr << file.string() << ": " << damaged << " lines are no evaluations and were left out\n";
-    dapt::write_file_atomically(file, kept);
-    file_.emplace(file, true);
-    return last;
-  }
-
-  /// What best/ holds: the run may have been stopped after it, or have begun without --keep-best.
-  std::optional<std::pair<std::int64_t, double>> best_on_disk() const {
-    std::ifstream in(folder_ / "best" / "evaluation.json", std::ios::binary);
-    const auto json = nlohmann::json::parse(std::string(std::istreambuf_iterator<char>(in), {}), nullptr, false);
-    if (!json.is_object() || !json.contains("step") || !json["step"].is_number_integer() || !json.contains("perplexity") || !json["perplexity"].is_number() || !is_of_these_pages(json)) return std::nullopt;
-    return std::pair(json["step"].get<std::int64_t>(), json["perplexity"].get<double>());
-  }
-
-  /// Not so what was measured on pages that were held out before the corpus was another one (--allow-changes): nothing is better or worse than that. There was a time when none was written.
-  bool is_of_these_pages(const nlohmann::json& evaluation) const { return !evaluation.contains(checksum_key) || evaluation[checksum_key] == evaluate_.checksum; }
-
-  /// NaN never is.
-  bool is_better(double value) const { return value < (best_ ? best_->second : std::numeric_limits<double>::infinity()); }
-
-  static constexpr const char* checksum_key = "held_out_checksum";
-
-  fs::path folder_;
-  std::int64_t steps_;
-  bool keeps_best_, owed_ = false;
-  const Evaluate& evaluate_;
-  std::optional<dapt::AppendFile> file_;
-  std::optional<std::pair<std::int64_t, double>> best_;  ///< with --keep-best what best/ holds
-};
-
 /// Observer from a function.
 template <class Call>
 struct Calling {
@@ -364,7 +263,7 @@ void require_same_run(const dapt::RunHeader& now, const dapt::RunHeader& then, b
   const bool other_processes = std::any_of(all.begin(), all.end(), [](const auto& difference) { return difference.key == "processes"; });
   for (const auto& [key, here, there] : all) {
     if (key == "--on-bad-loss" || one_spelling(here) == one_spelling(there)) continue;  // the former decides no step but one that would end the run
-    if (key == held_out_checksum && (here.empty() || there.empty())) continue;  // nothing was measured, or nothing will be
+    if (key == measured_checksum && (here.empty() || there.empty())) continue;  // nothing was measured, or nothing will be
     const std::string difference = key + " is \"" + here + "\" and was \"" + there + "\"";
     if (other_processes && (key == "processes" || key == "threads")) {  // the data come as they would have
       std::cerr << "resumed although " << difference << ": the last bits of sums differ\n";
@@ -377,24 +276,25 @@ void require_same_run(const dapt::RunHeader& now, const dapt::RunHeader& then, b
 }
 
 void check_evaluations(const RunOptions& run, const BudgetOptions& budget, const ContinuationOptions& continuation) {
-  dapt::require(continuation.eval_steps > 0 || !continuation.keep_best, "--keep-best has no effect with --eval-steps 0");
+  dapt::require(continuation.eval_steps > 0 || continuation.keep_best.empty(), "--keep-best has no effect with --eval-steps 0");
   if (continuation.eval_steps == 0) return;
   dapt::require(budget.max_steps == 0 || continuation.eval_steps <= budget.max_steps, "--eval-steps ", continuation.eval_steps, " has no effect in ", budget.max_steps, " steps (--max-steps)");
-  dapt::require(run.held_out > 0, "--eval-steps: --held-out 0 leaves no page to evaluate on");
+  dapt::require(run.held_out > 0 || !continuation.measures("perplexity"), "--eval-steps: --held-out 0 leaves no page to evaluate on");
+  for (const auto& [metric, option, file] : {std::tuple("qa_exact", "--qa", run.tasks.qa), std::tuple("logp_mrr", "--cloze", run.tasks.cloze)})
+    dapt::require(!file.empty() || !continuation.measures(metric), "--eval-metrics ", metric, " needs ", option);
+  dapt::require(continuation.keep_best.empty() || continuation.measures(continuation.keep_best), "--keep-best ", continuation.keep_best, " has no effect without --eval-metrics ", continuation.keep_best);
 }
 
-Evaluate held_out_perplexity(const RunOptions& run, const ContinuationOptions& continuation, const Run& prepared) {
+Evaluate evaluation_while_training(const Evaluation& evaluation, const RunOptions& run, const ContinuationOptions& continuation, const Run& prepared) {
   if (continuation.eval_steps == 0) return {};
-  dapt::require(!prepared.held_out.empty() || run.store.empty(), "--eval-steps: ", run.store.string(), " holds out no page; dapt tokenize --store takes --held-out");
-  dapt::require(!prepared.held_out.empty(), "--eval-steps: --held-out ", run.held_out, " leaves no page to evaluate on");
-  dapt::metrics::start_token(prepared.tokenizer, run.tasks.start_token);  // of pages from a store; of others it is known
-  dapt::Perplexity perplexity{.pages = prepared.held_out, .start_token = run.tasks.start_token, .max_length = run.packing.max_length};
-  if (run.tasks.one_by_one) perplexity.batch_tokens = 1;
-  TaskOptions of_pages;  // without the tasks of a comparison
-  of_pages.start_token = run.tasks.start_token;
-  of_pages.one_by_one = run.tasks.one_by_one;
-  return {[metric = std::move(perplexity), &prepared](dapt::Llama& model) { return measured(metric, model, prepared.tokenizer); },
-          Evaluation(of_pages, prepared.held_out, run.packing.max_length).checksum()};
+  if (continuation.measures("perplexity")) {
+    dapt::require(!prepared.held_out.empty() || run.store.empty(), "--eval-steps: ", run.store.string(), " holds out no page; dapt tokenize --store takes --held-out");
+    dapt::require(!prepared.held_out.empty(), "--eval-steps: --held-out ", run.held_out, " leaves no page to evaluate on");
+    dapt::metrics::start_token(prepared.tokenizer, run.tasks.start_token);  // of pages from a store; of others it is known
+  }
+  Evaluation chosen = evaluation.only(continuation.eval_metrics);
+  std::string checksum = chosen.checksum();
+  return {[chosen = std::move(chosen), &prepared](dapt::Llama& model) { return chosen.evaluate(model, prepared.tokenizer, ""); }, std::move(checksum)};
 }
 
 dapt::Llama planned_model(const dapt::LlamaConfig& config, const RunOptions& run) {
@@ -538,7 +438,7 @@ void check_no_checkpoints(const fs::path& folder, const ContinuationOptions& con
 
 void check_inputs_stay(const RunOptions& run, const SettingOptions& setting, const fs::path& folder, const ContinuationOptions& continuation, std::span<const SettingOptions> settings) {
   std::vector<fs::path> written{folder};
-  if (continuation.keep_best) written.push_back(folder / "best");
+  if (!continuation.keep_best.empty()) written.push_back(folder / "best");
   for (fs::path& to : written) {
     to /= written_folder(setting);
     const auto require_other = [&](const char* option, const fs::path& input) {
@@ -567,7 +467,7 @@ const dapt::SettingResult& run_setting(Comparison& comparison, const RunOptions&
     events.emplace(folder, dapt::TensorBoardOptions{.last_step = done});
   }
   WriteErrors errors(continuation.on_write_error == "stop", [&] { progress.finish(); });
-  Evaluations evaluations(folder, continuation, evaluate, done);
+  EvaluationLog evaluations(folder, continuation, evaluate, done);
   const auto train = [&](auto adapter) -> const dapt::SettingResult& {
     using Trained = dapt::Trainer<dapt::Llama, decltype(adapter), dapt::AnyOptimizer, ChosenSchedule>;
     std::optional<dapt::CheckpointWriter<Trained>> checkpoints;  // made with the trainer
@@ -624,6 +524,7 @@ const dapt::SettingResult& run_setting(Comparison& comparison, const RunOptions&
   with_adapter(setting, train);
   dapt::SettingResult& result = comparison.result().settings.back();
   result.steps.insert(result.steps.begin(), std::make_move_iterator(steps.begin()), std::make_move_iterator(steps.end()));
+  result.evaluations = evaluations.records();
   return result;
 }
 

@@ -14,6 +14,8 @@
 #include <dapt/train/comparison.hpp>
 #include <dapt/train/memory_plan.hpp>
 
+#include "evaluation.hpp"
+#include "evaluation_log.hpp"
 #include "options.hpp"
 #include "run.hpp"
 
@@ -54,8 +56,8 @@ void check_inputs_stay(const RunOptions& run, const SettingOptions& setting, con
 
 dapt::TrainOptions train_options(const RunOptions& run, const BudgetOptions& budget);
 
-/// The key under which a run says which pages were held out: they decide no step, and matter where they were measured before and are again.
-inline constexpr const char* held_out_checksum = "checksum of the held-out pages";
+/// The key under which a run says what is measured: it decides no step, and matters where it was measured before and is again.
+inline constexpr const char* measured_checksum = "checksum of tasks and held-out pages";
 
 /// Refuses by name what differs between two runs, or says it where `allow_changes` is set; a setting's options ("--rank") may never differ.
 void require_same_run(const dapt::RunHeader& now, const dapt::RunHeader& then, bool allow_changes);
@@ -69,17 +71,12 @@ std::vector<dapt::MemoryPlan> plan_setting(const dapt::LlamaConfig& config, cons
 /// A step with a model of a few weights: afterwards the process holds what it needs for the setting whatever the model.
 void train_tiny_model(const RunOptions& run, const SettingOptions& setting);
 
-/// The perplexity of held-out pages, for evaluations while training; nothing where there are none.
-struct Evaluate {
-  std::function<dapt::MetricValue(dapt::Llama&)> measure = {};
-  std::string checksum = {};  // of the pages and how they are measured: numbers of one checksum can be compared
-  explicit operator bool() const { return measure != nullptr; }
-};
-Evaluate held_out_perplexity(const RunOptions& run, const ContinuationOptions& continuation, const Run& prepared);
+/// The part of `evaluation` that is measured while training, if any. All processes call it alike; `prepared` outlives it.
+Evaluate evaluation_while_training(const Evaluation& evaluation, const RunOptions& run, const ContinuationOptions& continuation, const Run& prepared);
 
 /// Trains one more setting of `comparison`, with log.jsonl, TensorBoard events and checkpoints in `folder`, from which it goes on where `continuation` says so. What was reached is saved there, also
 /// after Ctrl-C: the adapter in PEFT's layout under adapter/, or the model in Hugging Face's under model/. `identity` says what besides the setting must be as it was. `evaluate` is asked every
-/// continuation.eval_steps: evaluations.jsonl, TensorBoard's eval/perplexity, and best/ where that is wanted.
+/// continuation.eval_steps: evaluations.jsonl, TensorBoard's eval/METRIC, and best/ where that is wanted.
 const dapt::SettingResult& run_setting(Comparison& comparison, const RunOptions& run, const SettingOptions& setting, const fs::path& folder, const ContinuationOptions& continuation,
                                        const dapt::RunHeader& identity, const Evaluate& evaluate);
 

@@ -220,6 +220,29 @@ def check_flat(file, count, smoothing):
     assert "1.00e-4" in labels and 3 <= len(labels) <= 10 and len(set(labels)) == len(labels), labels
 
 
+def check_evaluations(file, folder):
+    """What was measured while training: a point for the base, each evaluation and the end, on one scale, whatever the smoothing."""
+    script = "const measure = document.getElementById('measure'); measure.value = 'eval/qa_exact'; measure.dispatchEvent(new Event('input'))"
+    page = load(changed(file, "</body>", f"<script>{script}</script></body>"), 1280)
+    check_script(page)
+    svg = page.one("svg", id="curves")
+    assert any("QA_exact while training" in text.text() for text in svg.all("text"))
+    with open(folder / "settings.csv", newline="", encoding="utf-8") as rows:
+        ends = {row["setting"]: float(row["qa_exact"]) for row in csv.DictReader(rows)}
+    with open(folder / "steps.csv", newline="", encoding="utf-8") as rows:
+        measured = [(row["setting"], float(row["step"]), float(row["eval_qa_exact"])) for row in csv.DictReader(rows) if row["eval_qa_exact"] != "not measured"]
+    expected = []
+    for name in dict.fromkeys(setting for setting, *_ in measured):
+        expected += [(0, ends["base"]), *((step, value) for setting, step, value in measured if setting == name), (200, ends[name])]
+    points = [(float(circle.attributes["cx"]), float(circle.attributes["cy"])) for circle in svg.all("circle")]
+    assert len(points) == len(expected) == 10, points
+    for axis in (0, 1):
+        low, high = min(range(10), key=lambda i: expected[i][axis]), max(range(10), key=lambda i: expected[i][axis])
+        scale = (points[high][axis] - points[low][axis]) / (expected[high][axis] - expected[low][axis])
+        for point, value in zip(points, expected):
+            assert abs(point[axis] - points[low][axis] - scale * (value[axis] - expected[low][axis])) < 0.2, (point, value)
+
+
 def check_alone(text):
     outside = re.findall(r"""(?:src|href)\s*=|url\((?!#)|@import|https?://(?!www\.w3\.org/2000/svg)""", text)
     assert not outside, f"the page names something outside of itself: {outside}"
@@ -270,6 +293,7 @@ def main():
         for count, smoothing in ((5, 0.9), (100, 0.9), (100, 0.5)):
             check_flat(file, count, smoothing)
 
+        check_evaluations(file, folder)
         must_fail(check_script, load(changed(file, "const drawCurves = () => {", "const drawCurves = () => { nothing.here();"), 1280))
         must_fail(check_script, load(changed(file, "const drawCurves = () => {", "const drawCurves = () => { ("), 1280))
         page = load(changed(file, '"name":"galore-128"', '"name":"other"'), 1280)

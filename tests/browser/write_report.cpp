@@ -10,5 +10,8 @@ int main(int argc, char** argv) {
     std::cerr << "usage: dapt_write_example_report FOLDER\n";
     return 2;
   }
-  dapt::write_report(argv[1], dapt::testing_support::example_comparison(), dapt::testing_support::example_options());
+  dapt::ComparisonResult result = dapt::testing_support::example_comparison();
+  for (std::size_t i : {0, 3})
+    for (std::int64_t step : {40, 80, 120}) result.settings[i].evaluations.push_back({.step = step, .values = {{"qa_exact", 0.1 + static_cast<double>(i * 50 + step) / 1000}}, .checksum = "1"});
+  dapt::write_report(argv[1], result, dapt::testing_support::example_options());
 }

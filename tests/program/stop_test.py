@@ -362,10 +362,10 @@ class Stop(unittest.TestCase):
         write_store("The cook peels an onion and lets it fry. " * 20)
         refused = train(22, *evaluating)
         self.assertEqual(refused.returncode, 1)
-        self.assertIn("--resume: checksum of the held-out pages is ", refused.stderr)
+        self.assertIn("--resume: checksum of tasks and held-out pages is ", refused.stderr)
         result = train(22, *evaluating, "--allow-changes")
         self.assertGood(result)
-        self.assertIn("resumed although checksum of the held-out pages is ", result.stderr)
+        self.assertIn("resumed although checksum of tasks and held-out pages is ", result.stderr)
         *_, before, after = [json.loads(line) for line in (out / "evaluations.jsonl").read_text().splitlines()]
         self.assertEqual((before["step"], after["step"]), (21, 22))
         self.assertLess(before["perplexity"], after["perplexity"])  # of other pages, and so no better
@@ -527,6 +527,39 @@ class Stop(unittest.TestCase):
         self.assertGood(self.run_to_its_end("compare", stopped, *options, "--resume"))
         assertWhole(stopped)
 
+    def test_questions_and_terms_are_measured_while_training_and_the_best_weights_kept_by_them(self):
+        """The sentence is of the field that is learned; what is measured after a step is what `dapt eval` says of the adapter of that step."""
+        cloze, qa = self.folder / "cloze.jsonl", self.folder / "qa.jsonl"
+        cloze.write_text(json.dumps({"id": "c", "sentence": "Page 3 tells how {word} unpacks package 9.", "answer": "dpkg", "candidates": ["dpkg", "rpm", "a cook", "the onion", "it", "butter"]}) + "\n")
+        qa.write_text("".join(json.dumps({"id": str(i), "question": "Who unpacks?", "answers": [answer]}) + "\n" for i, answer in enumerate(("dpkg", "rpm"))))
+        tasks = ("--cloze", cloze, "--qa", qa, "--max-new-tokens", 4)
+        options = (*tasks, "--rank", 4, "--checkpoint-steps", 4, "--eval-steps", 2, "--eval-metrics", "logp_mrr,qa_exact", "--keep-best=logp_mrr", "--max-steps", 12)
+        whole, out, lr = self.folder / "whole", self.folder / "out", "1e-2"
+        result = self.run_to_its_end("train", whole, *options, lr=lr)
+        self.assertGood(result)
+        lines = [json.loads(line) for line in (whole / "evaluations.jsonl").read_text().splitlines()]
+        self.assertEqual([(line["step"], sorted(line)) for line in lines], [(step, ["checksum", "logp_mrr", "qa_exact", "step"]) for step in range(2, 13, 2)])
+        best = max(lines, key=lambda line: line["logp_mrr"])  # the first of equals
+        self.assertEqual(json.loads((whole / "best/evaluation.json").read_text()), best)
+        self.assertIn(f"best logp_mrr while training: {best['logp_mrr']:g} after step {best['step']}, in {whole}/best", result.stderr)
+        self.assertEqual({tag for _, tag, _ in scalars(whole) if tag.startswith("eval/")}, {"eval/logp_mrr", "eval/qa_exact"})
+
+        results = self.folder / "results.json"
+        self.assertGood(subprocess.run(list(map(str, [program, "eval", "--model", self.model, "--peft", whole / "best/adapter", *tasks, "--dtype", "fp32", "--threads", 1, "--out", results])), capture_output=True, text=True))
+        base, adapted = json.loads(results.read_text())
+        if "best" not in adapted["model"]:
+            base, adapted = adapted, base
+        self.assertEqual((adapted["logp_mrr"], adapted["qa_exact"]), (best["logp_mrr"], best["qa_exact"]))
+        self.assertGreater(adapted["logp_mrr"], base["logp_mrr"])
+
+        process = self.start("train", out, *options, lr=lr)
+        self.wait_for(process, lambda: self.steps(out) >= 7)
+        process.kill()
+        process.wait()
+        self.assertGood(self.run_to_its_end("train", out, *options, "--resume", lr=lr))
+        for file in ("evaluations.jsonl", "best/evaluation.json", "best/adapter/adapter_model.safetensors"):
+            self.assertEqual((out / file).read_bytes(), (whole / file).read_bytes(), file)
+
     def test_evaluations_while_training_and_the_best_weights_are_those_of_a_run_that_was_not_killed(self):
         options = ("--max-steps", 40, "--checkpoint-steps", 5, "--rank", 4, "--eval-steps", 3, "--held-out", 0.2, "--keep-best")
         whole, out, plain = self.folder / "whole", self.folder / "out", self.folder / "plain"
@@ -539,7 +572,7 @@ class Stop(unittest.TestCase):
         best = min(lines, key=lambda line: line["perplexity"])
         self.assertLess(best["step"], 39)
         self.assertEqual(json.loads((whole / "best/evaluation.json").read_text()), best)
-        self.assertIn(f"lowest perplexity while training: ", result.stderr)
+        self.assertIn("best perplexity while training: ", result.stderr)
         self.assertEqual([(step, value) for step, tag, value in scalars(whole) if tag == "eval/perplexity"],
                          [(line["step"], struct.unpack("<f", struct.pack("<f", line["perplexity"]))[0]) for line in lines])
 

@@ -96,6 +96,17 @@ TEST_CASE("csv: steps, with a column for each phase and no loss where nothing wa
   REQUIRE(cell(rows, 1000, "step") == "200");
 }
 
+TEST_CASE("csv: steps, with what was measured after them") {
+  ComparisonResult result = testing_support::example_comparison();
+  result.settings[1].evaluations = {{.step = 100, .values = {{"qa_exact", 0.25}, {"perplexity", 12}}, .checksum = "1"}, {.step = 200, .values = {{"qa_exact", 0.5}}, .checksum = "1"}};
+  const auto rows = parse(steps_csv(result));
+  REQUIRE(cell(rows, 200 + 100, "eval_qa_exact") == "0.25");
+  REQUIRE(cell(rows, 200 + 100, "eval_perplexity") == "12");
+  REQUIRE(cell(rows, 200 + 200, "eval_qa_exact") == "0.5");
+  REQUIRE(cell(rows, 200 + 200, "eval_perplexity") == "not measured");
+  for (const std::size_t row : {100, 199 + 200, 400 + 100}) REQUIRE(cell(rows, row, "eval_qa_exact") == "not measured");
+}
+
 TEST_CASE("csv: questions, with answers that hold commas, quotes and line ends") {
   ComparisonResult result = testing_support::example_comparison();
   result.settings[1].metrics[0].items[8].prediction = "a \"b\",\r\nc";

@@ -159,3 +159,29 @@ TEST_CASE("curves: every step of a short run, neighbours' means of a long one, g
   REQUIRE(data["step"].dump() == "[2,4,5]");
   REQUIRE(data["loss"].dump() == "[1.5,4.0,null]");
 }
+
+TEST_CASE("html: what was measured while training is drawn from the base on, where it was measured on the same") {
+  ComparisonResult result;
+  result.base.metrics = {{.name = "qa_exact", .value = 0.125, .items = {}, .details = {}, .settings = {}}};
+  SettingResult& setting = result.settings.emplace_back();
+  setting.metrics = {{.name = "qa_exact", .value = 0.75, .items = {}, .details = {}, .settings = {}}};
+  for (int step = 1; step <= 5; ++step) {
+    StepRecord& record = setting.steps.emplace_back();
+    record.step = step;
+    record.tokens = 10 * step;
+    record.seconds = step / 4.0;
+  }
+  REQUIRE(evaluation_curve(result, setting).empty());
+  setting.evaluations = {{.step = 1, .values = {{"qa_exact", 0.5}}, .checksum = "other pages"},
+                         {.step = 2, .values = {{"qa_exact", 0.25}}, .checksum = "these"},
+                         {.step = 4, .values = {{"qa_exact", 0.5}, {"perplexity", 8}}, .checksum = "these"}};
+  auto data = curve_data(setting, 2000, evaluation_curve(result, setting));
+  REQUIRE(data["eval/qa_exact"].dump() == R"({"step":[0,2,4,5],"tokens":[0,20,40,50],"seconds":[0.0,0.5,1.0,1.25],"value":[0.125,0.25,0.5,0.75]})");
+  REQUIRE(data["eval/perplexity"]["value"].dump() == "[null,8.0,null]");  // which neither the base nor the end has
+  REQUIRE(data["loss"].size() == 5);
+
+  setting.evaluations.back().step = 5;  // the end was measured already
+  data = curve_data(setting, 2000, evaluation_curve(result, setting));
+  REQUIRE(data["eval/qa_exact"]["step"].dump() == "[0,2,5]");
+  REQUIRE(data["eval/qa_exact"]["value"].dump() == "[0.125,0.25,0.5]");
+}

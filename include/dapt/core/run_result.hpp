@@ -69,6 +69,7 @@ struct SettingResult {
   std::vector<MetricValue> metrics;  ///< after training; of the base: as it came
   std::vector<StepRecord> steps;     ///< empty for the base
   TrainReport train;                 ///< all zero for the base
+  std::vector<EvaluationRecord> evaluations = {};  ///< while it trained, in the order of the steps; of what the metrics measure
 };
 
 /// A base model and what each setting made of it, from the same data in the same order under the same budget.

@@ -58,4 +58,11 @@ struct MetricValue {
   std::map<std::string, std::string> settings;  ///< rules that decided the value, e.g. {"start_token", "<|endoftext|> (0)"}
 };
 
+/// What was measured of a model between two steps of its training.
+struct EvaluationRecord {
+  std::int64_t step = 0;                 ///< the last one before it
+  std::map<std::string, double> values;  ///< by the metric's name; NaN where it is no number
+  std::string checksum;                  ///< of what was measured on: values of another one cannot be compared
+};
+
 }  // namespace dapt

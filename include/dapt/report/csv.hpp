@@ -2,6 +2,7 @@
 // A value that was not measured is "not measured", as in every other report; an infinite one is "inf".
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <cstdio>
@@ -76,17 +77,20 @@ inline std::string settings_csv(const ComparisonResult& result, const ReportOpti
   return out;
 }
 
-/// One row for each step of each setting; phases that a step lacks are not measured.
+/// One row for each step of each setting; phases that a step lacks are not measured, nor are metrics after most steps.
 inline std::string steps_csv(const ComparisonResult& result) {
   using namespace report;
-  std::set<std::string> phases;
+  std::set<std::string> phases, evaluated;
   for (const SettingResult& setting : result.settings) {
+    for (const EvaluationRecord& evaluation : setting.evaluations)
+      for (const auto& [metric, value] : evaluation.values) evaluated.insert(metric);
     for (const StepRecord& step : setting.steps) {
       for (const auto& [phase, seconds] : step.phase_seconds) phases.insert(phase);
     }
   }
   std::vector<std::string> row{"setting", "step", "tokens", "loss", "lr", "grad_norm", "tokens_per_second", "peak_memory_bytes", "seconds", "skipped"};
   for (const std::string& phase : phases) row.push_back(phase + "_seconds");
+  for (const std::string& metric : evaluated) row.push_back("eval_" + metric);
   std::string out;
   append_csv_row(out, row);
   for (const SettingResult& setting : result.settings) {
@@ -98,6 +102,8 @@ inline std::string steps_csv(const ComparisonResult& result) {
         const auto found = step.phase_seconds.find(phase);
         row.push_back(csv_number(found != step.phase_seconds.end() ? found->second : missing));
       }
+      const auto evaluation = std::ranges::find(setting.evaluations, step.step, &EvaluationRecord::step);
+      for (const std::string& metric : evaluated) row.push_back(csv_number(evaluation != setting.evaluations.end() && evaluation->values.contains(metric) ? evaluation->values.at(metric) : missing));
       append_csv_row(out, row);
     }
   }

@@ -7,6 +7,8 @@
 #include <cmath>
 #include <cstdint>
 #include <cstdlib>
+#include <iterator>
+#include <set>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -146,8 +148,29 @@ inline std::string html_settings(const ComparisonResult& result, const std::vect
   return html + "</section>\n";
 }
 
+/// Of what the last evaluation while training measured all values, from the base's on and to that after training; in the order of the steps. Others were of other questions or pages.
+inline std::vector<EvaluationRecord> evaluation_curve(const ComparisonResult& result, const SettingResult& setting) {
+  if (setting.evaluations.empty()) return {};
+  const EvaluationRecord& last = setting.evaluations.back();
+  std::vector<EvaluationRecord> curve;
+  const auto add_model = [&](std::int64_t step, const SettingResult& model) {
+    EvaluationRecord& record = curve.emplace_back();
+    record.step = step;
+    for (const auto& [metric, unused] : last.values) record.values[metric] = metric_value(model, metric);
+  };
+  add_model(0, result.base);
+  std::ranges::copy_if(setting.evaluations, std::back_inserter(curve), [&](const EvaluationRecord& record) { return record.checksum == last.checksum; });
+  if (!setting.steps.empty() && setting.steps.back().step > last.step) add_model(setting.steps.back().step, setting);
+  return curve;
+}
+
+inline constexpr std::size_t most_points_of_a_curve = 2000;
+
+/// Key of what was measured while training, as TensorBoard's events have it.
+inline std::string evaluation_key(const std::string& metric) { return "eval/" + metric; }
+
 /// What the script draws from. Long runs are thinned: a point then is the mean of some neighbouring steps.
-inline nlohmann::ordered_json curve_data(const SettingResult& setting, std::size_t most_points = 2000) {
+inline nlohmann::ordered_json curve_data(const SettingResult& setting, std::size_t most_points = most_points_of_a_curve, const std::vector<EvaluationRecord>& evaluations = {}) {
   const std::size_t width = std::max<std::size_t>(1, (setting.steps.size() + most_points - 1) / most_points);
   const auto six_digits = [](double value) -> nlohmann::ordered_json {
     if (!std::isfinite(value)) return nullptr;
@@ -177,18 +200,34 @@ inline nlohmann::ordered_json curve_data(const SettingResult& setting, std::size
       curve[key].push_back(six_digits(measured > 0 ? sum / measured : missing));
     }
   }
+  for (const EvaluationRecord& evaluation : evaluations) {
+    const auto at = std::ranges::lower_bound(setting.steps, evaluation.step, {}, &StepRecord::step);
+    const bool is_known = at != setting.steps.end() && at->step == evaluation.step;  // of a base there is no step
+    if (!is_known && evaluation.step > 0) continue;
+    for (const auto& [metric, value] : evaluation.values) {
+      nlohmann::ordered_json& points = curve[evaluation_key(metric)];
+      points["step"].push_back(evaluation.step);
+      points["tokens"].push_back(is_known ? at->tokens : 0);
+      points["seconds"].push_back(six_digits(is_known ? at->seconds : 0));
+      points["value"].push_back(six_digits(value));
+    }
+  }
   return curve;
 }
 
 inline std::string html_curves(const ComparisonResult& result) {
   nlohmann::ordered_json curves = nlohmann::ordered_json::array();
   std::string without, thinned;
+  std::set<std::string> evaluated;
   for (const SettingResult& setting : result.settings) {
     if (setting.steps.empty()) {
       without += (without.empty() ? "" : ", ") + setting.name;
       continue;
     }
-    curves.push_back(curve_data(setting));
+    const std::vector<EvaluationRecord> evaluations = evaluation_curve(result, setting);
+    for (const EvaluationRecord& evaluation : evaluations)
+      for (const auto& [metric, value] : evaluation.values) evaluated.insert(metric);
+    curves.push_back(curve_data(setting, most_points_of_a_curve, evaluations));
     const auto width = curves.back()["steps_a_point"].get<std::int64_t>();
     if (width > 1) thinned += (thinned.empty() ? "" : ", ") + setting.name + " (" + count(width) + ")";
   }
@@ -197,12 +236,14 @@ inline std::string html_curves(const ComparisonResult& result) {
   std::string json = curves.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace);
   for (std::size_t at = json.find('<'); at != std::string::npos; at = json.find('<', at)) json.replace(at, 1, "\\u003c");  // no "</script>" inside
 
-  html += R"(<div class="controls"><label>Show <select id="measure"><option value="loss">loss (nats a token)</option><option value="grad_norm">gradient norm</option><option value="lr">learning rate</option><option value="tokens_per_second">tokens/s</option></select></label>
+  html += R"(<div class="controls"><label>Show <select id="measure"><option value="loss">loss (nats a token)</option><option value="grad_norm">gradient norm</option><option value="lr">learning rate</option><option value="tokens_per_second">tokens/s</option>)";
+  for (const std::string& metric : evaluated) html += "<option value=\"" + html_text(evaluation_key(metric)) + "\">" + html_text(metric_title(metric)) + " while training</option>";
+  html += R"(</select></label>
 <fieldset><legend>by</legend><label><input type="radio" name="x" value="step" checked> step</label><label><input type="radio" name="x" value="tokens"> tokens</label><label><input type="radio" name="x" value="seconds"> time</label></fieldset>
 <label>smoothing <input type="range" id="smoothing" min="0" max="0.98" step="0.02" value="0.9"> <output id="smoothing-value"></output></label></div>
 <ul id="legend"></ul>
 <figure class="plot" id="plot"><svg id="curves" role="img" tabindex="0" aria-label="Training curves of the settings; the arrow keys read values"></svg><div id="hover" hidden></div>
-<figcaption>Strong line: exponential moving average. Faint line: each step as it was. Point at the curves, or use the arrow keys, to read values.</figcaption></figure>
+<figcaption>Strong line: exponential moving average. Faint line: each step as it was. What was measured while training is drawn as it is, from the base on. Point at the curves, or use the arrow keys, to read values.</figcaption></figure>
 <noscript><p>The curves are drawn by this page’s script, which your browser does not run. The values are in steps.csv.</p></noscript>
 )";
   if (!thinned.empty()) html += "<p class=\"soft\">Thinned to the mean of neighbouring steps, so many a point: " + html_text(thinned) + ".</p>\n";

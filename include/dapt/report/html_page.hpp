@@ -130,6 +130,9 @@ const smooth = (values, weight) => {
   return values.map(value => value === null ? null : (mean = weight * mean + (1 - weight) * value, share = weight * share + 1 - weight, mean / share));
 };
 
+// Of a measure of steps, or of one that was taken now and then, an object with its own steps.
+const seriesOf = (setting, name) => Array.isArray(setting[name]) ? { ...setting, value: setting[name] } : setting[name] || { step: [], tokens: [], seconds: [], value: [] };
+
 const drawCurves = () => {
   const source = byId("curve-data");
   if (!source) return;
@@ -138,14 +141,17 @@ const drawCurves = () => {
   let frame = null;
 
   const draw = () => {
-    const xName = chosen("x"), yName = byId("measure").value, weight = +byId("smoothing").value;
+    const xName = chosen("x"), yName = byId("measure").value, isEvaluation = yName.startsWith("eval/"), weight = isEvaluation ? 0 : +byId("smoothing").value;
     const width = Math.max(300, plot.clientWidth || 800), height = width < 600 ? 320 : 420, wide = width >= 760;
     const left = 64, right = wide ? 190 : 14, top = 12, bottom = 48;
     byId("smoothing-value").textContent = weight === 0 ? "off" : weight.toFixed(2);
     svg.setAttribute("viewBox", `0 0 ${width} ${height}`);
     svg.replaceChildren();
     hover.hidden = true;
-    const lines = settings.map((setting, index) => ({ ...setting, index, x: setting[xName], raw: setting[yName], value: smooth(setting[yName], weight) })).filter(line => !hidden.has(line.index));
+    const lines = settings.map((setting, index) => {
+      const series = seriesOf(setting, yName);
+      return { name: setting.name, index, step: series.step, x: series[xName], raw: series.value, value: smooth(series.value, weight) };
+    }).filter(line => !hidden.has(line.index));
     const xs = lines.flatMap(line => line.x), inner = lines.flatMap(line => line.raw.filter(v => v !== null)).sort((a, b) => a - b);
     if (!inner.length) { svgElement(svg, "text", { x: width / 2, y: height / 2, "text-anchor": "middle" }, "nothing was measured"); return; }
     const smoothed = lines.flatMap(line => line.value.filter(v => v !== null)), at = share => inner[Math.round(share * (inner.length - 1))];
@@ -177,6 +183,7 @@ const drawCurves = () => {
     };
     if (weight > 0) for (const line of lines) path(line, line.raw, "raw");
     for (const line of lines) path(line, line.value, "curve");
+    if (isEvaluation) for (const line of lines) line.value.forEach((v, i) => { if (v !== null) svgElement(inside, "circle", { cx: X(line.x[i]).toFixed(1), cy: Y(v).toFixed(1), r: 3, fill: `var(--s${line.index % 8})` }); });
     if (wide) {
       const labels = lines.map(line => { const last = line.value.findLastIndex(v => v !== null); return last < 0 ? null : { line, y: Y(line.value[last]), x: X(line.x[last]) }; }).filter(Boolean).sort((a, b) => a.y - b.y);
       if (top + 6 + 17 * (labels.length - 1) > height - bottom) labels.length = 0;  // more than fit: the legend has them

@@ -1,0 +1,120 @@
+#include "evaluation_log.hpp"
+
+#include <cmath>
+#include <fstream>
+#include <iostream>
+#include <iterator>
+#include <limits>
+
+#include <nlohmann/json.hpp>
+
+#include <dapt/core/atomic_file.hpp>
+
+#include "processes.hpp"
+
+namespace dapt_program {
+namespace {
+
+constexpr const char *step_key = "step", *checksum_key = "checksum", *checksum_of_before = "held_out_checksum";  // when the perplexity was all that was measured
+
+std::string line_of(const dapt::EvaluationRecord& evaluation) {
+  nlohmann::ordered_json json{{step_key, evaluation.step}};
+  for (const auto& [metric, value] : evaluation.values) json[metric] = value;
+  json[checksum_key] = evaluation.checksum;
+  return json.dump() + "\n";
+}
+
+std::optional<dapt::EvaluationRecord> evaluation_from(const std::string& line) {
+  const auto json = nlohmann::json::parse(line, nullptr, false);
+  if (!json.is_object() || !json.contains(step_key) || !json[step_key].is_number_integer()) return std::nullopt;
+  dapt::EvaluationRecord evaluation{.step = json[step_key].get<std::int64_t>(), .values = {}, .checksum = {}};
+  for (const auto& [key, value] : json.items()) {
+    if ((key == checksum_key || key == checksum_of_before) && value.is_string()) evaluation.checksum = value.get<std::string>();
+    else if (key != step_key && (value.is_number() || value.is_null())) evaluation.values[key] = value.is_null() ? std::numeric_limits<double>::quiet_NaN() : value.get<double>();
+  }
+  if (evaluation.values.empty()) return std::nullopt;
+  return evaluation;
+}
+
+}  // namespace
+
+std::vector<dapt::EvaluationRecord> read_evaluations(const fs::path& file) {
+  std::vector<dapt::EvaluationRecord> evaluations;
+  std::int64_t damaged = 0;
+  std::ifstream in(file, std::ios::binary);
+  for (std::string line; std::getline(in, line) && !in.eof();) {  // the last one has its end, unless the run was killed while it wrote it
+    if (auto evaluation = evaluation_from(line)) evaluations.push_back(std::move(*evaluation));
+    else ++damaged;
+  }
+  if (damaged > 0) std::cerr << file.string() << ": " << damaged << " lines are no evaluations and were left out\n";
+  return evaluations;
+}
+
+EvaluationLog::EvaluationLog(const fs::path& folder, const ContinuationOptions& continuation, const Evaluate& evaluate, std::int64_t done)
+    : folder_(folder), steps_(continuation.eval_steps), keeps_best_(!continuation.keep_best.empty()), metric_(keeps_best_ ? continuation.keep_best : continuation.eval_metrics.front()), evaluate_(evaluate) {
+  if (steps_ == 0) return;
+  if (is_first_process()) {
+    const fs::path file = folder_ / "evaluations.jsonl";
+    if (done > 0) records_ = read_evaluations(file);
+    std::erase_if(records_, [&](const dapt::EvaluationRecord& evaluation) { return evaluation.step > done; });
+    std::string kept;
+    for (const dapt::EvaluationRecord& evaluation : records_) {
+      kept += line_of(evaluation);
+      if (const auto found = deciding(evaluation); found && !keeps_best_ && is_better(*found)) best_ = found;
+    }
+    dapt::write_file_atomically(file, kept);
+    file_.emplace(file, true);
+    if (keeps_best_ && done > 0) {  // what best/ holds: the run may have been stopped after it, or have begun without --keep-best
+      std::ifstream in(folder_ / "best" / "evaluation.json", std::ios::binary);
+      if (const auto evaluation = evaluation_from(std::string(std::istreambuf_iterator<char>(in), {}))) best_ = deciding(*evaluation);
+    }
+  }
+  const bool lacks_last = is_first_process() && (records_.empty() || records_.back().step != done);
+  owed_ = done > 0 && done % steps_ == 0 && sum_over_processes({lacks_last})[0] > 0;
+}
+
+bool EvaluationLog::evaluate(std::int64_t step, dapt::Llama& model, std::optional<dapt::TensorBoard>& events, WriteErrors& errors, const std::function<void()>& gather, const std::function<void(const fs::path&)>& save) {
+  if (steps_ == 0 || step % steps_ != 0) return true;
+  dapt::EvaluationRecord evaluation{.step = step, .values = {}, .checksum = evaluate_.checksum};
+  const std::vector<dapt::MetricValue> measured = evaluate_.measure(model);
+  if (measured.empty()) return false;
+  for (const dapt::MetricValue& metric : measured) evaluation.values[metric.name] = metric.value;
+  if (keeps_best_) gather();
+  after_first([&] {
+    errors.attempt("evaluations", [&] { file_->append(line_of(evaluation)); });
+    errors.attempt("TensorBoard events", [&] {
+      dapt::tensorboard::Scalars scalars;
+      for (const auto& [metric, value] : evaluation.values) scalars.push_back({"eval/" + metric, value});
+      events->scalars(scalars, step);
+    });
+    const auto found = deciding(evaluation);
+    if (found && is_better(*found)) {
+      if (!keeps_best_) best_ = found;
+      else errors.attempt("best weights", [&] {
+        save(folder_ / "best");
+        dapt::write_file_atomically(folder_ / "best" / "evaluation.json", line_of(evaluation));
+        best_ = found;
+      });
+    }
+    records_.push_back(std::move(evaluation));
+  });
+  return true;
+}
+
+void EvaluationLog::finish(WriteErrors& errors) {
+  if (steps_ == 0) return;
+  errors.attempt("evaluations", [&] { file_->flush(); });
+  if (best_) std::cerr << "best " << metric_ << " while training: " << best_->value << " after step " << best_->step << (keeps_best_ ? ", in " + (folder_ / "best").string() : "") << '\n';
+}
+
+/// Not so what was measured on other pages or tasks (--allow-changes): nothing is better or worse than that. There was a time when no checksum was written.
+std::optional<EvaluationLog::Best> EvaluationLog::deciding(const dapt::EvaluationRecord& evaluation) const {
+  const auto found = evaluation.values.find(metric_);
+  if (found == evaluation.values.end() || !std::isfinite(found->second) || (!evaluation.checksum.empty() && evaluation.checksum != evaluate_.checksum)) return std::nullopt;
+  return Best{evaluation.step, found->second};
+}
+
+/// The first of equals stays.
+bool EvaluationLog::is_better(const Best& found) const { return !best_ || (metric_ == "perplexity" ? found.value < best_->value : found.value > best_->value); }
+
+}  // namespace dapt_program

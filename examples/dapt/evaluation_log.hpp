@@ -1,0 +1,72 @@
+// Evaluations while training, and the best of them: evaluations.jsonl and best/ in a setting's folder.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include <dapt/core/append_file.hpp>
+#include <dapt/core/run_result.hpp>
+#include <dapt/models/llama.hpp>
+#include <dapt/report/tensorboard.hpp>
+
+#include "options.hpp"
+#include "write_errors.hpp"
+
+namespace dapt_program {
+
+/// What is measured while training; nothing where there is nothing to measure.
+struct Evaluate {
+  std::function<std::vector<dapt::MetricValue>(dapt::Llama&)> measure = {};  // none where it was stopped
+  std::string checksum = {};  // of tasks and pages and how they are measured: numbers of one checksum can be compared
+  explicit operator bool() const { return measure != nullptr; }
+};
+
+/// What the evaluations.jsonl of a setting's folder holds; nothing where there is none. Lines that are no evaluations are left out and counted, on standard error.
+std::vector<dapt::EvaluationRecord> read_evaluations(const fs::path& file);
+
+class EvaluationLog {
+ public:
+  /// Of a run that goes on, the file keeps what was measured up to step `done`. `evaluate` outlives this.
+  EvaluationLog(const fs::path& folder, const ContinuationOptions& continuation, const Evaluate& evaluate, std::int64_t done);
+
+  /// Whether the evaluation after step `done` was stopped, and is to be made up for before the run goes on.
+  bool owed() const { return owed_; }
+
+  /// After a step. Several processes measure together, and the first one writes. gather() is called by all before save(folder), which writes the weights as they are. False where it was stopped: the step is owed
+  /// an evaluation, and the run must end with it.
+  bool evaluate(std::int64_t step, dapt::Llama& model, std::optional<dapt::TensorBoard>& events, WriteErrors& errors, const std::function<void()>& gather, const std::function<void(const fs::path&)>& save);
+
+  /// From the thread that writes checkpoints.
+  void flush_written() noexcept {
+    if (file_) file_->flush_written();
+  }
+
+  void finish(WriteErrors& errors);
+
+  /// All that the file holds, on the first process.
+  const std::vector<dapt::EvaluationRecord>& records() const { return records_; }
+
+ private:
+  struct Best {
+    std::int64_t step;
+    double value;
+  };
+
+  /// What decides of an evaluation, where it can be compared with this run's and is a number.
+  std::optional<Best> deciding(const dapt::EvaluationRecord& evaluation) const;
+  bool is_better(const Best& found) const;
+
+  fs::path folder_;
+  std::int64_t steps_;
+  bool keeps_best_, owed_ = false;
+  std::string metric_;  // by which the best is told
+  const Evaluate& evaluate_;
+  std::vector<dapt::EvaluationRecord> records_;
+  std::optional<dapt::AppendFile> file_;
+  std::optional<Best> best_;  // with --keep-best what best/ holds
+};
+
+}  // namespace dapt_program
