@@ -13,11 +13,16 @@
 #include <benchmark/benchmark.h>
 #include <torch/csrc/autograd/autograd.h>
 
+#include <dapt/core/frozen_weight.hpp>
+#include <dapt/core/keep_freed_memory.hpp>
+#include <dapt/core/linear.hpp>
+#include <dapt/core/quantization.hpp>
+#include <dapt/core/quantized_numbers.hpp>
 #include <dapt/kernels/attention.hpp>
 #include <dapt/kernels/kernel_report.hpp>
 #include <dapt/kernels/linear_cross_entropy.hpp>
 #include <dapt/kernels/lora_linear.hpp>
-#include <dapt/kernels/memory.hpp>
+#include <dapt/kernels/quantized_weight.hpp>
 #include <dapt/kernels/rms_norm.hpp>
 #include <dapt/kernels/rope.hpp>
 #include <dapt/kernels/swiglu.hpp>
@@ -104,6 +109,20 @@ void register_attention(const std::string& name, std::int64_t length, std::int64
           {.flop = 6 * 2 * visible.sum().item<double>() * heads * head_size});  // two products forward, four backward
 }
 
+/// The values of a quantised weight [inner, width], made once for both products.
+Tensor eager_values(const dapt::Int8Weight& weight) { return (weight.codes.to(at::kFloat) * (weight.absmax * dapt::detail::int8_unit).unsqueeze(1)).to(at::kBFloat16); }
+Tensor eager_values(const dapt::Nf4Weight& weight) {
+  const Tensor table = at::tensor(at::ArrayRef<float>(dapt::nf4_table)), codes = at::stack({weight.codes.bitwise_right_shift(4), weight.codes.bitwise_and(15)}, 1).view(-1).to(at::kInt);
+  return (table.index_select(0, codes).view({-1, dapt::nf4_block}) * weight.absmax.unsqueeze(1)).to(at::kBFloat16).view({weight.out, weight.in});
+}
+
+template <class Quantized>
+void register_quantized(const Tensor& weight, const Quantized& stored, dapt::Quantization quantization) {
+  const dapt::Linear layer{"linear", dapt::frozen_placeholder(weight.sizes(), weight.options()), {}, {}, dapt::quantized_weight(weight, quantization)};
+  compare("linear 576 to 1536 in " + std::string(dapt::quantization_name(quantization)), [=](const auto& in) { return at::linear(in[0], eager_values(stored)); }, [=](const auto& in) { return layer.plain(in[0]); },
+          {random({1, tokens, width}, true)}, {.flop = 2 * 2. * tokens * width * inner});
+}
+
 void register_all() {
   register_attention("1024", tokens, tokens);
   register_attention("1024, documents of 400", tokens, 400);
@@ -125,6 +144,10 @@ void register_all() {
             {random({1, tokens, width}, true), random({inner, width}, false, 0.05), (at::randn({rank, width}) * 0.05).requires_grad_(true),
              (at::randn({inner, rank}) * 0.05).requires_grad_(true)},
             {.flop = 2 * product * inner + 3 * 2. * tokens * static_cast<double>(rank) * (width + inner)});
+
+  const Tensor weight = random({inner, width}, false, 0.05);
+  register_quantized(weight, dapt::quantize_int8(weight), dapt::Quantization::int8);
+  register_quantized(weight, dapt::quantize_nf4(weight), dapt::Quantization::nf4);
 
   compare("rms_norm 576",
           [](const auto& in) {
