@@ -218,6 +218,7 @@
 #include <dapt/train/trainer.hpp>
 #include <dapt/train/trainer_state.hpp>
 #include <dapt/train/value_exchange.hpp>
+#include <dapt/train/weight_placement.hpp>
 #include <dapt/train/weight_shards.hpp>
 #include <dapt/train/weight_window.hpp>
 #include <dapt/version.hpp>

@@ -41,20 +41,25 @@ class SharedTraining {
   using Trained = TrainedParameter<Rule>;
 
  public:
-  /// `trained` stays where it is. `owners` and `model` where states and weights are sharded. `step_alone(parameter)` takes a layer-wise step.
-  SharedTraining(const TrainOptions& options, const Rule& rule, std::vector<Trained>& trained, Owners owners, std::optional<PartedWeights> model, std::function<void(Trained&)> step_alone)
+  /// `trained` stays where it is. `owners` where states are sharded. `step_alone(parameter)` takes a layer-wise step.
+  SharedTraining(const TrainOptions& options, const Rule& rule, std::vector<Trained>& trained, std::vector<int> owners, std::function<void(Trained&)> step_alone)
       : ranks_(*options.ranks), rule_(rule), trained_(trained), layer_wise_(options.layer_wise), step_alone_(std::move(step_alone)),
-        exchange_(ranks_, trained.size(), owners.states, [this](std::size_t i) -> Tensor& { return rule_.accumulated(trained_[i].state); },
+        exchange_(ranks_, trained.size(), owners, [this](std::size_t i) -> Tensor& { return rule_.accumulated(trained_[i].state); },
                   [this](const std::vector<std::size_t>& parameters) { arrived(parameters); }, layer_wise_ || options.shard_states) {
-    if (options.shard_states) states_.emplace(ranks_, rule_, trained_, std::move(owners.states));
-    if (!model) return;
-    kept_weights_ = describe_shards(*model, owners.weights, ranks_.size());
-    for (const Tensor& weight : model->weights) add_bits(bits_of_sharded_, weight);
-    weights_ = shard_weights(ranks_, std::move(*model), owners.weights);
-    for (Trained& t : trained_) t.is_sharded = weights_->find(t.parameter.value) >= 0;
+    if (options.shard_states) states_.emplace(ranks_, rule_, trained_, std::move(owners));
   }
   SharedTraining(const SharedTraining&) = delete;
   SharedTraining& operator=(const SharedTraining&) = delete;
+
+  /// Leaves this rank its share of the model's weights, with whose owners lie the states; what it returns stays where it is.
+  std::unique_ptr<WeightWindow> shard(PartedWeights model, const std::vector<int>& owners) {
+    kept_weights_ = describe_shards(model, owners, ranks_.size());
+    for (const Tensor& weight : model.weights) add_bits(bits_of_sharded_, weight);
+    std::unique_ptr<WeightWindow> window = shard_weights(ranks_, std::move(model), owners);
+    weights_ = window.get();
+    for (Trained& t : trained_) t.is_sharded = weights_->find(t.parameter.value) >= 0;
+    return window;
+  }
 
   void begin_window() {
     exchange_.begin();
@@ -128,7 +133,7 @@ class SharedTraining {
 
   bool shards_states() const { return states_.has_value(); }
   /// Null where weights are not sharded.
-  WeightWindow* weights() { return weights_.get(); }
+  WeightWindow* weights() { return weights_; }
 
  private:
   /// The sums of a bucket are there, where they go. Layer-wise, their steps are taken.
@@ -150,7 +155,7 @@ class SharedTraining {
   WindowAgreement agreement_;
   bool agrees_ = false;
   std::optional<StateShards<Rule>> states_;
-  std::unique_ptr<WeightWindow> weights_;
+  WeightWindow* weights_ = nullptr;
   std::string kept_weights_;
   std::uint64_t bits_of_sharded_ = 0;
 };

@@ -36,7 +36,6 @@
 #include <dapt/train/budget.hpp>
 #include <dapt/train/describe_training.hpp>
 #include <dapt/train/gradient_steps.hpp>
-#include <dapt/train/host_weights.hpp>
 #include <dapt/train/memory_failure.hpp>
 #include <dapt/train/run_clock.hpp>
 #include <dapt/train/shared_training.hpp>
@@ -45,6 +44,7 @@
 #include <dapt/train/trained_parameter.hpp>
 #include <dapt/train/trained_parameters.hpp>
 #include <dapt/train/trainer_state.hpp>
+#include <dapt/train/weight_placement.hpp>
 #include <dapt/train/weight_shards.hpp>
 #include <dapt/train/weight_window.hpp>
 
@@ -66,9 +66,7 @@ class Trainer {
   Trainer(const Trainer&) = delete;
   Trainer& operator=(const Trainer&) = delete;
   /// A model whose weights were sharded has on each rank those of `gather_weights`, or else its share; one whose frozen weights were in the host's memory lacks them without that.
-  ~Trainer() {
-    if (window() != nullptr) set_gate(nullptr);
-  }
+  ~Trainer() = default;
 
   /// Trains on `stream` until a limit of the options, a stop request, or the stream's end; the limits count from here, the optimizer's steps
   /// from construction. After `restore` it goes on where the checkpoint was taken, to the bit. Observers see each window's StepRecord, and may take a
@@ -89,9 +87,7 @@ class Trainer {
   void restore(const Checkpoint& checkpoint);
 
   /// All of the model's weights are there, on every rank, until it is next computed; nothing to do where they are neither sharded nor in the host's memory. All ranks call it alike.
-  void gather_weights() {
-    if (window() != nullptr) window()->gather();
-  }
+  void gather_weights() { placement_.gather(); }
 
   /// Folds the adapter into the model's weights; this trainer cannot train afterwards. Of several ranks all call it alike.
   void merge() {
@@ -129,11 +125,6 @@ class Trainer {
   void require_attached() const;
   std::vector<at::Device> devices() const;
   bool is_shared() const { return options_.ranks != nullptr && options_.ranks->size() > 1; }
-  /// Null where all weights are here.
-  detail::WeightWindow* window() const { return host_weights_ ? host_weights_.get() : shared_ ? shared_->weights() : nullptr; }
-  void set_gate(WeightGate* gate) {
-    if constexpr (PartedLM<Model>) model_.set_weight_gate(gate);
-  }
   bool stop_requested() const { return options_.stop != nullptr && options_.stop->load(std::memory_order_relaxed); }
 
   Model& model_;
@@ -151,7 +142,7 @@ class Trainer {
   bool continues_ = false;        ///< progress_ was restored, and train() has not taken it up yet
 
   detail::GradientSteps<Rule> gradient_steps_;
-  std::unique_ptr<detail::WeightWindow> host_weights_;
+  detail::WeightPlacement<Model> placement_;
 
   // With several ranks.
   std::unique_ptr<detail::SharedTraining<Rule>> shared_;
@@ -161,12 +152,10 @@ class Trainer {
 template <class Model, class Adapter, class Rule, class Schedule>
 Trainer<Model, Adapter, Rule, Schedule>::Trainer(Model& model, Adapter adapter, Rule rule, TrainOptions options, Schedule schedule)
     : model_(model), adapter_(std::move(adapter)), rule_(std::move(rule)), options_(std::move(options)), schedule_(std::move(schedule)),
-      adapter_state_((require_sound(), seed_everything(options_.seed), adapter_.attach(model_))), trained_(rule_), gradient_steps_(options_, rule_, trained_.all()) {
+      adapter_state_((require_sound(), seed_everything(options_.seed), adapter_.attach(model_))), trained_(rule_), gradient_steps_(options_, rule_, trained_.all()), placement_(model_) {
   try {
     prepare();
   } catch (...) {  // no destructor will follow
-    if (window() != nullptr) set_gate(nullptr);
-    if (host_weights_) host_weights_->gather();
     if constexpr (requires { adapter_.detach(adapter_state_, model_); }) adapter_.detach(adapter_state_, model_);
     throw;
   }
@@ -194,21 +183,14 @@ void Trainer<Model, Adapter, Rule, Schedule>::prepare() {
   if (options_.shard_states) owners = detail::owners_of(rule_, parameters, parted ? &*parted : nullptr, options_.ranks->size());
   trained_.make(parameters, Adapter::name, options_, owners.states);
   header_ = detail::describe_training(adapter_, rule_, schedule_, options_, trained_.all());
-  if (options_.host_weights) {
-    const std::vector<at::Device> all_devices = devices();
-    require(std::any_of(all_devices.begin(), all_devices.end(), [](at::Device device) { return !device.is_cpu(); }), "TrainOptions: host_weights has no effect for a model on the CPU");
-    auto all = detail::parted_weights(model_, "TrainOptions: host_weights");
-    const std::vector<bool> trained = detail::trained_weights(all);
-    require(std::find(trained.begin(), trained.end(), false) != trained.end(), "TrainOptions: host_weights has no effect: every weight of the model trains");
-    host_weights_ = detail::host_weights(std::move(all));
-    header_.add("frozen weights", "in the host's memory");
-    set_gate(host_weights_.get());
+  if (options_.host_weights) header_.add("frozen weights", "in the host's memory");
+  if (is_shared()) {
+    shared_ = std::make_unique<detail::SharedTraining<Rule>>(options_, rule_, trained_.all(), std::move(owners.states), [this](Trained& trained) { gradient_steps_.step_alone(trained); });
+    gradient_steps_.share(*shared_);
+    if (parted) placement_.place(shared_->shard(std::move(*parted), owners.weights));
+    shared_->describe(header_);
   }
-  if (!is_shared()) return;
-  shared_ = std::make_unique<detail::SharedTraining<Rule>>(options_, rule_, trained_.all(), std::move(owners), std::move(parted), [this](Trained& trained) { gradient_steps_.step_alone(trained); });
-  gradient_steps_.share(*shared_);
-  shared_->describe(header_);
-  if (shared_->weights() != nullptr) set_gate(shared_->weights());
+  if (options_.host_weights) placement_.move_frozen_to_host();  // last: whoever throws before it leaves the model its weights
 }
 
 template <class Model, class Adapter, class Rule, class Schedule>
@@ -453,7 +435,7 @@ void Trainer<Model, Adapter, Rule, Schedule>::restore(const Checkpoint& checkpoi
   require_attached();
   detail::require_same_setting(header_, checkpoint.header);
   trained_.require_fitting(checkpoint);
-  if (window() != nullptr) window()->release();
+  placement_.release();
   trained_.restore(checkpoint);
   updates_ = checkpoint.numbers.at("updates");
   const auto partial = checkpoint.numbers.find("partial updates");
