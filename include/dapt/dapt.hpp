@@ -27,6 +27,7 @@
 #include <dapt/core/device.hpp>
 #include <dapt/core/error.hpp>
 #include <dapt/core/file_mapping.hpp>
+#include <dapt/core/files.hpp>
 #include <dapt/core/frozen_weight.hpp>
 #include <dapt/core/gradient.hpp>
 #include <dapt/core/hash.hpp>
@@ -55,6 +56,7 @@
 #include <dapt/core/step_record.hpp>
 #include <dapt/core/tensor.hpp>
 #include <dapt/core/training_mode.hpp>
+#include <dapt/core/utf8.hpp>
 #include <dapt/core/weight_gate.hpp>
 #include <dapt/data/batch.hpp>
 #include <dapt/data/default_filter.hpp>

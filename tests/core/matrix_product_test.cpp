@@ -5,6 +5,7 @@
 
 #include <catch2/catch.hpp>
 
+#include <ATen/TensorOperators.h>
 #include <ATen/ops/addmm.h>
 #include <ATen/ops/allclose.h>
 #include <ATen/ops/empty.h>

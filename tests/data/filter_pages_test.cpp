@@ -171,11 +171,13 @@ TEST_CASE("read_page_labels reads labels and names the line that is none") {
   REQUIRE(labels.size() == 2);
   REQUIRE(labels.at({"a", 1}));
   REQUIRE(!labels.at({"a", 2}));
+  REQUIRE(read("\xEF\xBB\xBF\n{\"work\":\"a\",\"page\":1,\"domain\":true}\n").size() == 1);  // a byte order mark
   REQUIRE_THROWS_WITH(read("{\"work\":\"a\",\"page\":1,\"domain\":1}\n"), Catch::Contains("l.jsonl:1: expected {\"work\""));
   REQUIRE_THROWS_WITH(read("\n\n{\"work\":\"a\",\"page\":1,\"domain\":1}\n"), Catch::Contains("l.jsonl:3: expected {\"work\""));
   REQUIRE_THROWS_WITH(read("{\"work\":\"a\",\"page\":1,\"domain\":true}\n{\"work\":\"a\",\"page\":1,\"domain\":true}\n"), Catch::Contains("l.jsonl:2: work \"a\", page 1 has a label already"));
   REQUIRE_THROWS_WITH(read("\n"), Catch::Contains("is empty"));
   REQUIRE_THROWS_WITH(dapt::read_page_labels(folder.path() / "none"), Catch::Contains("cannot read page labels"));
+  REQUIRE_THROWS_WITH(dapt::read_page_labels(folder.path()), folder.path().string() + ": cannot be read to its end");
 }
 
 TEST_CASE("the histogram's rows keep, as thresholds, just the pages that they say, at any scale and in any order") {

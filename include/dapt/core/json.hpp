@@ -6,8 +6,7 @@
 #include <concepts>
 #include <cstdint>
 #include <filesystem>
-#include <fstream>
-#include <iterator>
+#include <istream>
 #include <set>
 #include <string>
 #include <string_view>
@@ -16,6 +15,7 @@
 #include <nlohmann/json.hpp>
 
 #include <dapt/core/error.hpp>
+#include <dapt/core/files.hpp>
 
 namespace dapt::detail {
 
@@ -65,10 +65,21 @@ Json parse_json(std::string_view text, const std::string& source, JsonKeys keys 
 /// A whole file; errors name it.
 template <class Json = nlohmann::json>
 Json read_json_file(const std::filesystem::path& file) {
-  std::ifstream in(file, std::ios::binary);
-  require(in.is_open(), file.string(), ": cannot be opened");
-  const std::string text{std::istreambuf_iterator<char>(in), {}};
-  return parse_json<Json>(text, file.string());
+  return parse_json<Json>(read_file(file), file.string());
+}
+
+/// visit(value, where) for each line of JSON lines that is not blank, `where` being source:line; a byte order mark at the start is left out. Throws dapt::Error where a line is no JSON, and where
+/// the file cannot be read to its end.
+template <class Visit>
+void for_each_json_line(std::istream& lines, const std::string& source, JsonKeys keys, const Visit& visit) {
+  std::string line;
+  for (std::int64_t number = 1; std::getline(lines, line); ++number) {
+    if (number == 1 && line.starts_with("\xEF\xBB\xBF")) line.erase(0, 3);
+    if (line.find_first_not_of(" \t\r") == std::string::npos) continue;
+    const std::string where = source + ":" + std::to_string(number);
+    visit(parse_json(line, where, keys), where);
+  }
+  require(!lines.bad(), source, ": cannot be read to its end");
 }
 
 /// A number without fraction that `Whole` holds: nlohmann's own get() cuts off what does not fit. Throws dapt::Error beginning with `where`.

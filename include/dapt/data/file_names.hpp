@@ -3,15 +3,10 @@
 
 #include <filesystem>
 #include <string>
-#include <string_view>
+
+#include <dapt/core/utf8.hpp>
 
 namespace dapt::detail {
-
-inline std::string ascii_lower(std::string_view text) {
-  std::string lowered(text);
-  for (char& c : lowered) c = c >= 'A' && c <= 'Z' ? static_cast<char>(c - 'A' + 'a') : c;
-  return lowered;
-}
 
 inline bool has_compressed_name(const std::filesystem::path& file) {
   const std::string ending = ascii_lower(file.extension().string());

@@ -23,18 +23,14 @@ inline PageLabels read_page_labels(const std::filesystem::path& path) {
   std::ifstream stream(path, std::ios::binary);
   require(stream.is_open(), "cannot read page labels from ", path.string());
   PageLabels labels;
-  std::string line;
-  for (std::int64_t number = 1; std::getline(stream, line); ++number) {
-    if (line.find_first_not_of(" \t\r") == std::string::npos) continue;
+  detail::for_each_json_line(stream, path.string(), detail::JsonKeys::last_counts, [&](const nlohmann::json& value, const std::string& where) {
     try {
-      const std::string where = path.string() + ":" + std::to_string(number);
-      const auto value = detail::parse_json(line, where);
       const auto [it, is_new] = labels.try_emplace({value.at("work").get<std::string>(), detail::whole_number<std::int64_t>(value.at("page"), where + ": page")}, value.at("domain").get<bool>());
-      require(is_new, path.string(), ":", number, ": work \"", it->first.first, "\", page ", it->first.second, " has a label already");
+      require(is_new, where, ": work \"", it->first.first, "\", page ", it->first.second, " has a label already");
     } catch (const nlohmann::json::exception& error) {
-      fail(path.string(), ":", number, ": expected {\"work\": string, \"page\": integer, \"domain\": boolean}: ", error.what());
+      fail(where, ": expected {\"work\": string, \"page\": integer, \"domain\": boolean}: ", error.what());
     }
-  }
+  });
   require(!labels.empty(), "the label file ", path.string(), " is empty");
   return labels;
 }

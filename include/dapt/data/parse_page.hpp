@@ -13,7 +13,7 @@
 #include <nlohmann/json.hpp>
 
 #include <dapt/core/page.hpp>
-#include <dapt/data/utf8.hpp>
+#include <dapt/core/utf8.hpp>
 
 namespace dapt {
 
@@ -123,7 +123,7 @@ class PageFields {
     std::string what = error.what();  // "[json.exception.parse_error.101] parse error at line 1, column 9: syntax error ..."
     if (const auto end = what.find("] "); end != std::string::npos) what.erase(0, end + 2);
     if (what.starts_with("parse error at ")) what.erase(0, std::min(what.size(), what.find(": ") + 2));
-    if (what.size() > longest_complaint) what = replace_ill_formed_utf8(what.substr(0, longest_complaint)) + "...";  // it may quote the whole line
+    if (what.size() > longest_complaint) what = valid_utf8(what.substr(0, longest_complaint)) + "...";  // it may quote the whole line
     json_fault_.clear();
     return fault("not a JSON object, at byte offset " + std::to_string(offset_ + (position > 0 ? position - 1 : 0)) + " (from 0): " + what);
   }
@@ -176,7 +176,7 @@ inline bool mend_encoding(std::string& text, bool json, bool replace, std::size_
   bool replaced = false;
   if (const auto at = ill_formed_utf8(text)) {
     if (!replace) reject(*at, "ill-formed UTF-8");
-    text = replace_ill_formed_utf8(text);
+    text = valid_utf8(text);
     replaced = true;
   }
   if (const std::size_t at = text.find('\0'); at != std::string::npos) {

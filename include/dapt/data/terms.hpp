@@ -17,6 +17,7 @@
 
 #include <dapt/core/error.hpp>
 #include <dapt/core/json.hpp>
+#include <dapt/core/utf8.hpp>
 #include <dapt/data/file_names.hpp>
 #include <dapt/data/input_file.hpp>
 #include <dapt/data/utf8.hpp>
@@ -74,7 +75,7 @@ class Terms {
  private:
   /// Without case.
   static std::string folded(std::string_view text) {
-    std::string lowered = detail::ascii_lower(text), result;
+    std::string lowered = ascii_lower(text), result;
     const auto size = static_cast<std::int64_t>(lowered.size());
     std::int64_t copied = 0;  // of `lowered`
     for (std::int64_t at = 0; at < size;) {
@@ -88,10 +89,7 @@ class Terms {
       U8_NEXT(lowered.data(), at, size, c);
       const UChar32 without_case = c < 0 ? c : u_foldCase(c, U_FOLD_CASE_DEFAULT);
       if (without_case == c) continue;
-      char bytes[U8_MAX_LENGTH];
-      std::size_t length = 0;
-      U8_APPEND_UNSAFE(bytes, length, without_case);
-      result.append(lowered, static_cast<std::size_t>(copied), static_cast<std::size_t>(begin - copied)).append(bytes, length);
+      append_utf8(result.append(lowered, static_cast<std::size_t>(copied), static_cast<std::size_t>(begin - copied)), static_cast<char32_t>(without_case));
       copied = at;
     }
     return copied == 0 ? lowered : result.append(lowered, static_cast<std::size_t>(copied));

@@ -41,8 +41,8 @@
 #include <dapt/core/page.hpp>
 #include <dapt/core/run_result.hpp>
 #include <dapt/core/scratch_file.hpp>
+#include <dapt/core/utf8.hpp>
 #include <dapt/data/parse_page.hpp>
-#include <dapt/data/utf8.hpp>
 
 namespace dapt {
 

@@ -15,6 +15,7 @@
 #include <unicode/utf8.h>
 
 #include <dapt/core/error.hpp>
+#include <dapt/core/utf8.hpp>
 
 namespace dapt {
 
@@ -23,8 +24,7 @@ namespace dapt {
 inline std::string fold_text(std::string_view text) {
   std::string folded;
   if (std::all_of(text.begin(), text.end(), [](char byte) { return static_cast<unsigned char>(byte) < 0x80; })) {
-    folded = text;
-    for (char& c : folded) c = c >= 'A' && c <= 'Z' ? static_cast<char>(c - 'A' + 'a') : c;
+    folded = ascii_lower(text);
   } else {
     UErrorCode status = U_ZERO_ERROR;
     const icu::Normalizer2* form = icu::Normalizer2::getNFKCCasefoldInstance(status);

@@ -28,6 +28,7 @@
 #include <dapt/core/atomic_file.hpp>
 #include <dapt/core/checkpoint.hpp>
 #include <dapt/core/error.hpp>
+#include <dapt/core/files.hpp>
 #include <dapt/core/json.hpp>
 #include <dapt/core/json_number.hpp>
 #include <dapt/io/safetensors.hpp>
@@ -133,9 +134,7 @@ inline std::filesystem::path write_checkpoint(const std::filesystem::path& folde
     std::error_code ignored;
     if (detail::is_temporary_name(entry->path().filename().string())) std::filesystem::remove_all(entry->path(), ignored);
   }
-  error.clear();
-  std::filesystem::create_directories(temporary, error);
-  require(!error, temporary.string(), ": cannot make the folder: ", error.message());
+  detail::make_folder(temporary);
   try {
     NamedParameters tensors;
     nlohmann::ordered_json checksums = nlohmann::ordered_json::object();

@@ -3,7 +3,6 @@
 
 #include <algorithm>
 #include <filesystem>
-#include <fstream>
 #include <sstream>
 #include <string>
 #include <system_error>
@@ -13,6 +12,7 @@
 
 #include <dapt/core/atomic_file.hpp>
 #include <dapt/core/error.hpp>
+#include <dapt/core/files.hpp>
 #include <dapt/core/json.hpp>
 #include <dapt/core/linear.hpp>
 #include <dapt/core/precision.hpp>
@@ -107,26 +107,14 @@ inline std::vector<std::string> weight_problems(const WeightFolder& weights, con
 
 namespace detail {
 
-/// A whole file; errors name it.
-inline std::string bytes_of(const std::filesystem::path& file) {
-  std::error_code reason;
-  const auto size = std::filesystem::file_size(file, reason);
-  require(!reason, file.string(), ": cannot be read: ", reason.message());
-  std::string bytes(size, '\0');
-  std::ifstream in(file, std::ios::binary);
-  in.read(bytes.data(), static_cast<std::streamsize>(bytes.size()));
-  require(in.good(), file.string(), ": cannot be read");
-  return bytes;
-}
 
 /// A model folder: weights as `write_weights(file)` writes them, the configuration of `source_folder` with their type, and its tokenizer's files. Nothing is left of a folder that was made for
 /// weights that could not be written.
 template <class WriteWeights>
 void write_model_folder(const std::filesystem::path& source_folder, const std::filesystem::path& out_folder, at::ScalarType dtype, WriteWeights write_weights) {
-  std::error_code reason;
-  const bool is_new = std::filesystem::create_directories(out_folder, reason);
-  require(!reason, out_folder.string(), ": cannot create the folder: ", reason.message());
+  const bool is_new = make_folder(out_folder);
   require(!std::filesystem::equivalent(source_folder, out_folder), out_folder.string(), ": is the folder the model was loaded from; expected another one");
+  std::error_code reason;
   try {
     write_weights(out_folder / "model.safetensors");
   } catch (...) {
@@ -142,7 +130,7 @@ void write_model_folder(const std::filesystem::path& source_folder, const std::f
       require(!reason, (out_folder / name).string(), ": cannot be removed: ", reason.message());
       continue;
     }
-    write_file_atomically(out_folder / name, bytes_of(source_folder / name), Links::replaced);  // not copy_file: it takes the mode along, and a copy of a read-only base could not be replaced
+    write_file_atomically(out_folder / name, read_file(source_folder / name), Links::replaced);  // not copy_file: it takes the mode along, and a copy of a read-only base could not be replaced
   }
   write_file_atomically(out_folder / "config.json", config.dump(2) + "\n", Links::replaced);
 }

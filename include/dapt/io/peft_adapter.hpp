@@ -21,6 +21,7 @@
 #include <dapt/adapters/lora.hpp>
 #include <dapt/core/atomic_file.hpp>
 #include <dapt/core/error.hpp>
+#include <dapt/core/files.hpp>
 #include <dapt/core/json.hpp>
 #include <dapt/core/linear.hpp>
 #include <dapt/core/precision.hpp>
@@ -264,9 +265,7 @@ Lora::State PeftAdapter::prepare(M& model) const {
 }
 
 inline void save_peft_adapter(const Lora& lora, Lora::State& state, const std::filesystem::path& folder, const std::string& base_model) {
-  std::error_code reason;
-  std::filesystem::create_directories(folder, reason);
-  require(!reason, folder.string(), ": cannot create the folder: ", reason.message());
+  detail::make_folder(folder);
 
   // PiSSA: W + s (B A - B0 A0) = W + s [B, -B0] [A; A0], so twice the rank at the same scaling.
   const bool doubled = lora.init == LoraInit::pissa;

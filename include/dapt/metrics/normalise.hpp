@@ -12,9 +12,9 @@
 #include <unicode/normalizer2.h>
 #include <unicode/uchar.h>
 #include <unicode/unistr.h>
-#include <unicode/utf8.h>
 
 #include <dapt/core/error.hpp>
+#include <dapt/core/utf8.hpp>
 
 namespace dapt {
 
@@ -50,8 +50,7 @@ template <class Visit>
 void for_each_char(std::string_view text, const Visit& visit) {
   for (std::size_t at = 0; at < text.size();) {
     const std::size_t begin = at;
-    UChar32 c = 0;
-    U8_NEXT_OR_FFFD(text.data(), at, text.size(), c);
+    const auto c = static_cast<UChar32>(next_char(text, at));
     visit(c, begin, at);
   }
 }

@@ -50,11 +50,10 @@ struct ClozeItem {
 
 namespace metrics {
 
-/// One line of a task file. Every complaint names file and line.
+/// One line of a task file. Every complaint names file and line. Borrows what it is made of.
 class TaskLine {
  public:
-  TaskLine(std::string where, const std::string& line) : where_(std::move(where)) {
-    object_ = dapt::detail::parse_json(line, where_, dapt::detail::JsonKeys::unique);
+  TaskLine(const nlohmann::json& object, const std::string& where) : object_(object), where_(where) {
     require(object_.is_object(), where_, ": found ", object_.type_name(), ", expected an object");
   }
 
@@ -83,8 +82,8 @@ class TaskLine {
     return text;
   }
 
-  std::string where_;
-  nlohmann::json object_;
+  const nlohmann::json& object_;
+  const std::string& where_;
 };
 
 /// Reads a file of JSON lines, `make(line)` giving one item each; blank lines are skipped.
@@ -94,17 +93,13 @@ auto read_task(const std::filesystem::path& file, const Make& make) {
   require(stream.is_open(), file.string(), ": cannot be opened");
   std::vector<decltype(make(std::declval<const TaskLine&>()))> items;
   std::set<std::string> ids;
-  std::string line;
-  for (std::size_t number = 1; std::getline(stream, line); ++number) {
-    if (number == 1 && line.starts_with("\xEF\xBB\xBF")) line.erase(0, 3);
-    if (line.find_first_not_of(" \t\r") == std::string::npos) continue;
-    const TaskLine task_line(file.string() + ":" + std::to_string(number), line);
-    items.push_back(make(task_line));
-    items.back().id = task_line.text("id");
-    if (task_line.has("group")) items.back().group = task_line.text("group");
-    require(ids.insert(items.back().id).second, task_line.where(), ": id \"", items.back().id, "\" is used twice");
-  }
-  require(!stream.bad(), file.string(), ": cannot be read to its end");
+  dapt::detail::for_each_json_line(stream, file.string(), dapt::detail::JsonKeys::unique, [&](const nlohmann::json& object, const std::string& where) {
+    const TaskLine line(object, where);
+    items.push_back(make(line));
+    items.back().id = line.text("id");
+    if (line.has("group")) items.back().group = line.text("group");
+    require(ids.insert(items.back().id).second, where, ": id \"", items.back().id, "\" is used twice");
+  });
   require(!items.empty(), file.string(), ": found no items, expected at least one line");
   return items;
 }

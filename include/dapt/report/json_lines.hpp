@@ -15,6 +15,7 @@
 #include <dapt/core/append_file.hpp>
 #include <dapt/core/atomic_file.hpp>
 #include <dapt/core/error.hpp>
+#include <dapt/core/files.hpp>
 #include <dapt/core/json.hpp>
 #include <dapt/core/json_number.hpp>
 
@@ -64,11 +65,7 @@ class JsonLines {
  public:
   /// Throws dapt::Error where the folder or the file cannot be written.
   explicit JsonLines(std::filesystem::path file, JsonLinesOptions options = {}) : path_(std::move(file)) {
-    if (path_.has_parent_path()) {
-      std::error_code error;
-      std::filesystem::create_directories(path_.parent_path(), error);
-      require(!error, path_.parent_path().string(), ": cannot make the folder: ", error.message());
-    }
+    if (path_.has_parent_path()) detail::make_folder(path_.parent_path());
     require(options.append || options.last_step < 0, path_.string(), ": last_step has no effect without append");
     if (options.last_step >= 0) keep_steps(options.last_step);
     file_.emplace(path_, options.append);

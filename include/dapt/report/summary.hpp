@@ -10,15 +10,14 @@
 #include <limits>
 #include <string>
 #include <string_view>
-#include <system_error>
 #include <utility>
 #include <vector>
 
-#include <unicode/unistr.h>
 
 #include <dapt/core/atomic_file.hpp>
-#include <dapt/core/error.hpp>
+#include <dapt/core/files.hpp>
 #include <dapt/core/run_result.hpp>
+#include <dapt/core/utf8.hpp>
 #include <dapt/report/numbers.hpp>
 
 namespace dapt {
@@ -302,20 +301,10 @@ inline std::vector<ReportTable> run_tables(const ComparisonResult& result, const
   return tables;
 }
 
-/// UTF-8 in which every byte that is none has become U+FFFD.
-inline std::string valid_utf8(std::string_view text) {
-  std::string valid;
-  icu::UnicodeString::fromUTF8(icu::StringPiece(text.data(), static_cast<std::int32_t>(text.size()))).toUTF8String(valid);
-  return valid;
-}
 
 /// Writes a whole file, or leaves the one that was there; makes its folder where it is missing. Throws dapt::Error that names what could not be written.
 inline void write_file(const std::filesystem::path& file, std::string_view text) {
-  if (file.has_parent_path()) {
-    std::error_code error;
-    std::filesystem::create_directories(file.parent_path(), error);
-    require(!error, file.parent_path().string(), ": cannot make the folder: ", error.message());
-  }
+  if (file.has_parent_path()) detail::make_folder(file.parent_path());
   write_file_atomically(file, text);
 }
 

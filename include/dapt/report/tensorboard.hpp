@@ -23,6 +23,7 @@
 #include <dapt/concepts/observer.hpp>
 #include <dapt/core/append_file.hpp>
 #include <dapt/core/error.hpp>
+#include <dapt/core/files.hpp>
 
 namespace dapt {
 
@@ -220,9 +221,7 @@ class TensorBoard {
 
 inline TensorBoard::TensorBoard(const std::filesystem::path& folder, TensorBoardOptions options) : wall_time_(std::move(options.wall_time)) {
   if (!wall_time_) wall_time_ = [] { return std::chrono::duration<double>(std::chrono::system_clock::now().time_since_epoch()).count(); };
-  std::error_code error;
-  std::filesystem::create_directories(folder, error);
-  require(!error, folder.string(), ": cannot make the folder: ", error.message());
+  detail::make_folder(folder);
 
   if (options.last_step >= 0) tensorboard::keep_steps(folder, options.last_step);
 

@@ -62,7 +62,7 @@ struct ByteFallbackDecoder {
     std::string bytes;
     const auto flush = [&] {
       if (bytes.empty()) return;
-      if (valid_utf8(bytes) == bytes) {
+      if (!ill_formed_utf8(bytes)) {
         texts.push_back(bytes);
       } else {
         texts.insert(texts.end(), bytes.size(), "\uFFFD");

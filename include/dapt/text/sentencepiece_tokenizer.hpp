@@ -6,7 +6,6 @@
 #include <cstdint>
 #include <exception>
 #include <filesystem>
-#include <fstream>
 #include <iterator>
 #include <memory>
 #include <optional>
@@ -20,6 +19,7 @@
 
 #include <dapt/concepts/tokenizer.hpp>
 #include <dapt/core/error.hpp>
+#include <dapt/core/files.hpp>
 #include <dapt/text/added_tokens.hpp>
 #include <dapt/text/precompiled.hpp>
 #include <dapt/text/special_tokens.hpp>
@@ -204,9 +204,7 @@ inline SentencePieceTokenizer::SentencePieceTokenizer(const std::filesystem::pat
 }
 
 inline void SentencePieceTokenizer::load(const std::filesystem::path& file, State& state) {
-  std::ifstream stream(file, std::ios::binary);
-  require(stream.is_open(), file.string(), ": cannot be opened");
-  const std::string bytes{std::istreambuf_iterator<char>(stream), {}};
+  const std::string bytes = detail::read_file(file);
   std::vector<std::uint64_t> fields;
   text::for_each_protobuf_field(bytes, file.string(), [&](std::uint64_t number, std::string_view part) {
     constexpr std::uint64_t normalizer = 3, denormalizer = 5;

@@ -12,14 +12,9 @@
 #include <unicode/uchar.h>
 #include <unicode/utf8.h>
 
-namespace dapt::text {
+#include <dapt/core/utf8.hpp>
 
-/// The character at byte `at`, which moves behind it. What is no UTF-8 reads as U+FFFD, one for each maximal broken part.
-inline char32_t next_char(std::string_view text, std::size_t& at) {
-  UChar32 c = 0;
-  U8_NEXT_OR_FFFD(text.data(), at, text.size(), c);
-  return static_cast<char32_t>(c);
-}
+namespace dapt::text {
 
 /// The character that ends before byte `at`, which moves to its start and must not be 0.
 inline char32_t step_back(std::string_view text, std::size_t& at) {
@@ -33,21 +28,6 @@ inline char32_t step_back(std::string_view text, std::size_t& at) {
 }
 
 inline char32_t previous_char(std::string_view text, std::size_t at) { return step_back(text, at); }
-
-inline void append_utf8(std::string& text, char32_t c) {
-  std::array<char, U8_MAX_LENGTH> bytes{};
-  std::size_t length = 0;
-  U8_APPEND_UNSAFE(bytes.data(), length, c);
-  text.append(bytes.data(), length);
-}
-
-/// A copy in which what is no UTF-8 is U+FFFD.
-inline std::string valid_utf8(std::string_view text) {
-  std::string valid;
-  valid.reserve(text.size());
-  for (std::size_t at = 0; at < text.size();) append_utf8(valid, next_char(text, at));
-  return valid;
-}
 
 inline bool is_space(char32_t c) { return u_isUWhiteSpace(static_cast<UChar32>(c)) != 0; }
 

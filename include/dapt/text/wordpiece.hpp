@@ -12,6 +12,7 @@
 
 #include <dapt/concepts/tokenizer.hpp>
 #include <dapt/core/error.hpp>
+#include <dapt/core/utf8.hpp>
 #include <dapt/text/byte_trie.hpp>
 #include <dapt/text/unicode.hpp>
 #include <dapt/text/vocabulary.hpp>
@@ -43,7 +44,7 @@ class WordPiece {
   /// Appends the ids of one word.
   void encode(std::string_view word, SpecialText special, Scratch&, std::vector<std::int32_t>& ids) const {
     const std::size_t before = ids.size();
-    bool covered = characters(word) <= max_chars_;
+    bool covered = static_cast<std::size_t>(code_points(word)) <= max_chars_;
     for (std::size_t begin = 0; covered && begin < word.size();) {
       const auto [id, end] = longest_token(word, begin, special);
       covered = id >= 0;
@@ -56,10 +57,6 @@ class WordPiece {
   }
 
  private:
-  static std::size_t characters(std::string_view word) {
-    return static_cast<std::size_t>(std::ranges::count_if(word, [](char byte) { return (byte & 0xC0) != 0x80; }));
-  }
-
   /// Its id, or -1, and where it ends.
   std::pair<std::int32_t, std::size_t> longest_token(std::string_view word, std::size_t begin, SpecialText special) const {
     std::pair<std::int32_t, std::size_t> longest{-1, begin};
