@@ -206,7 +206,7 @@ TEST_CASE("copies: a pipe is refused by name, because it can be read once only")
   REQUIRE(::write(ends[1], pages.data(), pages.size()) == std::ssize(pages));
   ::close(ends[1]);
   const auto read = [&] { return dapt::read_pages(path); };
-  REQUIRE_THROWS_WITH(dapt::find_duplicates(read), Catch::Contains("cannot read pages from " + path + " more than once") && Catch::Contains("write them to a file") && Catch::Contains("--duplicates off"));
+  REQUIRE_THROWS_WITH(dapt::find_duplicates(read), Catch::Contains("cannot read pages from " + path + " more than once") && Catch::Contains("write them to a file"));
   ::close(ends[0]);
 }
 

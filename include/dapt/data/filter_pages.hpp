@@ -14,11 +14,11 @@
 
 #include <dapt/core/error.hpp>
 #include <dapt/core/page.hpp>
+#include <dapt/core/utf8.hpp>
 #include <dapt/data/page_labels.hpp>
 #include <dapt/data/parallel_for.hpp>
 #include <dapt/data/pull_view.hpp>
 #include <dapt/data/threshold.hpp>
-#include <dapt/data/utf8.hpp>
 
 namespace dapt {
 
@@ -91,14 +91,10 @@ class FilterSource {
   static constexpr std::size_t pages_at_once = 256;
 
   void refill() {
-    ready_.clear();
     position_ = 0;
-    while (ready_.size() < pages_at_once) {
-      const Page* page = pages_.next();
-      if (page == nullptr) break;
-      require(page->score.has_value(), "filter_pages: work \"", page->work, "\", page ", page->page, " has no score: put score_pages(...) before the filter, or a \"score\" field in the file");
-      ready_.push_back(*page);
-    }
+    pages_.next_block(ready_, pages_at_once);
+    for (const Page& page : ready_)
+      require(page.score.has_value(), "filter_pages: work \"", page.work, "\", page ", page.page, " has no score: put score_pages(...) before the filter, or a \"score\" field in the file");
     std::vector<std::int64_t> tokens(ready_.size());
     if (options_.count_tokens) {
       parallel_for(static_cast<std::int64_t>(ready_.size()), options_.threads, [&](std::int64_t i) { tokens[i] = options_.count_tokens(ready_[i].text); });

@@ -18,7 +18,6 @@
 #include <mutex>
 #include <span>
 #include <string>
-#include <type_traits>
 #include <unordered_map>
 #include <utility>
 #include <vector>
@@ -27,8 +26,6 @@
 #include <dapt/core/hash.hpp>
 #include <dapt/core/page.hpp>
 #include <dapt/data/parallel_for.hpp>
-#include <dapt/data/pull_view.hpp>
-#include <dapt/data/read_pages.hpp>
 #include <dapt/data/word_ngrams.hpp>
 
 namespace dapt {
@@ -280,7 +277,7 @@ Duplicates find_duplicates(const Read& read, const DuplicateOptions& options = {
   detail::DuplicateSearch search(options);
   {
     auto&& pages = read();
-    if constexpr (std::is_same_v<std::remove_cvref_t<decltype(pages)>, PullView<PageReader>>) require_repeatable(pages.source().path(), "the search for copies", " or leave the search out (dapt --duplicates off)");
+    if constexpr (requires { pages.source().require_repeatable(""); }) pages.source().require_repeatable("the search for copies");
     search.sketch(pages);
   }
   search.find_exact();

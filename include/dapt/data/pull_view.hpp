@@ -1,10 +1,12 @@
 // The one shape of all stages between a file and a batch: a source with `std::optional<Value> next()`, as a range-v3 input view.
 #pragma once
 
+#include <cstddef>
 #include <functional>
 #include <memory>
 #include <optional>
 #include <utility>
+#include <vector>
 
 #include <range/v3/range/access.hpp>
 #include <range/v3/range/concepts.hpp>
@@ -60,6 +62,16 @@ class Upstream {
       return std::addressof(**iterator_);
     } else {
       return std::addressof(value_.emplace(**iterator_));
+    }
+  }
+
+  /// The next `most` values, fewer at the end, in place of what `block` holds.
+  void next_block(std::vector<ranges::range_value_t<Range>>& block, std::size_t most) {
+    block.clear();
+    while (block.size() < most) {
+      const auto* value = next();
+      if (value == nullptr) break;
+      block.push_back(*value);
     }
   }
 

@@ -61,7 +61,8 @@ class PageReader {
   PageReader(std::filesystem::path path, ReadOptions options);
   std::optional<Page> next();
   const ReadSummary& summary() const { return summary_; }
-  const std::filesystem::path& path() const { return root_; }
+  /// As require_repeatable(path, who) below.
+  void require_repeatable(std::string_view who) const;
 
  private:
   static constexpr std::size_t block_bytes = std::size_t{1} << 22, block_pages = 4096;  // read, then parsed on all cores
@@ -183,6 +184,8 @@ inline bool PageReader::open_next_file() {
   ++summary_.files;
   return true;
 }
+
+inline void PageReader::require_repeatable(std::string_view who) const { dapt::require_repeatable(root_, who); }
 
 inline std::optional<Page> PageReader::next() {
   for (;;) {

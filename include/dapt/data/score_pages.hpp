@@ -30,13 +30,8 @@ class ScoreSource {
 
  private:
   void refill() {
-    ready_.clear();
     position_ = 0;
-    while (static_cast<std::int64_t>(ready_.size()) < pages_at_once_) {
-      const Page* page = pages_.next();
-      if (page == nullptr) break;
-      ready_.push_back(*page);
-    }
+    pages_.next_block(ready_, static_cast<std::size_t>(pages_at_once_));
     if (ready_.empty()) return;
     const std::vector<double> scores = scorer_.score(ready_);
     require(scores.size() == ready_.size(), "scorer ", Scorer::name, ": found ", scores.size(), " scores for ", ready_.size(), " pages, expected one each");

@@ -67,21 +67,20 @@ class ScreenSource {
   static constexpr std::size_t pages_at_once = 256;
 
   bool refill() {
-    ready_.clear();
     position_ = 0;
-    std::size_t taken = 0;
-    for (; taken < pages_at_once; ++taken) {
-      const Page* page = pages_.next();
-      if (page == nullptr) break;
-      if (!is_dropped_copy(*page)) ready_.push_back(*page);
+    pages_.next_block(ready_, pages_at_once);
+    const bool at_end = ready_.empty();
+    std::erase_if(ready_, [this](const Page& page) {
+      const bool dropped = is_dropped_copy(page);
       ++count_.pages;
-    }
+      return dropped;
+    });
     if (options_.overlap != nullptr) look_for_overlap();
     count_.kept += std::ssize(ready_);
     if (summary_ != nullptr) *summary_ = count_;
-    if (taken == 0 && options_.duplicates != nullptr)
+    if (at_end && options_.duplicates != nullptr)
       require(count_.pages == options_.duplicates->pages, "screen_pages: found ", count_.pages, " pages, but duplicates were searched among ", options_.duplicates->pages);
-    return taken > 0;
+    return !at_end;
   }
 
   bool is_dropped_copy(const Page& page) {

@@ -35,11 +35,7 @@ class TokenizeSource {
  private:
   void refill() {
     std::vector<Page> pages;
-    while (static_cast<std::int64_t>(pages.size()) < options_.pages_at_once) {
-      const Page* page = pages_.next();
-      if (page == nullptr) break;
-      pages.push_back(*page);
-    }
+    pages_.next_block(pages, static_cast<std::size_t>(options_.pages_at_once));
     ready_.assign(pages.size(), {});
     position_ = 0;
     parallel_for(static_cast<std::int64_t>(pages.size()), options_.threads, [&](std::int64_t i) {

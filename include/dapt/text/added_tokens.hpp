@@ -12,6 +12,7 @@
 #include <utility>
 #include <vector>
 
+#include <dapt/text/byte_trie.hpp>
 #include <dapt/text/json_node.hpp>
 #include <dapt/text/unicode.hpp>
 
@@ -46,14 +47,10 @@ inline AddedToken added_token(const JsonNode& node) {
 /// Finds tokens in a text by a trie over the bytes of their patterns.
 class AddedTokenMatcher {
  public:
-  AddedTokenMatcher() : nodes_(1) {}
-
   void add(std::string_view pattern, AddedToken token) {
     if (pattern.empty()) return;
     starts_[static_cast<unsigned char>(pattern[0])] = true;
-    std::size_t node = 0;
-    for (const char byte : pattern) node = child_or_new(node, byte);
-    nodes_[node].token = static_cast<std::int32_t>(tokens_.size());
+    patterns_.add(pattern, static_cast<std::int32_t>(tokens_.size()));
     tokens_.push_back(std::move(token));
   }
 
@@ -91,31 +88,13 @@ class AddedTokenMatcher {
   }
 
  private:
-  struct Node {
-    std::vector<std::pair<char, std::size_t>> children;
-    std::int32_t token = -1;
-  };
-
-  std::size_t child(std::size_t node, char byte) const {
-    for (const auto& [label, target] : nodes_[node].children) {
-      if (label == byte) return target;
-    }
-    return 0;
-  }
-  std::size_t child_or_new(std::size_t node, char byte) {
-    if (const std::size_t known = child(node, byte)) return known;
-    nodes_[node].children.emplace_back(byte, nodes_.size());
-    nodes_.emplace_back();
-    return nodes_.size() - 1;
-  }
-
   std::pair<const AddedToken*, std::size_t> longest_match(std::string_view text) const {
     std::pair<const AddedToken*, std::size_t> longest{nullptr, 0};
-    std::size_t node = 0;
+    ByteTrie::Node node = ByteTrie::root;
     for (std::size_t length = 0; length < text.size();) {
-      node = child(node, text[length++]);
-      if (node == 0) break;
-      if (nodes_[node].token >= 0) longest = {&tokens_[static_cast<std::size_t>(nodes_[node].token)], length};
+      node = patterns_.child(node, text[length++]);
+      if (node == ByteTrie::root) break;
+      if (const std::int32_t token = patterns_.value(node); token >= 0) longest = {&tokens_[static_cast<std::size_t>(token)], length};
     }
     return longest;
   }
@@ -125,7 +104,7 @@ class AddedTokenMatcher {
     return end < text.size() && is_word(next_char(text, end));
   }
 
-  std::vector<Node> nodes_;  // the first is the root; no child is the root, so 0 means none
+  ByteTrie patterns_;  // to the index of a token
   std::vector<AddedToken> tokens_;
   std::array<bool, 256> starts_{};
 };

@@ -44,16 +44,29 @@ inline std::string from_base64(std::string_view text, std::string_view where) {
   return bytes;
 }
 
+struct CharacterTable {
+  std::vector<std::uint32_t> units;  // of the trie
+  std::string texts;
+};
+
+/// Throws dapt::Error with `where` if the bytes do not hold the trie that they announce.
+inline CharacterTable character_table(std::string_view bytes, std::string_view where) {
+  require(bytes.size() >= 4, where, ": found ", bytes.size(), " bytes, expected the size of a trie");
+  std::uint32_t trie_bytes = 0;
+  std::memcpy(&trie_bytes, bytes.data(), 4);  // little-endian, as all of LibTorch's platforms are
+  require(trie_bytes % 4 == 0 && trie_bytes > 0 && trie_bytes <= bytes.size() - 4, where, ": a trie of ", trie_bytes, " bytes in ", bytes.size());
+  CharacterTable table{std::vector<std::uint32_t>(trie_bytes / 4), std::string(bytes.substr(4 + trie_bytes))};
+  std::memcpy(table.units.data(), bytes.data() + 4, trie_bytes);
+  return table;
+}
+
 /// Does the trie of a table stay inside its bytes, whatever text is looked up, and do its values name texts that end, within a KiB (Unicode's forms need 33 bytes)? Throws dapt::Error with `where` if
 /// not.
 inline void check_character_table(std::string_view bytes, std::string_view where) {
-  std::uint32_t trie_bytes = 0;
-  if (bytes.size() >= 4) std::memcpy(&trie_bytes, bytes.data(), 4);
-  require(trie_bytes % 4 == 0 && trie_bytes > 0 && trie_bytes < bytes.size() - 4 && bytes.back() == '\0', where, ": a trie of ", trie_bytes, " bytes in ", bytes.size(),
-          ", expected texts behind it, each ended by a 0");
-  std::vector<std::uint32_t> units(trie_bytes / 4);
-  std::memcpy(units.data(), bytes.data() + 4, trie_bytes);
-  const std::size_t texts = bytes.size() - 4 - trie_bytes;
+  const CharacterTable table = character_table(bytes, where);
+  const std::vector<std::uint32_t>& units = table.units;
+  const std::string_view texts = table.texts;
+  require(texts.ends_with('\0'), where, ": no texts behind its trie, expected some, each ended by a 0");
   const auto offset = [](std::uint32_t unit) { return unit >> 10 << ((unit & (1u << 9)) >> 6); };
   std::vector<bool> seen(units.size());
   std::vector<std::uint32_t> nodes;
@@ -73,9 +86,9 @@ inline void check_character_table(std::string_view bytes, std::string_view where
       reach(child);
       if ((unit >> 8 & 1) == 0) continue;
       const std::uint32_t begin = units[child] & ~(1u << 31);
-      require(begin < texts, where, ": its trie names a text at byte ", begin, " of ", texts);
+      require(begin < texts.size(), where, ": its trie names a text at byte ", begin, " of ", texts.size());
       constexpr std::size_t longest = 1024;
-      require(bytes.substr(4 + trie_bytes + begin, longest + 1).find('\0') != bytes.npos, where, ": its text at byte ", begin, " has more than ", longest, " bytes");
+      require(texts.substr(begin, longest + 1).find('\0') != texts.npos, where, ": its text at byte ", begin, " has more than ", longest, " bytes");
     }
   }
 }
@@ -84,14 +97,7 @@ class PrecompiledStep {
  public:
   /// Throws dapt::Error with `where` if the bytes do not hold the trie that they announce.
   PrecompiledStep(std::string_view bytes, std::string_view where) {
-    require(bytes.size() >= 4, where, ": found ", bytes.size(), " bytes, expected the size of a trie");
-    std::uint32_t trie_bytes = 0;
-    std::memcpy(&trie_bytes, bytes.data(), 4);  // little-endian, as all of LibTorch's platforms are
-    require(trie_bytes % 4 == 0 && trie_bytes > 0 && trie_bytes <= bytes.size() - 4, where, ": a trie of ", trie_bytes, " bytes in ", bytes.size());
-    auto table = std::make_shared<Table>();
-    table->units.resize(trie_bytes / 4);
-    std::memcpy(table->units.data(), bytes.data() + 4, trie_bytes);
-    table->texts = bytes.substr(4 + trie_bytes);
+    auto table = std::make_shared<Table>(Table{character_table(bytes, where), nullptr});
     UErrorCode status = U_ZERO_ERROR;
     table->graphemes.reset(icu::BreakIterator::createCharacterInstance(icu::Locale::getRoot(), status));
     require(U_SUCCESS(status), "grapheme clusters: ", u_errorName(status));
@@ -121,9 +127,7 @@ class PrecompiledStep {
   }
 
  private:
-  struct Table {
-    std::vector<std::uint32_t> units;
-    std::string texts;
+  struct Table : CharacterTable {
     std::unique_ptr<const icu::BreakIterator> graphemes;  // to clone from
   };
 
