@@ -234,5 +234,6 @@ set(DAPT_HEADERS
   include/dapt/train/weight_placement.hpp
   include/dapt/train/weight_shards.hpp
   include/dapt/train/weight_window.hpp
+  include/dapt/train/window_pass.hpp
   include/dapt/version.hpp
 )

@@ -8,6 +8,7 @@
 #include <functional>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -67,8 +68,8 @@ class GradientSteps {
   void begin_backward(bool is_last);
   /// Sends other ranks what the hooks have not sent, and waits for all sums.
   void exchange_rest(bool is_bad);
-  /// Steps what has not stepped in a hook, and gives the norm of all gradients. Where one is not finite, the window is dropped: false under OnBadLoss::skip, else throws.
-  bool finish_window(StepRecord& record);
+  /// Steps what has not stepped in a hook, and gives the norm of all gradients. Where one is not finite, the window, the run's so-manieth, is dropped: nothing under OnBadLoss::skip, else throws.
+  std::optional<double> finish_window(std::int64_t number);
   void drop_window() {
     for (Trained& trained : trained_) rule_.accumulated(trained.state).reset();
   }
@@ -184,7 +185,7 @@ void GradientSteps<Rule>::exchange_rest(bool is_bad) {
 }
 
 template <class Rule>
-bool GradientSteps<Rule>::finish_window(StepRecord& record) {
+std::optional<double> GradientSteps<Rule>::finish_window(std::int64_t number) {
   const Stopwatch watch(seconds_);
   const at::NoGradGuard no_grad;
   const auto waiting = [&](Trained& trained) { return rule_.accumulated(trained.state).defined(); };
@@ -199,20 +200,20 @@ bool GradientSteps<Rule>::finish_window(StepRecord& record) {
   if (bad_gradient_) {
     if (shared_ != nullptr) shared_->finish_steps(false);  // layer-wise, some were taken before it
     drop_window();
-    if (options_.on_bad_loss == OnBadLoss::skip) return false;
-    require(!options_.layer_wise, "Trainer: the gradient of ", bad_parameter_, " is not finite at step ", record.step, " (lr ", record.lr, "); parameters whose gradients came before it have stepped");
-    fail<BadLoss>("Trainer: the gradient of ", bad_parameter_, " is not finite at step ", record.step, " (lr ", record.lr, "); the weights are those before it");
+    if (options_.on_bad_loss == OnBadLoss::skip) return std::nullopt;
+    require(!options_.layer_wise, "Trainer: the gradient of ", bad_parameter_, " is not finite at step ", number, " (lr ", info_.lr, "); parameters whose gradients came before it have stepped");
+    fail<BadLoss>("Trainer: the gradient of ", bad_parameter_, " is not finite at step ", number, " (lr ", info_.lr, "); the weights are those before it");
   }
   double squared_norm = 0;
   for (const Trained& trained : trained_) squared_norm += trained.norm * trained.norm;
-  record.grad_norm = std::sqrt(squared_norm);
+  const double norm = std::sqrt(squared_norm);
   for (Trained& trained : trained_) {
     if (!waiting(trained)) continue;
-    clip(trained, record.grad_norm);
+    clip(trained, norm);
     step(trained);
   }
   if (shared_ != nullptr) shared_->finish_steps(true);
-  return true;
+  return norm;
 }
 
 template <class Rule>

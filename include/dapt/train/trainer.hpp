@@ -5,7 +5,6 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
-#include <exception>
 #include <limits>
 #include <memory>
 #include <numeric>
@@ -14,8 +13,6 @@
 #include <type_traits>
 #include <utility>
 #include <vector>
-
-#include <ATen/ops/scalar_tensor.h>
 
 #include <dapt/concepts/adapter.hpp>
 #include <dapt/concepts/batch_stream.hpp>
@@ -27,19 +24,15 @@
 #include <dapt/core/device.hpp>
 #include <dapt/core/error.hpp>
 #include <dapt/core/hash.hpp>
-#include <dapt/core/out_of_memory.hpp>
 #include <dapt/core/peak_memory.hpp>
 #include <dapt/core/run_result.hpp>
 #include <dapt/core/seed.hpp>
-#include <dapt/core/training_mode.hpp>
 #include <dapt/train/accumulation_window.hpp>
 #include <dapt/train/budget.hpp>
 #include <dapt/train/describe_training.hpp>
 #include <dapt/train/gradient_steps.hpp>
-#include <dapt/train/memory_failure.hpp>
 #include <dapt/train/run_clock.hpp>
 #include <dapt/train/shared_training.hpp>
-#include <dapt/train/stopwatch.hpp>
 #include <dapt/train/train_options.hpp>
 #include <dapt/train/trained_parameter.hpp>
 #include <dapt/train/trained_parameters.hpp>
@@ -47,6 +40,7 @@
 #include <dapt/train/weight_placement.hpp>
 #include <dapt/train/weight_shards.hpp>
 #include <dapt/train/weight_window.hpp>
+#include <dapt/train/window_pass.hpp>
 
 namespace dapt {
 
@@ -113,15 +107,11 @@ class Trainer {
 
  private:
   using Trained = detail::TrainedParameter<Rule>;
-  using Window = detail::AccumulationWindow;
-
-  enum class Outcome { stepped, skipped, stopped };
 
   /// What can be refused before the adapter changes the model.
   void require_sound() const;
   /// What follows on attaching.
   void prepare();
-  Outcome run_window(const Window& window, const std::vector<at::Device>& devices, const detail::RunClock& clock, StepRecord& record, detail::WindowPhase& phase);
   void require_attached() const;
   std::vector<at::Device> devices() const;
   bool is_shared() const { return options_.ranks != nullptr && options_.ranks->size() > 1; }
@@ -143,10 +133,7 @@ class Trainer {
 
   detail::GradientSteps<Rule> gradient_steps_;
   detail::WeightPlacement<Model> placement_;
-
-  // With several ranks.
-  std::unique_ptr<detail::SharedTraining<Rule>> shared_;
-  bool a_rank_stops_ = false;
+  std::unique_ptr<detail::SharedTraining<Rule>> shared_;  ///< with several ranks
 };
 
 template <class Model, class Adapter, class Rule, class Schedule>
@@ -221,61 +208,56 @@ TrainReport Trainer<Model, Adapter, Rule, Schedule>::train(Stream&& stream, Obse
   TrainReport report;
   report.trainable_parameters = trainable_parameters();
   if (shared_) shared_->require_equal(model_.parameters(), progress_, "before training");
-  a_rank_stops_ = shared_ && shared_->any(stop_requested());
+  bool a_rank_stops = shared_ && shared_->any(stop_requested());
   bool goes_on = true;
   detail::RunClock clock(progress_.seconds);
-  const auto seconds = [&] { return shared_ ? progress_.seconds : clock.now().seconds; };  // the learning rate and the end may depend on it
-
   const typename detail::GradientSteps<Rule>::Hooks hooks(gradient_steps_);
   detail::WindowReader<std::remove_reference_t<Stream>> reader(stream, options_);
+  detail::WindowPass pass(model_, gradient_steps_, shared_.get(), options_, clock, devices);
   std::int64_t skipped_in_a_row = 0, bad_in_a_row = 0;  // bad: for another reason than want of labels
   for (;;) {
-    if (a_rank_stops_ || !goes_on) {
-      report.stopped_because = a_rank_stops_ || stop_requested() ? "stop requested" : "an observer";
+    if (a_rank_stops || !goes_on) {
+      report.stopped_because = a_rank_stops || stop_requested() ? "stop requested" : "an observer";
       break;
     }
-    if (const char* limit = detail::reached(options_, progress_, seconds())) {
+    if (const char* limit = detail::reached(options_, progress_)) {
       report.stopped_because = limit;
       break;
     }
     if (skipped_in_a_row >= most_skipped_in_a_row)
       fail<BadLoss>("Trainer: ", skipped_in_a_row, " windows in a row were skipped, the last at step ", progress_.windows, "; ", bad_in_a_row,
                     " had a loss or gradient that is not finite, ", skipped_in_a_row - bad_in_a_row, " no supervised token");
-    StepRecord record;
-    record.step = progress_.windows + 1;
+    const std::int64_t number = progress_.windows + 1;
     const double window_start = clock.now().wall_seconds;
-    const Window window = reader.next();
-    record.phase_seconds["data"] = clock.now().wall_seconds - window_start;
+    const detail::AccumulationWindow window = reader.next();
+    const double data_seconds = clock.now().wall_seconds - window_start;
     if (window.micro_batches == 0) {
       report.stopped_because = "end of stream";
       break;
     }
-    const double factor = schedule_.factor({record.step, detail::spent(options_, progress_, seconds())});
-    require(factor >= 0 && std::isfinite(factor), "Trainer: the factor of the learning-rate schedule ", detail::describe_schedule_or_type(schedule_), " is ", factor, " at step ", record.step,
+    const double factor = schedule_.factor({number, detail::spent(options_, progress_)});
+    require(factor >= 0 && std::isfinite(factor), "Trainer: the factor of the learning-rate schedule ", detail::describe_schedule_or_type(schedule_), " is ", factor, " at step ", number,
             ", expected 0 or more; the weights are those before it");
-    record.lr = options_.lr * factor;
-    detail::WindowPhase phase;
-    Outcome outcome = Outcome::stepped;
-    try {
-      outcome = run_window(window, devices, clock, record, phase);
-    } catch (const std::exception& error) {
-      const auto refused = refused_memory(error);
-      if (!refused) throw;
-      detail::fail_for_memory(*refused, phase, window.micro_batches, record.step, devices, !shared_ && !gradient_steps_.any_stepped());
-    }
-    if (outcome == Outcome::stopped) {
+    const double lr = options_.lr * factor;
+    const std::uint64_t seed = splitmix64(options_.seed, static_cast<std::uint64_t>(updates_ + progress_.skipped));
+    detail::WindowResult result = pass.run(window, {number, {updates_ + partial_updates_ + 1, lr}, seed});
+    if (result.outcome == detail::WindowResult::Outcome::stopped) {
       report.stopped_because = "stop requested";
       break;
     }
-    record.skipped = outcome == Outcome::skipped;
+    a_rank_stops = result.a_rank_stops;
+    StepRecord record{.step = number, .loss = result.loss, .lr = lr, .grad_norm = result.grad_norm, .phase_seconds = std::move(result.phase_seconds)};
+    record.phase_seconds["data"] = data_seconds;
+    record.skipped = result.outcome == detail::WindowResult::Outcome::skipped;
     ++progress_.windows;
     if (record.skipped) {
       ++progress_.skipped;
-      if (options_.layer_wise && (shared_ ? shared_->any(gradient_steps_.any_stepped()) : gradient_steps_.any_stepped())) ++partial_updates_;
+      partial_updates_ += result.stepped_in_part;
       ++skipped_in_a_row;
       bad_in_a_row += window.supervised_tokens > 0;
     } else {
       skipped_in_a_row = bad_in_a_row = 0;
+      ++updates_;
       if (progress_.steps++ == 0) progress_.first_loss = record.loss;
       progress_.tokens += window.supervised_tokens;
       if (progress_.last_losses.size() == 10) progress_.last_losses.erase(progress_.last_losses.begin());
@@ -283,14 +265,14 @@ TrainReport Trainer<Model, Adapter, Rule, Schedule>::train(Stream&& stream, Obse
     }
     progress_.position = stream.position();
     progress_.optimizer_seconds += record.phase_seconds["optimizer"];
-    progress_.seconds = seconds();
+    progress_.seconds = result.time.seconds;
     record.tokens = progress_.tokens;
     record.skipped_steps = progress_.skipped;
     record.tokens_per_second = static_cast<double>(window.input_tokens) / std::max(clock.now().wall_seconds - window_start, 1e-9);
     record.peak_memory_bytes = sum_of(peak_memory_by_device(devices));
     record.seconds = progress_.seconds;
-    record.wall_seconds = (shared_ ? shared_->time() : clock.now()).wall_seconds;
-    record.fraction = detail::spent(options_, progress_, seconds());
+    record.wall_seconds = result.time.wall_seconds;
+    record.fraction = detail::spent(options_, progress_);
     {
       const auto pause = clock.pause();
       ((goes_on &= goes_on_after(observers, record)), ...);
@@ -306,7 +288,7 @@ TrainReport Trainer<Model, Adapter, Rule, Schedule>::train(Stream&& stream, Obse
   report.tokens = progress_.tokens;
   report.first_loss = progress_.first_loss;
   report.last_loss = losses.empty() ? none : std::accumulate(losses.begin(), losses.end(), 0.0) / static_cast<double>(losses.size());
-  report.seconds = seconds();
+  report.seconds = shared_ ? progress_.seconds : clock.now().seconds;  // which ranks say alike
   report.optimizer_seconds = progress_.optimizer_seconds;
   auto peaks = peak_memory_by_device(devices);
   report.peak_memory_bytes = sum_of(peaks);
@@ -315,96 +297,6 @@ TrainReport Trainer<Model, Adapter, Rule, Schedule>::train(Stream&& stream, Obse
   if (shared_ && shared_->shards_states()) report.rank_state_bytes = shared_->gather(report.state_bytes);
   if (shared_ && shared_->weights() != nullptr) report.rank_weight_bytes = shared_->gather(shared_->weights()->most_bytes());
   return report;
-}
-
-/// Forward and backward over the window's micro-batches, then the step. Fills the record's loss, lr, norm and phases.
-template <class Model, class Adapter, class Rule, class Schedule>
-auto Trainer<Model, Adapter, Rule, Schedule>::run_window(const Window& window, const std::vector<at::Device>& devices, const detail::RunClock& clock, StepRecord& record, detail::WindowPhase& phase) -> Outcome {
-  const c10::AutoGradMode recording(true);
-  const TrainingMode training;
-  double &forward = record.phase_seconds["forward"], &backward = record.phase_seconds["backward"];
-  gradient_steps_.begin_window({updates_ + partial_updates_ + 1, record.lr});
-  record.loss = record.grad_norm = std::numeric_limits<double>::quiet_NaN();  // of a window that is skipped
-  if (!shared_ && stop_requested()) return Outcome::stopped;
-  if (window.supervised_tokens == 0) {  // on all ranks
-    if (shared_) {
-      shared_->agree(stop_requested(), clock.now());
-      a_rank_stops_ = shared_->a_rank_stops();
-      progress_.seconds = shared_->time().seconds;
-    }
-    return Outcome::skipped;
-  }
-  const std::uint64_t seed = splitmix64(options_.seed, static_cast<std::uint64_t>(updates_ + progress_.skipped));
-  double loss_sum = 0, waited_for_weights = 0;
-  bool is_bad = false;
-  const auto wait_is_not_of = [&](double& phase) {
-    const double waited = shared_ ? shared_->waited_for_weights() : 0;
-    phase -= waited;
-    waited_for_weights += waited;
-  };
-  if (shared_) shared_->begin_window();
-  for (std::size_t i = 0; i < window.batches.size(); ++i) {
-    if (!shared_ && stop_requested()) return Outcome::stopped;
-    const auto& [number, batch] = window.batches[i];
-    const bool is_last = i + 1 == window.batches.size();
-    // A seed for each micro-batch: dropout is the same in a continued run, and whichever rank has it.
-    seed_everything(splitmix64(seed, static_cast<std::uint64_t>(number)));
-    LossSum loss;
-    phase = {"forward pass", &batch, number};
-    {
-      const detail::Stopwatch watch(forward);
-      loss = model_.loss(batch);
-      loss_sum += loss.sum.template item<double>();
-    }
-    wait_is_not_of(forward);
-    require(loss.tokens == batch.supervised_tokens, "Trainer: the model counted ", loss.tokens, " supervised tokens in a batch that says ", batch.supervised_tokens);
-    require(loss.sum.requires_grad(), "Trainer: the loss depends on no trainable parameter");
-    is_bad = !std::isfinite(loss_sum);
-    if (is_bad && !shared_) {
-      gradient_steps_.drop_window();
-      if (options_.on_bad_loss == OnBadLoss::skip) return Outcome::skipped;
-      fail<BadLoss>("Trainer: the loss is ", loss_sum, " in micro-batch ", number, " of ", window.micro_batches, " at step ", record.step, " (lr ", record.lr, "); the weights are those before it");
-    }
-    if (is_bad && !options_.shard_weights) break;  // else the other ranks need this one in every pass
-    if (is_last && shared_) shared_->begin_agreement(loss_sum, stop_requested(), clock.now());
-    phase.name = "backward pass";
-    gradient_steps_.begin_backward(is_last);
-    backward += gradient_steps_.seconds();  // what the hooks spend is not the backward pass's
-    {
-      const detail::Stopwatch watch(backward);
-      const double scale = is_bad ? std::numeric_limits<double>::quiet_NaN() : 1 / static_cast<double>(window.supervised_tokens);
-      loss.sum.backward(at::scalar_tensor(scale, loss.sum.options().requires_grad(false)));
-      detail::wait_for(devices);  // else the next forward pass would, when it asks for its loss
-    }
-    backward -= gradient_steps_.seconds();
-    wait_is_not_of(backward);
-  }
-  phase = {};
-  if (shared_) {
-    if (!shared_->agrees()) shared_->begin_agreement(loss_sum, stop_requested(), clock.now());
-    gradient_steps_.exchange_rest(is_bad);
-    loss_sum = shared_->loss_sum();
-    a_rank_stops_ = shared_->a_rank_stops();
-    progress_.seconds = shared_->time().seconds;
-    if (!std::isfinite(loss_sum)) {
-      gradient_steps_.drop_window();
-      if (options_.on_bad_loss == OnBadLoss::skip) return Outcome::skipped;
-      fail<BadLoss>("Trainer: the loss is ", loss_sum, " over the micro-batches of ", options_.ranks->size(), " ranks at step ", record.step, " (lr ", record.lr, "); the weights are those before it");
-    }
-  }
-  const bool stepped = gradient_steps_.finish_window(record);
-  const double waited = shared_ ? shared_->waited() : 0;
-  double& optimizer = record.phase_seconds["optimizer"];
-  {
-    const detail::Stopwatch watch(optimizer);
-    detail::wait_for(devices);
-  }
-  optimizer += gradient_steps_.seconds() - waited;
-  if (shared_) record.phase_seconds["communication"] = waited + waited_for_weights;
-  if (!stepped) return Outcome::skipped;
-  record.loss = loss_sum / static_cast<double>(window.supervised_tokens);
-  ++updates_;
-  return Outcome::stepped;
 }
 
 template <class Model, class Adapter, class Rule, class Schedule>
