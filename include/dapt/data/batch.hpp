@@ -59,11 +59,7 @@ class BatchSource {
 
   std::optional<Batch> next() {
     std::vector<PackedSequence> rows;
-    while (static_cast<std::int64_t>(rows.size()) < micro_batch_size_) {
-      const PackedSequence* sequence = sequences_.next();
-      if (sequence == nullptr) break;
-      rows.push_back(*sequence);
-    }
+    sequences_.next_block(rows, static_cast<std::size_t>(micro_batch_size_));
     if (rows.empty()) return std::nullopt;
     return collate(rows);
   }

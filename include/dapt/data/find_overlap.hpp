@@ -13,9 +13,9 @@
 #include <vector>
 
 #include <unicode/uchar.h>
-#include <unicode/utf8.h>
 
 #include <dapt/core/error.hpp>
+#include <dapt/core/utf8.hpp>
 #include <dapt/data/word_ngrams.hpp>
 
 namespace dapt {
@@ -112,13 +112,11 @@ inline std::vector<std::uint64_t> OverlapFinder::words_without_punctuation(std::
   const std::string folded = fold_text(text);
   std::string kept;
   kept.reserve(folded.size());
-  const auto length = static_cast<std::int64_t>(folded.size());
-  for (std::int64_t i = 0; i < length;) {
-    const std::int64_t start = i;
-    UChar32 c = 0;
-    U8_NEXT_OR_FFFD(folded.data(), i, length, c);
+  for (std::size_t i = 0; i < folded.size();) {
+    const std::size_t start = i;
+    const auto c = static_cast<UChar32>(next_char(folded, i));
     const bool part_of_word = u_isalnum(c) || (U_GET_GC_MASK(c) & U_GC_M_MASK) != 0;
-    if (part_of_word) kept.append(folded, static_cast<std::size_t>(start), static_cast<std::size_t>(i - start));
+    if (part_of_word) kept.append(folded, start, i - start);
     else kept += ' ';
   }
   return words(kept);

@@ -13,7 +13,6 @@
 
 #include <nlohmann/json.hpp>
 #include <unicode/uchar.h>
-#include <unicode/utf8.h>
 
 #include <dapt/core/error.hpp>
 #include <dapt/core/json.hpp>
@@ -76,23 +75,20 @@ class Terms {
   /// Without case.
   static std::string folded(std::string_view text) {
     std::string lowered = ascii_lower(text), result;
-    const auto size = static_cast<std::int64_t>(lowered.size());
-    std::int64_t copied = 0;  // of `lowered`
-    for (std::int64_t at = 0; at < size;) {
-      const auto lead = static_cast<unsigned char>(lowered[static_cast<std::size_t>(at)]);
+    std::size_t copied = 0;  // of `lowered`
+    for (std::size_t at = 0; at < lowered.size();) {
+      const auto lead = static_cast<unsigned char>(lowered[at]);
       if (lead < 0xC2 || (lead >= 0xE3 && lead <= 0xE9)) {  // ASCII, behind a lead byte, or U+3000 to U+9FFF, which have no case: the bulk of most pages is not looked up
         ++at;
         continue;
       }
-      const std::int64_t begin = at;
-      UChar32 c = 0;
-      U8_NEXT(lowered.data(), at, size, c);
-      const UChar32 without_case = c < 0 ? c : u_foldCase(c, U_FOLD_CASE_DEFAULT);
+      const std::size_t begin = at;
+      const char32_t c = next_char(lowered, at), without_case = static_cast<char32_t>(u_foldCase(static_cast<UChar32>(c), U_FOLD_CASE_DEFAULT));
       if (without_case == c) continue;
-      append_utf8(result.append(lowered, static_cast<std::size_t>(copied), static_cast<std::size_t>(begin - copied)), static_cast<char32_t>(without_case));
+      append_utf8(result.append(lowered, copied, begin - copied), without_case);
       copied = at;
     }
-    return copied == 0 ? lowered : result.append(lowered, static_cast<std::size_t>(copied));
+    return copied == 0 ? lowered : result.append(lowered, copied);
   }
 
   struct Edges {
@@ -100,11 +96,9 @@ class Terms {
   };
   static Edges edges(std::string_view term) {
     Edges found{};
-    const auto size = static_cast<std::int64_t>(term.size());
-    for (std::int64_t at = 0; at < size;) {
+    for (std::size_t at = 0; at < term.size();) {
       const bool first = at == 0;
-      UChar32 c = 0;
-      U8_NEXT(term.data(), at, size, c);
+      const auto c = static_cast<UChar32>(next_char(term, at));
       found.ends_word = c < 0x2E80 && u_isalnum(c) != 0;
       if (first) found.begins_word = found.ends_word;
     }

@@ -12,7 +12,6 @@
 #include <unicode/bytestream.h>
 #include <unicode/normalizer2.h>
 #include <unicode/uchar.h>
-#include <unicode/utf8.h>
 
 #include <dapt/core/error.hpp>
 #include <dapt/core/utf8.hpp>
@@ -37,18 +36,15 @@ inline std::string fold_text(std::string_view text) {
 
   std::size_t out = 0;
   bool space = false;
-  const auto length = static_cast<std::int64_t>(folded.size());
-  for (std::int64_t i = 0; i < length;) {
-    const std::int64_t start = i;
-    UChar32 c = 0;
-    U8_NEXT_OR_FFFD(folded.data(), i, length, c);
-    if (u_isUWhiteSpace(c)) {
+  for (std::size_t i = 0; i < folded.size();) {
+    const std::size_t start = i;
+    if (u_isUWhiteSpace(static_cast<UChar32>(next_char(folded, i)))) {
       space = out > 0;
       continue;
     }
     if (space) folded[out++] = ' ';  // takes the place of at least one byte
     space = false;
-    for (std::int64_t byte = start; byte < i; ++byte) folded[out++] = folded[byte];
+    for (std::size_t byte = start; byte < i; ++byte) folded[out++] = folded[byte];
   }
   folded.resize(out);
   return folded;
@@ -63,10 +59,8 @@ void for_each_word(std::string_view text, const Visit& visit) {
   constexpr UChar32 first_cjk = 0x2E80;
   std::uint64_t word = fnv_offset;
   bool open = false;
-  const auto length = static_cast<std::int64_t>(text.size());
-  for (std::int64_t i = 0; i < length;) {
-    UChar32 c = 0;
-    U8_NEXT_OR_FFFD(text.data(), i, length, c);
+  for (std::size_t i = 0; i < text.size();) {
+    const auto c = static_cast<UChar32>(next_char(text, i));
     const bool letter = c < 0x80 ? (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') : c < first_cjk && u_isalnum(c);
     if (letter) {
       const UChar32 lower = c < 0x80 ? (c >= 'A' && c <= 'Z' ? c + ('a' - 'A') : c) : u_tolower(c);
