@@ -222,6 +222,7 @@ set(DAPT_HEADERS
   include/dapt/train/memory_plan.hpp
   include/dapt/train/rank_agreement.hpp
   include/dapt/train/run_clock.hpp
+  include/dapt/train/run_progress.hpp
   include/dapt/train/shared_training.hpp
   include/dapt/train/state_shards.hpp
   include/dapt/train/stopwatch.hpp

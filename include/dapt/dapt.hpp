@@ -211,6 +211,7 @@
 #include <dapt/train/memory_plan.hpp>
 #include <dapt/train/rank_agreement.hpp>
 #include <dapt/train/run_clock.hpp>
+#include <dapt/train/run_progress.hpp>
 #include <dapt/train/shared_training.hpp>
 #include <dapt/train/state_shards.hpp>
 #include <dapt/train/stopwatch.hpp>

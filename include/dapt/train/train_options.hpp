@@ -73,6 +73,7 @@ struct TrainOptions {
     require(!shard_weights || !host_weights, "TrainOptions: shard_weights and host_weights exclude each other; frozen weights are either on other ranks or in the host's memory");
     require(!shard_weights || shard_states, "TrainOptions: shard_weights needs shard_states: the rank that keeps a weight takes its steps");
   }
+  bool stop_requested() const { return stop != nullptr && stop->load(std::memory_order_relaxed); }
   bool has_budget() const { return max_steps > 0 || max_tokens > 0 || max_minutes > 0; }
 };
 

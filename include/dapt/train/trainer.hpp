@@ -5,9 +5,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
-#include <limits>
 #include <memory>
-#include <numeric>
 #include <optional>
 #include <string>
 #include <type_traits>
@@ -32,6 +30,7 @@
 #include <dapt/train/describe_training.hpp>
 #include <dapt/train/gradient_steps.hpp>
 #include <dapt/train/run_clock.hpp>
+#include <dapt/train/run_progress.hpp>
 #include <dapt/train/shared_training.hpp>
 #include <dapt/train/train_options.hpp>
 #include <dapt/train/trained_parameter.hpp>
@@ -113,9 +112,12 @@ class Trainer {
   /// What follows on attaching.
   void prepare();
   void require_attached() const;
+  /// Of train(): why it ended.
+  template <class Stream, class... Observers>
+  const char* run_windows(Stream& stream, const std::vector<at::Device>& devices, detail::RunClock& clock, Observers&... observers);
+  detail::WindowPlace next_place() const;
   std::vector<at::Device> devices() const;
   bool is_shared() const { return options_.ranks != nullptr && options_.ranks->size() > 1; }
-  bool stop_requested() const { return options_.stop != nullptr && options_.stop->load(std::memory_order_relaxed); }
 
   Model& model_;
   Adapter adapter_;
@@ -188,12 +190,6 @@ TrainReport Trainer<Model, Adapter, Rule, Schedule>::train(Stream&& stream, Obse
   require_attached();
   const std::vector<at::Device> devices = this->devices();
   for (const at::Device device : devices) reset_peak_memory(device);
-  const auto sum_of = [](const auto& by_device) {
-    std::int64_t sum = 0;
-    for (const auto& [device, bytes] : by_device) sum += bytes;
-    return sum;
-  };
-  constexpr double none = std::numeric_limits<double>::quiet_NaN();
   if (std::exchange(continues_, false)) {
     stream.seek(progress_.position);
   } else {
@@ -205,98 +201,79 @@ TrainReport Trainer<Model, Adapter, Rule, Schedule>::train(Stream&& stream, Obse
   };
   (begin(observers), ...);
 
-  TrainReport report;
-  report.trainable_parameters = trainable_parameters();
   if (shared_) shared_->require_equal(model_.parameters(), progress_, "before training");
-  bool a_rank_stops = shared_ && shared_->any(stop_requested());
-  bool goes_on = true;
   detail::RunClock clock(progress_.seconds);
-  const typename detail::GradientSteps<Rule>::Hooks hooks(gradient_steps_);
-  detail::WindowReader<std::remove_reference_t<Stream>> reader(stream, options_);
-  detail::WindowPass pass(model_, gradient_steps_, shared_.get(), options_, clock, devices);
-  std::int64_t skipped_in_a_row = 0, bad_in_a_row = 0;  // bad: for another reason than want of labels
-  for (;;) {
-    if (a_rank_stops || !goes_on) {
-      report.stopped_because = a_rank_stops || stop_requested() ? "stop requested" : "an observer";
-      break;
-    }
-    if (const char* limit = detail::reached(options_, progress_)) {
-      report.stopped_because = limit;
-      break;
-    }
-    if (skipped_in_a_row >= most_skipped_in_a_row)
-      fail<BadLoss>("Trainer: ", skipped_in_a_row, " windows in a row were skipped, the last at step ", progress_.windows, "; ", bad_in_a_row,
-                    " had a loss or gradient that is not finite, ", skipped_in_a_row - bad_in_a_row, " no supervised token");
-    const std::int64_t number = progress_.windows + 1;
-    const double window_start = clock.now().wall_seconds;
-    const detail::AccumulationWindow window = reader.next();
-    const double data_seconds = clock.now().wall_seconds - window_start;
-    if (window.micro_batches == 0) {
-      report.stopped_because = "end of stream";
-      break;
-    }
-    const double factor = schedule_.factor({number, detail::spent(options_, progress_)});
-    require(factor >= 0 && std::isfinite(factor), "Trainer: the factor of the learning-rate schedule ", detail::describe_schedule_or_type(schedule_), " is ", factor, " at step ", number,
-            ", expected 0 or more; the weights are those before it");
-    const double lr = options_.lr * factor;
-    const std::uint64_t seed = splitmix64(options_.seed, static_cast<std::uint64_t>(updates_ + progress_.skipped));
-    detail::WindowResult result = pass.run(window, {number, {updates_ + partial_updates_ + 1, lr}, seed});
-    if (result.outcome == detail::WindowResult::Outcome::stopped) {
-      report.stopped_because = "stop requested";
-      break;
-    }
-    a_rank_stops = result.a_rank_stops;
-    StepRecord record{.step = number, .loss = result.loss, .lr = lr, .grad_norm = result.grad_norm, .phase_seconds = std::move(result.phase_seconds)};
-    record.phase_seconds["data"] = data_seconds;
-    record.skipped = result.outcome == detail::WindowResult::Outcome::skipped;
-    ++progress_.windows;
-    if (record.skipped) {
-      ++progress_.skipped;
-      partial_updates_ += result.stepped_in_part;
-      ++skipped_in_a_row;
-      bad_in_a_row += window.supervised_tokens > 0;
-    } else {
-      skipped_in_a_row = bad_in_a_row = 0;
-      ++updates_;
-      if (progress_.steps++ == 0) progress_.first_loss = record.loss;
-      progress_.tokens += window.supervised_tokens;
-      if (progress_.last_losses.size() == 10) progress_.last_losses.erase(progress_.last_losses.begin());
-      progress_.last_losses.push_back(record.loss);
-    }
-    progress_.position = stream.position();
-    progress_.optimizer_seconds += record.phase_seconds["optimizer"];
-    progress_.seconds = result.time.seconds;
-    record.tokens = progress_.tokens;
-    record.skipped_steps = progress_.skipped;
-    record.tokens_per_second = static_cast<double>(window.input_tokens) / std::max(clock.now().wall_seconds - window_start, 1e-9);
-    record.peak_memory_bytes = sum_of(peak_memory_by_device(devices));
-    record.seconds = progress_.seconds;
-    record.wall_seconds = result.time.wall_seconds;
-    record.fraction = detail::spent(options_, progress_);
-    {
-      const auto pause = clock.pause();
-      ((goes_on &= goes_on_after(observers, record)), ...);
-    }
-    if constexpr ((EndingObserver<std::remove_reference_t<Observers>> || ...))
-      if (shared_) goes_on = !shared_->any(!goes_on);
-  }
+  const char* stopped_because = run_windows(stream, devices, clock, observers...);
   if (shared_) shared_->require_equal(model_.parameters(), progress_, "after training");
 
-  const std::vector<double>& losses = progress_.last_losses;
-  report.steps = progress_.steps;
-  report.skipped = progress_.skipped;
-  report.tokens = progress_.tokens;
-  report.first_loss = progress_.first_loss;
-  report.last_loss = losses.empty() ? none : std::accumulate(losses.begin(), losses.end(), 0.0) / static_cast<double>(losses.size());
-  report.seconds = shared_ ? progress_.seconds : clock.now().seconds;  // which ranks say alike
-  report.optimizer_seconds = progress_.optimizer_seconds;
-  auto peaks = peak_memory_by_device(devices);
-  report.peak_memory_bytes = sum_of(peaks);
-  if (devices.size() > 1) report.device_peak_memory_bytes = std::move(peaks);
+  TrainReport report = detail::report_of(progress_, devices);
+  if (!shared_) report.seconds = clock.now().seconds;  // what a window took that was dropped, too
+  report.stopped_because = stopped_because;
+  report.trainable_parameters = trainable_parameters();
   report.state_bytes = state_bytes();
   if (shared_ && shared_->shards_states()) report.rank_state_bytes = shared_->gather(report.state_bytes);
   if (shared_ && shared_->weights() != nullptr) report.rank_weight_bytes = shared_->gather(shared_->weights()->most_bytes());
   return report;
+}
+
+template <class Model, class Adapter, class Rule, class Schedule>
+template <class Stream, class... Observers>
+const char* Trainer<Model, Adapter, Rule, Schedule>::run_windows(Stream& stream, const std::vector<at::Device>& devices, detail::RunClock& clock, Observers&... observers) {
+  const typename detail::GradientSteps<Rule>::Hooks hooks(gradient_steps_);
+  detail::WindowReader<Stream> reader(stream, options_);
+  detail::WindowPass pass(model_, gradient_steps_, shared_.get(), options_, clock, devices);
+  detail::SkippedInARow skipped;
+  bool a_rank_stops = shared_ && shared_->any(options_.stop_requested()), goes_on = true;
+  while (goes_on && !a_rank_stops) {
+    if (const char* limit = detail::reached(options_, progress_)) return limit;
+    skipped.require_few(progress_.windows);
+    const double start = clock.now().wall_seconds;
+    const detail::AccumulationWindow window = reader.next();
+    const double data_seconds = clock.now().wall_seconds - start;
+    if (window.micro_batches == 0) return "end of stream";
+    const detail::WindowPlace place = next_place();
+    detail::WindowResult result = pass.run(window, place);
+    if (result.outcome == detail::WindowResult::Outcome::stopped) return "stop requested";
+    updates_ += result.is_skipped() ? 0 : 1;
+    partial_updates_ += result.stepped_in_part ? 1 : 0;
+    a_rank_stops = result.a_rank_stops;
+    skipped.count(window, result);
+    detail::advance(progress_, window, result, stream.position());
+
+    result.phase_seconds["data"] = data_seconds;
+    const StepRecord record{
+        .step = place.number,
+        .tokens = progress_.tokens,
+        .loss = result.loss,
+        .lr = place.step.lr,
+        .grad_norm = result.grad_norm,
+        .tokens_per_second = static_cast<double>(window.input_tokens) / std::max(clock.now().wall_seconds - start, 1e-9),
+        .peak_memory_bytes = detail::sum_of(peak_memory_by_device(devices)),
+        .seconds = result.time.seconds,
+        .wall_seconds = result.time.wall_seconds,
+        .phase_seconds = std::move(result.phase_seconds),
+        .skipped = result.is_skipped(),
+        .skipped_steps = progress_.skipped,
+        .fraction = detail::spent(options_, progress_),
+    };
+    {
+      const auto pause = clock.pause();
+      ((goes_on &= goes_on_after(observers, record)), ...);
+    }
+    if constexpr ((EndingObserver<Observers> || ...))
+      if (shared_) goes_on = !shared_->any(!goes_on);
+  }
+  return a_rank_stops || options_.stop_requested() ? "stop requested" : "an observer";
+}
+
+/// Of the window after those that progress_ counts.
+template <class Model, class Adapter, class Rule, class Schedule>
+detail::WindowPlace Trainer<Model, Adapter, Rule, Schedule>::next_place() const {
+  const std::int64_t number = progress_.windows + 1;
+  const double factor = schedule_.factor({number, detail::spent(options_, progress_)});
+  require(factor >= 0 && std::isfinite(factor), "Trainer: the factor of the learning-rate schedule ", detail::describe_schedule_or_type(schedule_), " is ", factor, " at step ", number,
+          ", expected 0 or more; the weights are those before it");
+  return {number, {updates_ + partial_updates_ + 1, options_.lr * factor}, splitmix64(options_.seed, static_cast<std::uint64_t>(updates_ + progress_.skipped))};
 }
 
 template <class Model, class Adapter, class Rule, class Schedule>

@@ -43,6 +43,7 @@ struct WindowPlace {
 struct WindowResult {
   enum class Outcome { stepped, skipped, stopped };  ///< stopped: all that it held is dropped
   Outcome outcome = Outcome::skipped;
+  bool is_skipped() const { return outcome == Outcome::skipped; }
   bool stepped_in_part = false;  ///< skipped, but layer-wise a parameter had stepped on some rank before a bad gradient came
   bool a_rank_stops = false;     ///< of several ranks: after this window all end
   double loss = std::numeric_limits<double>::quiet_NaN();       ///< nats per supervised token of all ranks; NaN where nothing was stepped
@@ -72,7 +73,7 @@ class WindowPass {
       if (!refused) throw;
       fail_for_memory(*refused, phase_, window.micro_batches, place.number, devices_, shared_ == nullptr && !steps_.any_stepped());
     }
-    if (options_.layer_wise && result_.outcome == Outcome::skipped) result_.stepped_in_part = shared_ ? shared_->any(steps_.any_stepped()) : steps_.any_stepped();
+    if (options_.layer_wise && result_.is_skipped()) result_.stepped_in_part = shared_ ? shared_->any(steps_.any_stepped()) : steps_.any_stepped();
     result_.a_rank_stops = shared_ && shared_->a_rank_stops();
     result_.time = shared_ ? shared_->time() : clock_.now();
     return std::move(result_);
@@ -85,7 +86,6 @@ class WindowPass {
   Outcome finish(const AccumulationWindow& window, const WindowPlace& place);
 
   bool ends_at_once() const { return shared_ == nullptr; }
-  bool stop_requested() const { return options_.stop != nullptr && options_.stop->load(std::memory_order_relaxed); }
   bool is_bad() const { return !std::isfinite(loss_sum_); }
   /// `where`: whose loss it is.
   template <class... Where>
@@ -94,7 +94,7 @@ class WindowPass {
     if (options_.on_bad_loss == OnBadLoss::skip) return Outcome::skipped;
     fail<BadLoss>("Trainer: the loss is ", loss_sum_, where..., " at step ", place.number, " (lr ", place.step.lr, "); the weights are those before it");
   }
-  void begin_agreement() { shared_->begin_agreement(loss_sum_, stop_requested(), clock_.now()); }
+  void begin_agreement() { shared_->begin_agreement(loss_sum_, options_.stop_requested(), clock_.now()); }
   /// What a phase waited for weights belongs to "communication".
   void take_waiting_from(double& phase_seconds) {
     const double waited = shared_ ? shared_->waited_for_weights() : 0;
@@ -121,14 +121,14 @@ auto WindowPass<Model, Rule>::pass(const AccumulationWindow& window, const Windo
   const c10::AutoGradMode recording(true);
   const TrainingMode training;
   steps_.begin_window(place.step);
-  if (ends_at_once() && stop_requested()) return Outcome::stopped;
+  if (ends_at_once() && options_.stop_requested()) return Outcome::stopped;
   if (window.supervised_tokens == 0) {  // on all ranks
-    if (shared_) shared_->agree(stop_requested(), clock_.now());
+    if (shared_) shared_->agree(options_.stop_requested(), clock_.now());
     return Outcome::skipped;
   }
   if (shared_) shared_->begin_window();
   for (const auto& micro_batch : window.batches) {
-    if (ends_at_once() && stop_requested()) return Outcome::stopped;
+    if (ends_at_once() && options_.stop_requested()) return Outcome::stopped;
     const bool is_last = &micro_batch == &window.batches.back();
     // A seed for each micro-batch: dropout is the same in a continued run, and whichever rank has it.
     seed_everything(splitmix64(place.seed, static_cast<std::uint64_t>(micro_batch.number)));
