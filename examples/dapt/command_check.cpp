@@ -322,7 +322,7 @@ void check(CheckOptions run, const std::vector<SettingOptions>& settings) {
   if (config && of_config > 0) std::cout << "The plan is that of the configuration without what is refused.\n";
   if (!plans.empty()) print_plans(run, plans, process, dapt::id_bytes(config->vocab_size));
   if (!plans.empty() && run.planned_devices > 1)
-    std::cout << "Of each of " << run.planned_devices << " devices, by this processor's kernels: " << planned_model(*config, run).placement() << ". Beside that the process needs " << in_gib(process) << " of the host's memory.\n";
+    std::cout << "Of each of " << run.planned_devices << " devices, by a GPU's kernels: " << planned_model(*config, run).placement() << ". Beside that the process needs " << in_gib(process) << " of the host's memory.\n";
   std::cout.flush();
   dapt::require(std::fflush(stdout) == 0 && std::ferror(stdout) == 0, "standard output: could not be written to its end");
   dapt::require(problems.count() == 0, folder.string(), ": ", problems.count(), problems.count() == 1 ? " problem" : " problems", ", named above");

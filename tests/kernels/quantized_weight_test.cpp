@@ -103,6 +103,21 @@ TEST_CASE("Any part of a quantised weight has the values of the whole, in every 
       }
 }
 
+TEST_CASE("The way of devices without own code gives the same values", "[kernels]") {
+  at::manual_seed(6);
+  const at::Tensor weight = at::randn({7, 200});
+  const auto check = [&](const auto& stored, Quantization quantization) {
+    for (const auto dtype : {at::kFloat, at::kBFloat16}) {
+      at::Tensor part = at::empty({3, 150}, dtype), found = at::empty_like(part);
+      quantized_weight(weight.to(dtype), quantization)->read(part, 2, 33);
+      dapt::detail::read_on_device(dapt::detail::on_device(stored(weight.to(dtype)), at::kCPU), dtype, found, 2, 33);
+      REQUIRE(at::equal(found, part));
+    }
+  };
+  check([](const at::Tensor& values) { return quantize_int8(values); }, Quantization::int8);
+  check([](const at::Tensor& values) { return quantize_nf4(values); }, Quantization::nf4);
+}
+
 TEST_CASE("A layer with a frozen weight has the bits of the layer with its values, in blocks of any size", "[kernels]") {
   at::manual_seed(4);
   for (const auto& [rows, in, out] : std::vector<std::array<std::int64_t, 3>>{{1, 192, 320}, {5, 40, 24}, {96, 576, 320}, {96, 320, 576}})

@@ -70,9 +70,8 @@ class Avx512Attention {
   /// Packed operands, and what each thread sums up: the thread keeps them (kernels/cpu/workspace.hpp).
   static AttentionMemory memory(const AttentionSizes& of) {
     const std::int64_t tokens = of.rows * whole_blocks(of.length), threads = at::get_num_threads();
-    const auto bytes = [&](const auto& workspace) { return AttentionMemory{.kept = static_cast<std::int64_t>(workspace.bytes())}; };
-    return of.dtype == at::kFloat || widens(of.dtype, at::kCPU) ? bytes(avx512::backward_workspace<float>(tokens, of.heads, of.head_size, threads))
-                                                               : bytes(avx512::backward_workspace<c10::BFloat16>(tokens, of.heads, of.head_size, threads));
+    const auto bytes = [&]<class Operand>() { return static_cast<std::int64_t>(avx512::backward_workspace<Operand>(tokens, of.heads, of.head_size, threads).bytes()); };
+    return {.kept = with_element(widens(of.dtype, at::kCPU) ? at::kFloat : of.dtype, bytes)};
   }
 
  private:
