@@ -334,6 +334,11 @@ TEST_CASE("the pages nearest to the threshold are held, in the order of their sc
           "the highest pages that are dropped\n"
           "  0.49  w page 49 (p:1)\n    a 語 ...\n"
           "  0.4  w page 40 (p:1)\n    a 語 ...\n");
+  dapt::ThresholdPages cut(0.5, 3, 5);  // just as long is whole, one character more is not, whatever its bytes
+  for (const char* words : {"abcde", "abcdef", "abcd語"}) cut.add({"w", 1, words, 0.5});
+  REQUIRE(cut.above()[0].text == "abcde");
+  REQUIRE(cut.above()[1].text == "abcde ...");
+  REQUIRE(cut.above()[2].text == "abcd語");
   dapt::ThresholdPages none(0.5, 0);
   none.add({"w", 1, "text", 0.5});
   REQUIRE(none.above().empty());

@@ -1,4 +1,4 @@
-// UTF-8 and its characters. Well-formedness is Unicode's (table 3-7): no overlong forms, no surrogates, at most U+10FFFF.
+// UTF-8 text: its characters, and changes of it that need no knowledge of a language. Well-formedness is Unicode's (table 3-7): no overlong forms, no surrogates, at most U+10FFFF.
 #pragma once
 
 #include <algorithm>
@@ -61,6 +61,15 @@ inline std::string ascii_lower(std::string_view text) {
   std::string lowered(text);
   for (char& c : lowered) c = c >= 'A' && c <= 'Z' ? static_cast<char>(c - 'A' + 'a') : c;
   return lowered;
+}
+
+/// The text with each `from` replaced, in linear time.
+inline std::string replace_all(std::string_view text, std::string_view from, std::string_view to) {
+  std::string replaced;
+  replaced.reserve(text.size());
+  std::size_t begin = 0;
+  for (std::size_t end; (end = text.find(from, begin)) != std::string_view::npos; begin = end + from.size()) replaced.append(text, begin, end - begin).append(to);
+  return replaced.append(text, begin);
 }
 
 }  // namespace dapt

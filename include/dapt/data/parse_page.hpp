@@ -54,15 +54,6 @@ inline std::optional<std::size_t> lone_surrogate_escape(std::string_view json, s
   return std::nullopt;
 }
 
-/// The text with each `from` replaced, in linear time.
-inline std::string replace_all(std::string_view text, std::string_view from, std::string_view to) {
-  std::string replaced;
-  replaced.reserve(text.size());
-  std::size_t begin = 0;
-  for (std::size_t end; (end = text.find(from, begin)) != std::string_view::npos; begin = end + from.size()) replaced.append(text, begin, end - begin).append(to);
-  return replaced.append(text, begin);
-}
-
 /// The fields of a page, from the events of nlohmann's parser: values that are no fields are never built.
 class PageFields {
  public:
@@ -181,7 +172,7 @@ inline bool mend_encoding(std::string& text, bool json, bool replace, std::size_
   }
   if (const std::size_t at = text.find('\0'); at != std::string::npos) {
     if (!replace) reject(at, "a NUL byte");
-    text = detail::replace_all(text, std::string_view("\0", 1), "\uFFFD");
+    text = replace_all(text, std::string_view("\0", 1), "\uFFFD");
     replaced = true;
   }
   for (auto at = json ? detail::lone_surrogate_escape(text, 0) : std::nullopt; at; at = detail::lone_surrogate_escape(text, *at + 6)) {

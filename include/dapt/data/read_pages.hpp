@@ -238,7 +238,7 @@ inline void PageReader::parse(Item& item) const {
     if (item.blank) return;
     item.replaced = mend_encoding(text, json, options_.policy == BadInput::replace, mark);
     Page page{item.source->work, item.line, {}, std::nullopt, item.place()};
-    if (!json) page.text = detail::replace_all(text, "\r\n", "\n");
+    if (!json) page.text = replace_all(text, "\r\n", "\n");
     item.page = json ? parse_json_page(text, std::move(page), mark) : std::move(page);
     item.empty = only_white_space(item.page->text);
     if (item.empty) item.page.reset();

@@ -19,6 +19,7 @@
 
 #include <dapt/core/error.hpp>
 #include <dapt/core/page.hpp>
+#include <dapt/core/utf8.hpp>
 
 namespace dapt {
 
@@ -180,9 +181,8 @@ class ThresholdPages {
  private:
   std::string excerpt(std::string_view text) const {
     std::size_t end = 0;
-    for (std::int64_t characters = 0; end < text.size() && characters <= characters_; ++end) characters += (static_cast<unsigned char>(text[end]) & 0xC0) != 0x80;
-    const bool cut = end < text.size();
-    return one_line(text.substr(0, cut ? end - 1 : end)) + (cut ? " ..." : "");
+    for (std::int64_t taken = 0; taken < characters_ && end < text.size(); ++taken) next_char(text, end);
+    return one_line(text.substr(0, end)) + (end < text.size() ? " ..." : "");
   }
   static std::string one_line(std::string_view text) {
     std::string line;

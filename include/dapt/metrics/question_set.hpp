@@ -2,7 +2,6 @@
 // JSON lines: {"id", "question", "answers": [...]} and {"id", "sentence" with {word}, "answer", "candidates": [...]}; both may have a "group".
 #pragma once
 
-#include <cstddef>
 #include <filesystem>
 #include <fstream>
 #include <set>
@@ -15,6 +14,7 @@
 
 #include <dapt/core/error.hpp>
 #include <dapt/core/json.hpp>
+#include <dapt/core/utf8.hpp>
 #include <dapt/metrics/normalise.hpp>
 
 namespace dapt {
@@ -36,14 +36,7 @@ struct ClozeItem {
   std::string group = {};
 
   /// The sentence with `candidate` for each `{word}`.
-  std::string sentence_with(std::string_view candidate) const {
-    std::string text;
-    std::size_t from = 0;
-    for (std::size_t at; (at = sentence.find(placeholder, from)) != std::string::npos; from = at + placeholder.size()) {
-      text.append(sentence, from, at - from).append(candidate);
-    }
-    return text.append(sentence, from);
-  }
+  std::string sentence_with(std::string_view candidate) const { return replace_all(sentence, placeholder, candidate); }
 
   static constexpr std::string_view placeholder = "{word}";
 };
