@@ -11,6 +11,7 @@
 #include <ATen/Parallel.h>
 #include <benchmark/benchmark.h>
 
+#include <dapt/concepts/optimizer_state.hpp>
 #include <dapt/core/keep_freed_memory.hpp>
 #include <dapt/optim/adafactor.hpp>
 #include <dapt/optim/adamw.hpp>
@@ -37,11 +38,7 @@ Tensor gradient_like(std::int64_t m, std::int64_t n) {
 template <class Rule>
 std::int64_t state_bytes(const Rule& rule, typename Rule::State& state) {
   std::int64_t bytes = 0;
-  const auto add = [&](const auto&, auto& value) {
-    if constexpr (std::is_same_v<std::decay_t<decltype(value)>, Tensor>) bytes += value.defined() ? static_cast<std::int64_t>(value.nbytes()) : 0;
-    else bytes += 8;
-  };
-  rule.visit(state, add);
+  rule.visit(state, [&](const auto&, auto& value) { bytes += dapt::detail::bytes_of_entry(value); });
   return bytes;
 }
 

@@ -15,6 +15,7 @@
 #include <dapt/concepts/metric.hpp>
 #include <dapt/concepts/observer.hpp>
 #include <dapt/concepts/optimizer.hpp>
+#include <dapt/concepts/optimizer_state.hpp>
 #include <dapt/concepts/page_scorer.hpp>
 #include <dapt/concepts/tokenizer.hpp>
 #include <dapt/core/append_file.hpp>

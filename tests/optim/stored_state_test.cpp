@@ -225,7 +225,7 @@ TEST_CASE("the bytes of states: 2 of bf16 and 1 + 4/256 of 8 bits for each numbe
     auto state = rule.init({"w", at::zeros({100, 100})});
     std::int64_t sum = 0;
     rule.visit(state, [&](std::string_view, auto& value) {
-      if constexpr (std::is_same_v<std::remove_cvref_t<decltype(value)>, Tensor>) sum += static_cast<std::int64_t>(value.nbytes());
+      if constexpr (dapt::detail::is_tensor<decltype(value)>) sum += static_cast<std::int64_t>(value.nbytes());
     });
     return sum;
   };

@@ -365,7 +365,7 @@ TEST_CASE("a bad loss or gradient reaches neither weights nor state") {
     REQUIRE(std::isfinite(report.last_loss));
     for (const Tensor& weight : weights(skipping)) REQUIRE(weight.isfinite().all().item<bool>());
     tolerant.visit_optimizer_state([](std::string_view, std::string_view, auto& value) {
-      if constexpr (std::is_same_v<std::remove_cvref_t<decltype(value)>, Tensor>) REQUIRE(value.isfinite().all().template item<bool>());
+      if constexpr (dapt::detail::is_tensor<decltype(value)>) REQUIRE(value.isfinite().all().template item<bool>());
     });
   }
   FaultyLM layer_wise = faulty(0, 2);

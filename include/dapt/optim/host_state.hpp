@@ -1,14 +1,12 @@
 // A rule's state in the host's memory between steps (Ren et al. 2021, arXiv:2101.06840): one parameter's state is on the device while that parameter steps. What `accumulate` reads stays there.
 #pragma once
 
-#include <algorithm>
 #include <cstdint>
 #include <optional>
 #include <string_view>
-#include <type_traits>
-#include <vector>
 
 #include <dapt/concepts/optimizer.hpp>
+#include <dapt/concepts/optimizer_state.hpp>
 #include <dapt/core/run_result.hpp>
 #include <dapt/core/tensor.hpp>
 
@@ -52,11 +50,9 @@ struct HostState {
 
  private:
   void move(State& state, at::Device device) const {
-    std::vector<const void*> stays;
-    visit_read_by_accumulate(state, [&](std::string_view, auto& value) { stays.push_back(&value); });
-    inner.visit(state.inner, [&](std::string_view, auto& value) {
-      if constexpr (std::is_same_v<std::remove_cvref_t<decltype(value)>, Tensor>) {
-        if (!value.defined() || std::find(stays.begin(), stays.end(), &value) != stays.end()) return;
+    detail::visit_with_readers(inner, state.inner, [&](std::string_view, auto& value, bool stays) {
+      if constexpr (detail::is_tensor<decltype(value)>) {
+        if (stays || !value.defined()) return;
         const bool pins = value.is_cuda() && device.is_cpu();
         value = value.to(device);
         if (pins) value = value.pin_memory();  // of up to twice its bytes: LibTorch rounds these up to a power of two

@@ -11,11 +11,11 @@
 #include <optional>
 #include <string>
 #include <string_view>
-#include <type_traits>
 #include <utility>
 #include <vector>
 
 #include <dapt/concepts/optimizer.hpp>
+#include <dapt/concepts/optimizer_state.hpp>
 #include <dapt/core/error.hpp>
 #include <dapt/core/hash.hpp>
 #include <dapt/core/run_result.hpp>
@@ -110,10 +110,9 @@ struct StoredState {
   template <class F>
   void visit(State& state, F&& f) const {
     std::size_t i = 0;
-    const std::vector<const void*> stays = read_by_accumulate(state.inner);
-    inner.visit(state.inner, [&](std::string_view entry, auto& value) {
-      if constexpr (std::is_same_v<std::remove_cvref_t<decltype(value)>, Tensor>) {
-        if (std::find(stays.begin(), stays.end(), &value) == stays.end()) {
+    detail::visit_with_readers(inner, state.inner, [&](std::string_view entry, auto& value, bool stays) {
+      if constexpr (detail::is_tensor<decltype(value)>) {
+        if (!stays) {
           Packed& packed = state.packed.at(i++);
           f(entry, packed.values);
           // A late one's are shown before it is there too: a state that was just made must know all entries of a checkpoint.
@@ -145,21 +144,15 @@ struct StoredState {
   }
 
  private:
-  std::vector<const void*> read_by_accumulate(typename Inner::State& state) const {
-    std::vector<const void*> read;
-    dapt::visit_read_by_accumulate(inner, state, [&](std::string_view, auto& value) { read.push_back(&value); });
-    return read;
-  }
   /// Of the i-th tensor, in this step.
   static std::uint64_t draw_key(const State& state, std::size_t i) { return splitmix64(static_cast<std::uint64_t>(state.stream) + i, static_cast<std::uint64_t>(state.steps)); }
   /// f(index, tensor) for the tensors of the inner state that `accumulate` does not read.
   template <class F>
   void for_each_tensor(typename Inner::State& state, F f) const {
     std::size_t i = 0;
-    const std::vector<const void*> stays = read_by_accumulate(state);
-    inner.visit(state, [&](std::string_view, auto& value) {
-      if constexpr (std::is_same_v<std::remove_cvref_t<decltype(value)>, Tensor>) {
-        if (std::find(stays.begin(), stays.end(), &value) == stays.end()) f(i++, value);
+    detail::visit_with_readers(inner, state, [&](std::string_view, auto& value, bool stays) {
+      if constexpr (detail::is_tensor<decltype(value)>) {
+        if (!stays) f(i++, value);
       }
     });
   }

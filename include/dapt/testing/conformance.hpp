@@ -8,7 +8,6 @@
 #include <sstream>
 #include <string>
 #include <string_view>
-#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -19,6 +18,7 @@
 #include <c10/util/Exception.h>
 
 #include <dapt/concepts/concepts.hpp>
+#include <dapt/concepts/optimizer_state.hpp>
 #include <dapt/core/error.hpp>
 #include <dapt/core/linear.hpp>
 #include <dapt/optim/pieces.hpp>
@@ -70,7 +70,7 @@ StateCopy copy_state(const Rule& rule, typename Rule::State& state) {
   StateCopy copy;
   rule.visit(state, [&](std::string_view name, auto& value) {
     copy.names.emplace_back(name);
-    if constexpr (std::is_same_v<std::remove_cvref_t<decltype(value)>, Tensor>) copy.tensors.push_back(value.defined() ? value.clone() : Tensor());
+    if constexpr (dapt::detail::is_tensor<decltype(value)>) copy.tensors.push_back(value.defined() ? value.clone() : Tensor());
     else copy.numbers.push_back(value);
   });
   return copy;
@@ -87,7 +87,7 @@ template <class Rule>
 void restore_state(const Rule& rule, typename Rule::State& state, const StateCopy& copy) {
   std::size_t tensor = 0, number = 0;
   rule.visit(state, [&](std::string_view, auto& value) {
-    if constexpr (std::is_same_v<std::remove_cvref_t<decltype(value)>, Tensor>) value = copy.tensors.at(tensor++);
+    if constexpr (dapt::detail::is_tensor<decltype(value)>) value = copy.tensors.at(tensor++);
     else value = copy.numbers.at(number++);
   });
 }
@@ -205,12 +205,12 @@ Failures optimizer_failures(const Rule& rule, const OptimizerConformance& option
     std::vector<Tensor> tensors;
     std::vector<std::int64_t> numbers;
     visit_read_by_accumulate(rule, whole, [&](std::string_view, auto& value) {
-      if constexpr (std::is_same_v<std::remove_cvref_t<decltype(value)>, Tensor>) tensors.push_back(value);
+      if constexpr (dapt::detail::is_tensor<decltype(value)>) tensors.push_back(value);
       else numbers.push_back(value);
     });
     std::size_t tensor = 0, number = 0;
     visit_read_by_accumulate(rule, part, [&](std::string_view, auto& value) {
-      if constexpr (std::is_same_v<std::remove_cvref_t<decltype(value)>, Tensor>) value = tensors.at(tensor++);
+      if constexpr (dapt::detail::is_tensor<decltype(value)>) value = tensors.at(tensor++);
       else value = numbers.at(number++);
     });
     bool same = false;

@@ -17,6 +17,7 @@
 #include <ATen/ops/zeros_like.h>
 
 #include <dapt/concepts/optimizer.hpp>
+#include <dapt/concepts/optimizer_state.hpp>
 #include <dapt/core/checkpoint.hpp>
 #include <dapt/core/hash.hpp>
 #include <dapt/core/hash_of_bits.hpp>

@@ -15,6 +15,7 @@
 #include <ATen/ops/empty_like.h>
 
 #include <dapt/concepts/optimizer.hpp>
+#include <dapt/concepts/optimizer_state.hpp>
 #include <dapt/core/checkpoint.hpp>
 #include <dapt/core/named_parameter.hpp>
 #include <dapt/core/ranks.hpp>
@@ -34,15 +35,11 @@ struct StateBytes {
 
 template <class Rule>
 StateBytes state_bytes_of(const Rule& rule, typename Rule::State& state) {
-  const auto bytes = [](auto& value) -> std::int64_t {
-    if constexpr (std::is_same_v<std::remove_cvref_t<decltype(value)>, Tensor>) return value.defined() ? static_cast<std::int64_t>(value.nbytes()) : 0;
-    else return static_cast<std::int64_t>(sizeof value);
-  };
   StateBytes result;
-  rule.visit(state, [&](std::string_view, auto& value) { result.all += bytes(value); });
+  rule.visit(state, [&](std::string_view, auto& value) { result.all += bytes_of_entry(value); });
   visit_read_by_accumulate(rule, state, [&](std::string_view, auto& value) {
-    result.on_every_rank += bytes(value);
-    if constexpr (std::is_same_v<std::remove_cvref_t<decltype(value)>, Tensor>) result.late_on_every_rank = result.late_on_every_rank || !value.defined();
+    result.on_every_rank += bytes_of_entry(value);
+    if constexpr (is_tensor<decltype(value)>) result.late_on_every_rank = result.late_on_every_rank || !value.defined();
   });
   return result;
 }
@@ -84,11 +81,9 @@ std::vector<int> state_owners(const Rule& rule, const NamedParameters& parameter
 /// Leaves of a state that another rank owns what `accumulate` reads.
 template <class Rule>
 void drop_state(const Rule& rule, typename Rule::State& state) {
-  std::vector<const void*> kept;
-  visit_read_by_accumulate(rule, state, [&](std::string_view, auto& value) { kept.push_back(&value); });
-  rule.visit(state, [&](std::string_view, auto& value) {
-    if constexpr (std::is_same_v<std::remove_cvref_t<decltype(value)>, Tensor>)
-      if (std::find(kept.begin(), kept.end(), &value) == kept.end()) value.reset();
+  visit_with_readers(rule, state, [](std::string_view, auto& value, bool is_read) {
+    if constexpr (is_tensor<decltype(value)>)
+      if (!is_read) value.reset();
   });
 }
 
@@ -108,7 +103,7 @@ class ReadTensors {
   static std::vector<Seen> tensors(const Rule& rule, typename Rule::State& state) {
     std::vector<Seen> result;
     visit_read_by_accumulate(rule, state, [&](std::string_view, auto& value) {
-      if constexpr (std::is_same_v<std::remove_cvref_t<decltype(value)>, Tensor>) result.push_back({value, value.defined() ? static_cast<std::int64_t>(value._version()) : 0});
+      if constexpr (is_tensor<decltype(value)>) result.push_back({value, value.defined() ? static_cast<std::int64_t>(value._version()) : 0});
     });
     return result;
   }

@@ -14,6 +14,7 @@
 #include <c10/core/Device.h>
 
 #include <dapt/concepts/optimizer.hpp>
+#include <dapt/concepts/optimizer_state.hpp>
 #include <dapt/core/checkpoint.hpp>
 #include <dapt/core/error.hpp>
 #include <dapt/core/named_parameter.hpp>
@@ -59,10 +60,7 @@ class TrainedParameters {
   }
   std::int64_t state_bytes() {
     std::int64_t bytes = 0;
-    visit([&](std::string_view, std::string_view, auto& value) {
-      if constexpr (is_tensor<decltype(value)>) bytes += value.defined() ? static_cast<std::int64_t>(value.nbytes()) : 0;
-      else bytes += static_cast<std::int64_t>(sizeof value);
-    });
+    visit([&](std::string_view, std::string_view, auto& value) { bytes += bytes_of_entry(value); });
     return bytes;
   }
 

@@ -6,13 +6,13 @@
 #include <set>
 #include <string>
 #include <string_view>
-#include <type_traits>
 #include <utility>
 #include <vector>
 
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/empty.h>
 
+#include <dapt/concepts/optimizer_state.hpp>
 #include <dapt/core/checkpoint.hpp>
 #include <dapt/core/error.hpp>
 #include <dapt/core/run_result.hpp>
@@ -24,9 +24,6 @@ namespace dapt::detail {
 using TrainedWeights = std::vector<std::pair<std::string, Tensor>>;
 
 inline std::string optimizer_entry(std::string_view parameter, std::string_view entry) { return "optimizer/" + std::string(parameter) + "/" + std::string(entry); }
-
-template <class Value>
-inline constexpr bool is_tensor = std::is_same_v<std::remove_cvref_t<Value>, Tensor>;
 
 /// Types and shapes by name in a checkpoint: tensors without storage.
 using TensorLayouts = std::map<std::string, Tensor>;
