@@ -64,11 +64,9 @@ class AddedTokenMatcher {
     const auto flush = [&](std::size_t end) {
       if (done < end) on_text(text.substr(done, end - done), done);
     };
-    for (std::size_t at = 0; at < text.size() && !empty();) {
-      if (!starts_[static_cast<unsigned char>(text[at])]) {
-        ++at;
-        continue;
-      }
+    for (std::size_t at = 0; !empty();) {
+      while (at < text.size() && !starts_[static_cast<unsigned char>(text[at])]) ++at;
+      if (at == text.size()) break;
       const auto [token, length] = longest_match(text.substr(at));
       if (token == nullptr) {
         ++at;
