@@ -4,12 +4,13 @@
 #pragma once
 
 #include <algorithm>
+#include <concepts>
+#include <cstddef>
 #include <cstdint>
 #include <optional>
 #include <string>
 #include <string_view>
 #include <type_traits>
-#include <utility>
 #include <vector>
 
 #include <ATen/ops/empty_like.h>
@@ -17,6 +18,7 @@
 #include <dapt/concepts/adapter.hpp>
 #include <dapt/concepts/causal_lm.hpp>
 #include <dapt/concepts/optimizer.hpp>
+#include <dapt/concepts/optimizer_state.hpp>
 #include <dapt/core/error.hpp>
 #include <dapt/core/linear.hpp>
 #include <dapt/train/gradient_exchange.hpp>
@@ -53,8 +55,6 @@ struct MemoryPlan {
 };
 
 namespace detail {
-
-inline std::int64_t tensor_bytes(const Tensor& tensor) { return tensor.defined() ? static_cast<std::int64_t>(tensor.nbytes()) : 0; }
 
 /// The model of which `model` is a part, or `model`.
 template <class Model>
@@ -109,6 +109,77 @@ struct WindowMemory {
   }
 };
 
+/// States and windows of all that trains.
+struct TrainedMemory {
+  std::int64_t states = 0, common_states = 0;  ///< after the first step; of them what every rank keeps
+  std::vector<std::int64_t> own_states;        ///< of each parameter what one rank keeps, where states are sharded
+  WindowMemory first, usual;
+  bool windows_differ = false, steps_known = true;
+
+  template <class Rule>
+  void add(const Rule& rule, const NamedParameter& parameter, std::int64_t micro_batches) {
+    auto state = rule.init(parameter);
+    const StateBytes bytes = state_bytes_of(rule, state);
+    const auto accumulate = [&] {
+      rule.accumulate(state, at::empty_like(parameter.value, parameter.value.options().requires_grad(false)));
+      return bytes_of_entry(rule.accumulated(state));
+    };
+    const std::int64_t one = accumulate(), number = static_cast<std::int64_t>(c10::elementSize(rule.accumulated(state).scalar_type()));
+    const std::int64_t over_ranks = one / number * std::max<std::int64_t>(number, 4), sum = micro_batches == 1 ? one : accumulate();
+    const std::optional<StepMemory> step = step_memory(rule, parameter, parameter.value.scalar_type());
+    const StepMemory known = step.value_or(StepMemory{});
+    const std::int64_t all = bytes.all + known.late_state, common = bytes.on_every_rank + (bytes.late_on_every_rank ? known.late_state : 0);
+    steps_known = steps_known && step;
+    states += all;
+    common_states += common;
+    own_states.push_back(all - common);
+    first.add(one, sum, over_ranks, known.working, known.receiving);
+    windows_differ = windows_differ || known.usual;
+    if (known.usual) usual.add(known.usual->gradient, known.usual->gradient, known.usual->gradient, known.usual->working, 0);
+    else usual.add(one, sum, over_ranks, known.working, known.receiving);
+  }
+};
+
+/// Makes a plan whose states are sharded that of the rank with most of states and weights. `parted`: where weights are sharded.
+inline void share_over_ranks(MemoryPlan& plan, const TrainedMemory& trained, const Owners& owners, const PartedWeights* parted, int ranks) {
+  plan.rank_states.assign(static_cast<std::size_t>(ranks), trained.common_states);
+  for (std::size_t i = 0; i < owners.states.size(); ++i) plan.rank_states[static_cast<std::size_t>(owners.states[i])] += trained.own_states[i];
+  if (parted != nullptr) plan.rank_weights = weight_bytes(*parted, owners.weights, ranks).most;
+  const auto weights = [&](std::size_t rank) { return parted != nullptr ? plan.rank_weights[rank] : plan.weights; };
+  std::size_t largest = 0;
+  for (std::size_t rank = 1; rank < plan.rank_states.size(); ++rank)
+    if (plan.rank_states[rank] + weights(rank) > plan.rank_states[largest] + weights(largest)) largest = rank;
+  plan.optimizer_state = plan.rank_states[largest];
+  plan.weights = weights(largest);
+}
+
+/// Bytes that frozen weights in the host's memory leave free here.
+inline std::int64_t bytes_in_host(const PartedWeights& parted) {
+  std::vector<int> elsewhere;  // as on another rank
+  for (const bool trains : trained_weights(parted)) elsewhere.push_back(trains ? 0 : 1);
+  const WeightBytes bytes = weight_bytes(parted, elsewhere, 2);
+  return bytes.own[0] + bytes.own[1] - bytes.most[0];
+}
+
+/// Of one micro-batch. Adds to `not_counted` what model or adapter does not say.
+template <class Model, class Adapter>
+ActivationMemory planned_activations(Model& model, const Adapter& adapter, typename Adapter::State& adapter_state, std::int64_t rows, std::int64_t length, std::vector<std::string>& not_counted) {
+  AdapterBytes adapter_bytes = [](const Linear&, std::int64_t) -> std::int64_t { return 0; };
+  if constexpr (requires(const Linear& linear) { { adapter.saved_bytes(adapter_state, linear, std::int64_t{}) } -> std::same_as<std::int64_t>; }) {
+    adapter_bytes = [&](const Linear& linear, std::int64_t tokens) { return adapter.saved_bytes(adapter_state, linear, tokens); };
+  } else {
+    const std::vector<Linear*> linears = model.linears();
+    if (std::any_of(linears.begin(), linears.end(), [](const Linear* linear) { return static_cast<bool>(linear->adapted); }))
+      not_counted.push_back("what " + std::string(Adapter::name) + " keeps for the backward pass: it has no saved_bytes");
+  }
+  if constexpr (requires { { model.activation_memory(std::int64_t{}, std::int64_t{}, adapter_bytes) } -> std::same_as<ActivationMemory>; }) {
+    return model.activation_memory(rows, length, adapter_bytes);
+  } else {
+    not_counted.push_back("activations: the model has no activation_memory");
+    return {};
+  }
+}
+
 }  // namespace detail
 
 /// The plan of training `model` on sequences of `length` tokens. `model` is one without storage, as Llama::without_storage makes it, and has no adapter; the plan
@@ -127,86 +198,36 @@ MemoryPlan plan_memory(Model& model, const Adapter& adapter, const Rule& rule, c
   if (options.shard_weights || options.host_weights) parted = detail::parted_weights(model, "TrainOptions: shard_weights, host_weights");
   for (const NamedParameter& parameter : own) {
     require(parameter.value.is_meta(), "plan_memory: ", parameter.name, " has storage; expected a model on the meta device");
-    plan.weights += detail::tensor_bytes(parameter.value);
+    plan.weights += detail::bytes_of_entry(parameter.value);
   }
   for (const Linear* linear : model.linears())
-    if (linear->frozen) plan.weights += linear->frozen->bytes - detail::tensor_bytes(linear->weight);
+    if (linear->frozen) plan.weights += linear->frozen->bytes - detail::bytes_of_entry(linear->weight);
   typename Adapter::State adapter_state = adapter.attach(whole);
 
   const int ranks = options.ranks == nullptr ? 1 : options.ranks->size();
   const std::int64_t micro_batches = (options.batch_size / options.micro_batch_size + ranks - 1) / ranks;  // of the rank with most
-  std::vector<std::int64_t> own_states;  // bytes of each parameter's state that one rank keeps, where states are sharded
-  std::int64_t common_states = 0;
-  detail::WindowMemory first, usual;
-  bool windows_differ = false, steps_known = true;
-  for (const NamedParameter& parameter : adapter.trainable_parameters(adapter_state)) {
+  const NamedParameters trainable = adapter.trainable_parameters(adapter_state);
+  detail::TrainedMemory trained;
+  for (const NamedParameter& parameter : trainable) {
     if constexpr (requires { model.holds(parameter); })
       if (!model.holds(parameter)) continue;
     plan.trainable_parameters += parameter.value.numel();
-    if (std::none_of(own.begin(), own.end(), [&](const NamedParameter& other) { return other.value.is_same(parameter.value); }))
-      plan.adapter += detail::tensor_bytes(parameter.value);
-    auto state = rule.init(parameter);
-    const detail::StateBytes bytes = detail::state_bytes_of(rule, state);
-    const auto gradient = [&] { return at::empty_like(parameter.value, parameter.value.options().requires_grad(false)); };
-    const auto accumulate = [&] {
-      rule.accumulate(state, gradient());
-      return detail::tensor_bytes(rule.accumulated(state));
-    };
-    const auto over_ranks = [&](std::int64_t bytes, at::ScalarType dtype) {
-      const auto size = static_cast<std::int64_t>(c10::elementSize(dtype));
-      return bytes / size * std::max<std::int64_t>(size, 4);
-    };
-    const std::int64_t one = accumulate(), exchanged = over_ranks(one, rule.accumulated(state).scalar_type()), sum = micro_batches == 1 ? one : accumulate();
-    const std::optional<StepMemory> step = step_memory(rule, parameter, parameter.value.scalar_type());
-    steps_known = steps_known && step;
-    const StepMemory known = step.value_or(StepMemory{});
-    const std::int64_t common = bytes.on_every_rank + (bytes.late_on_every_rank ? known.late_state : 0), all = bytes.all + known.late_state;
-    plan.optimizer_state += all;
-    common_states += common;
-    own_states.push_back(all - common);
-    first.add(one, sum, exchanged, known.working, known.receiving);
-    windows_differ = windows_differ || known.usual;
-    if (known.usual) usual.add(known.usual->gradient, known.usual->gradient, known.usual->gradient, known.usual->working, 0);
-    else usual.add(one, sum, exchanged, known.working, known.receiving);
+    if (std::none_of(own.begin(), own.end(), [&](const NamedParameter& other) { return other.value.is_same(parameter.value); })) plan.adapter += detail::bytes_of_entry(parameter.value);
+    trained.add(rule, parameter, micro_batches);
   }
-  std::vector<int> owners;
+  plan.optimizer_state = trained.states;
+  detail::Owners owners;
   if (options.shard_states) {
-    detail::Owners all = detail::owners_of(rule, adapter.trainable_parameters(adapter_state), options.shard_weights ? &*parted : nullptr, ranks);
-    owners = std::move(all.states);
-    plan.rank_states.assign(static_cast<std::size_t>(ranks), common_states);
-    for (std::size_t i = 0; i < owners.size(); ++i) plan.rank_states[static_cast<std::size_t>(owners[i])] += own_states[i];
-    if (options.shard_weights) plan.rank_weights = detail::weight_bytes(*parted, all.weights, ranks).most;
-    else plan.rank_weights.assign(static_cast<std::size_t>(ranks), plan.weights);
-    const auto both = [&](std::size_t rank) { return plan.rank_states[rank] + plan.rank_weights[rank]; };
-    std::size_t largest = 0;
-    for (std::size_t rank = 1; rank < plan.rank_states.size(); ++rank) largest = both(rank) > both(largest) ? rank : largest;
-    plan.optimizer_state = plan.rank_states[largest];
-    plan.weights = plan.rank_weights[largest];
-    if (!options.shard_weights) plan.rank_weights.clear();
+    const detail::PartedWeights* sharded = options.shard_weights ? &*parted : nullptr;
+    owners = detail::owners_of(rule, trainable, sharded, ranks);
+    detail::share_over_ranks(plan, trained, owners, sharded, ranks);
   }
-  if (options.host_weights) {
-    std::vector<int> elsewhere;  // as on another rank
-    for (const bool trains : detail::trained_weights(*parted)) elsewhere.push_back(trains ? 0 : 1);
-    const detail::WeightBytes bytes = detail::weight_bytes(*parted, elsewhere, 2);
-    plan.weights -= bytes.own[0] + bytes.own[1] - bytes.most[0];
-  }
-  if (!steps_known) plan.not_counted.push_back("what " + std::string(Rule::name) + "'s steps hold for themselves: it has no step_memory");
+  if (options.host_weights) plan.weights -= detail::bytes_in_host(*parted);
+  if (!trained.steps_known) plan.not_counted.push_back("what " + std::string(Rule::name) + "'s steps hold for themselves: it has no step_memory");
 
-  ActivationMemory activations;
-  AdapterBytes adapter_bytes = [](const Linear&, std::int64_t) -> std::int64_t { return 0; };
-  if constexpr (requires(const Linear& linear) { { adapter.saved_bytes(adapter_state, linear, std::int64_t{}) } -> std::same_as<std::int64_t>; }) {
-    adapter_bytes = [&](const Linear& linear, std::int64_t tokens) { return adapter.saved_bytes(adapter_state, linear, tokens); };
-  } else {
-    const std::vector<Linear*> linears = model.linears();
-    if (std::any_of(linears.begin(), linears.end(), [](const Linear* linear) { return static_cast<bool>(linear->adapted); }))
-      plan.not_counted.push_back("what " + std::string(Adapter::name) + " keeps for the backward pass: it has no saved_bytes");
-  }
-  if constexpr (requires { { model.activation_memory(std::int64_t{}, std::int64_t{}, adapter_bytes) } -> std::same_as<ActivationMemory>; })
-    activations = model.activation_memory(options.micro_batch_size, length, adapter_bytes);
-  else plan.not_counted.push_back("activations: the model has no activation_memory");
-
-  plan.peak = first.peak(activations, micro_batches, options.layer_wise, ranks, owners);
-  if (windows_differ) plan.usual_peak = usual.peak(activations, micro_batches, options.layer_wise, ranks, owners);
+  const ActivationMemory activations = detail::planned_activations(model, adapter, adapter_state, options.micro_batch_size, length, plan.not_counted);
+  plan.peak = trained.first.peak(activations, micro_batches, options.layer_wise, ranks, owners.states);
+  if (trained.windows_differ) plan.usual_peak = trained.usual.peak(activations, micro_batches, options.layer_wise, ranks, owners.states);
   return plan;
 }
 
