@@ -1,5 +1,5 @@
 // The principal part of a matrix: where PiSSA starts (Meng et al. 2024, arXiv:2404.02948, eq. 3 and 4). By exact SVD, or by a randomized range finder
-// (Halko, Martinsson & Tropp 2011, arXiv:0909.4061, algorithms 4.4 and 5.1) with eight extra columns, which torch.svd_lowrank, PEFT's choice, has not.
+// (Halko, Martinsson & Tropp 2011, arXiv:0909.4061, algorithms 4.4 and 5.1) with eight extra columns, which torch.svd_lowrank, PEFT's choice, has not. Not that of optim/subspace.hpp, which shares no step with it: that one finds the rows' space alone, from an earlier basis, by Cholesky's method, and stops when it has enough.
 #pragma once
 
 #include <algorithm>

@@ -46,13 +46,13 @@ struct Nf4Weight {
 
 namespace detail {
 
-/// use(values), with a pointer to the elements of fp32 or bf16.
+/// use(pointer to the values) of fp32 or bf16.
 template <class Use>
-void with_elements(const Tensor& tensor, const char* what, Use use) {
+void with_values(const Tensor& tensor, const char* what, Use use) {
+  const auto dtype = tensor.scalar_type();
   require(tensor.is_cpu(), what, ": the tensor is on ", tensor.device(), "; quantised is on the CPU alone");
-  if (tensor.scalar_type() == at::kFloat) use(tensor.const_data_ptr<float>());
-  else if (tensor.scalar_type() == at::kBFloat16) use(tensor.const_data_ptr<c10::BFloat16>());
-  else fail(what, ": the tensor is ", tensor.scalar_type(), ", expected fp32 or bf16");
+  require(dtype == at::kFloat || dtype == at::kBFloat16, what, ": the tensor is ", dtype, ", expected fp32 or bf16");
+  with_element(dtype, [&]<class Element>() { use(tensor.const_data_ptr<Element>()); });
 }
 
 /// The largest magnitude; NaN where a value is not finite.
@@ -188,7 +188,7 @@ inline Int8Weight quantize_int8(const Tensor& weight) {
   const Tensor dense = weight.contiguous();
   std::int8_t* codes = result.codes.mutable_data_ptr<std::int8_t>();
   float* absmax = result.absmax.mutable_data_ptr<float>();
-  detail::with_elements(dense, "quantize_int8", [&](const auto* from) {
+  detail::with_values(dense, "quantize_int8", [&](const auto* from) {
     at::parallel_for(0, out, 16, [&](std::int64_t begin, std::int64_t end) {
       for (std::int64_t row = begin; row < end; ++row) {
         absmax[row] = detail::largest_magnitude(from + row * in, in);
@@ -210,7 +210,7 @@ inline Nf4Weight quantize_nf4(const Tensor& weight) {
   const Tensor dense = weight.contiguous();
   std::uint8_t* codes = result.codes.mutable_data_ptr<std::uint8_t>();
   float* absmax = result.absmax.mutable_data_ptr<float>();
-  detail::with_elements(dense, "quantize_nf4", [&](const auto* from) {
+  detail::with_values(dense, "quantize_nf4", [&](const auto* from) {
     at::parallel_for(0, blocks, 128, [&](std::int64_t begin, std::int64_t end) {
       for (std::int64_t block = begin; block < end; ++block) {
         const std::int64_t first = block * nf4_block, size = std::min(nf4_block, count - first);
