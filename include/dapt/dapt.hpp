@@ -210,10 +210,12 @@
 #include <dapt/train/host_weights.hpp>
 #include <dapt/train/memory_failure.hpp>
 #include <dapt/train/memory_plan.hpp>
-#include <dapt/train/rank_agreement.hpp>
+#include <dapt/train/owners.hpp>
+#include <dapt/train/parted_weights.hpp>
 #include <dapt/train/run_clock.hpp>
 #include <dapt/train/run_progress.hpp>
 #include <dapt/train/shared_training.hpp>
+#include <dapt/train/state_bytes.hpp>
 #include <dapt/train/state_shards.hpp>
 #include <dapt/train/stopwatch.hpp>
 #include <dapt/train/train_options.hpp>
@@ -225,5 +227,6 @@
 #include <dapt/train/weight_placement.hpp>
 #include <dapt/train/weight_shards.hpp>
 #include <dapt/train/weight_window.hpp>
+#include <dapt/train/window_agreement.hpp>
 #include <dapt/train/window_pass.hpp>
 #include <dapt/version.hpp>

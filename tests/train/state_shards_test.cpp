@@ -7,6 +7,8 @@
 #include <dapt/optim/adamw.hpp>
 #include <dapt/optim/fp32_master.hpp>
 #include <dapt/optim/galore.hpp>
+#include <dapt/train/owners.hpp>
+#include <dapt/train/state_bytes.hpp>
 
 using dapt::detail::balanced_owners;
 

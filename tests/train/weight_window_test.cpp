@@ -7,6 +7,8 @@
 #include <dapt/adapters/lora.hpp>
 #include <dapt/optim/adamw.hpp>
 #include <dapt/testing/toy.hpp>
+#include <dapt/train/owners.hpp>
+#include <dapt/train/parted_weights.hpp>
 #include <dapt/train/trainer.hpp>
 
 using dapt::Pass;

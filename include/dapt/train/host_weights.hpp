@@ -7,6 +7,7 @@
 #include <vector>
 
 #include <dapt/core/tensor.hpp>
+#include <dapt/train/parted_weights.hpp>
 #include <dapt/train/weight_window.hpp>
 
 namespace dapt::detail {

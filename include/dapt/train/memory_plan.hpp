@@ -23,7 +23,9 @@
 #include <dapt/core/linear.hpp>
 #include <dapt/train/gradient_exchange.hpp>
 #include <dapt/train/host_weights.hpp>
-#include <dapt/train/state_shards.hpp>
+#include <dapt/train/owners.hpp>
+#include <dapt/train/parted_weights.hpp>
+#include <dapt/train/state_bytes.hpp>
 #include <dapt/train/train_options.hpp>
 #include <dapt/train/weight_shards.hpp>
 

@@ -8,6 +8,7 @@
 #include <limits>
 #include <memory>
 #include <optional>
+#include <sstream>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -19,13 +20,14 @@
 #include <dapt/concepts/optimizer.hpp>
 #include <dapt/concepts/optimizer_state.hpp>
 #include <dapt/core/checkpoint.hpp>
+#include <dapt/core/error.hpp>
 #include <dapt/core/hash.hpp>
 #include <dapt/core/hash_of_bits.hpp>
 #include <dapt/core/named_parameter.hpp>
 #include <dapt/core/ranks.hpp>
 #include <dapt/core/run_result.hpp>
 #include <dapt/train/gradient_exchange.hpp>
-#include <dapt/train/rank_agreement.hpp>
+#include <dapt/train/parted_weights.hpp>
 #include <dapt/train/run_clock.hpp>
 #include <dapt/train/state_shards.hpp>
 #include <dapt/train/train_options.hpp>
@@ -33,6 +35,7 @@
 #include <dapt/train/trainer_state.hpp>
 #include <dapt/train/weight_shards.hpp>
 #include <dapt/train/weight_window.hpp>
+#include <dapt/train/window_agreement.hpp>
 
 namespace dapt::detail {
 
@@ -110,7 +113,8 @@ class SharedTraining {
   double waited() { return exchange_.waited() + (states_ ? states_->waited() : 0); }
   double waited_for_weights() { return weights_ ? weights_->waited() : 0; }
 
-  /// The bits of all weights and of what each rank keeps of the optimizer's state, and the place in the run, compared with those of rank 0; of weights that are sharded, the bits before they were.
+  /// The bits of all weights and of what each rank keeps of the optimizer's state, and the place in the run, compared with those of rank 0; of weights that are sharded, the bits before they were. Throws dapt::Error naming the rank
+  /// that differs.
   void require_equal(const NamedParameters& model, const RunProgress& progress, const char* when);
 
   /// Adds to rank 0's checkpoint what the others keep.
@@ -192,7 +196,11 @@ void SharedTraining<Rule>::require_equal(const NamedParameters& model, const Run
     if (states_) visit_read_by_accumulate(rule_, trained.state, add);
     else rule_.visit(trained.state, add);
   }
-  require_equal_ranks(ranks_, weights, state, progress, when);
+  std::ostringstream mine;
+  mine << "weights " << weights << ", optimizer state " << state << ", windows " << progress.windows << ", epoch " << progress.position.epoch << ", sequence " << progress.position.sequence;
+  const std::vector<std::string> all = ranks_.gather(mine.str());
+  for (std::size_t rank = 1; rank < all.size(); ++rank)
+    require(all[rank] == all[0], "Trainer: rank ", rank, " is not where rank 0 is ", when, "; it has ", all[rank], ", expected ", all[0]);
 }
 
 template <class Rule>

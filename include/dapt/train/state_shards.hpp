@@ -1,82 +1,27 @@
-// Optimizer states split over ranks (Rajbhandari et al. 2020, arXiv:1910.02054, section 5.1): each rank keeps the states of its share of the parameters and takes their steps. Shares are
-// neighbours in the order of the parameters, so that a bucket of gradients mostly has one owner.
+// Optimizer states split over ranks (Rajbhandari et al. 2020, arXiv:1910.02054, section 5.1): each rank keeps the states of its share of the parameters and takes their steps.
 #pragma once
 
 #include <algorithm>
 #include <cstdint>
+#include <iterator>
 #include <map>
-#include <numeric>
 #include <string>
 #include <string_view>
 #include <type_traits>
 #include <utility>
 #include <vector>
 
-#include <ATen/ops/empty_like.h>
+#include <ATen/ops/from_blob.h>
 
 #include <dapt/concepts/optimizer.hpp>
 #include <dapt/concepts/optimizer_state.hpp>
 #include <dapt/core/checkpoint.hpp>
-#include <dapt/core/named_parameter.hpp>
 #include <dapt/core/ranks.hpp>
-#include <dapt/train/rank_agreement.hpp>
 #include <dapt/train/trained_parameter.hpp>
 #include <dapt/train/trainer_state.hpp>
 #include <dapt/train/value_exchange.hpp>
 
 namespace dapt::detail {
-
-/// Bytes of one parameter's state as `init` makes it.
-struct StateBytes {
-  std::int64_t all = 0;
-  std::int64_t on_every_rank = 0;  ///< of it what `accumulate` reads
-  bool late_on_every_rank = false; ///< `accumulate` reads a tensor that a step makes first
-};
-
-template <class Rule>
-StateBytes state_bytes_of(const Rule& rule, typename Rule::State& state) {
-  StateBytes result;
-  rule.visit(state, [&](std::string_view, auto& value) { result.all += bytes_of_entry(value); });
-  visit_read_by_accumulate(rule, state, [&](std::string_view, auto& value) {
-    result.on_every_rank += bytes_of_entry(value);
-    if constexpr (is_tensor<decltype(value)>) result.late_on_every_rank = result.late_on_every_rank || !value.defined();
-  });
-  return result;
-}
-
-/// Found with a tensor without storage: no state is made.
-template <class Rule>
-StateBytes planned_state_bytes(const Rule& rule, const NamedParameter& parameter) {
-  NamedParameter shape = parameter;
-  shape.value = at::empty_like(parameter.value, parameter.value.options().device(at::kMeta).requires_grad(false));
-  auto state = rule.init(shape);
-  return state_bytes_of(rule, state);
-}
-
-/// Neighbours of about equal bytes for each rank: a parameter belongs to the rank in whose n-th of all bytes its middle lies, so no rank has more than its n-th and one parameter.
-inline std::vector<int> balanced_owners(const std::vector<std::int64_t>& bytes, int ranks) {
-  const double total = std::max(1.0, static_cast<double>(std::accumulate(bytes.begin(), bytes.end(), std::int64_t{0})));
-  std::vector<int> owners;
-  double before = 0;
-  for (const std::int64_t b : bytes) {
-    owners.push_back(std::min(ranks - 1, static_cast<int>((before + static_cast<double>(b) / 2) * ranks / total)));
-    before += static_cast<double>(b);
-  }
-  return owners;
-}
-
-/// Which rank owns each parameter's state, by the bytes that `accumulate` does not read; by those of the parameters where no state has any before its first step.
-template <class Rule>
-std::vector<int> state_owners(const Rule& rule, const NamedParameters& parameters, int ranks) {
-  std::vector<std::int64_t> states, own;
-  for (const NamedParameter& parameter : parameters) {
-    const StateBytes bytes = planned_state_bytes(rule, parameter);
-    states.push_back(bytes.all - bytes.on_every_rank);
-    own.push_back(static_cast<std::int64_t>(parameter.value.nbytes()));
-  }
-  const bool any = std::any_of(states.begin(), states.end(), [](std::int64_t b) { return b > 0; });
-  return balanced_owners(any ? states : own, ranks);
-}
 
 /// Leaves of a state that another rank owns what `accumulate` reads.
 template <class Rule>
@@ -153,7 +98,7 @@ class StateShards {
   void share_norms() {
     std::vector<double> norms;
     for (const Trained& trained : trained_) norms.push_back(trained.norm);
-    share_numbers(ranks_, norms, "norms");
+    ranks_.sum(at::from_blob(norms.data(), {std::ssize(norms)}, at::kDouble), "norms")();  // those of others are 0 here
     for (std::size_t i = 0; i < norms.size(); ++i) trained_[i].norm = norms[i];
   }
 

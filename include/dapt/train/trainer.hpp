@@ -29,6 +29,8 @@
 #include <dapt/train/budget.hpp>
 #include <dapt/train/describe_training.hpp>
 #include <dapt/train/gradient_steps.hpp>
+#include <dapt/train/owners.hpp>
+#include <dapt/train/parted_weights.hpp>
 #include <dapt/train/run_clock.hpp>
 #include <dapt/train/run_progress.hpp>
 #include <dapt/train/shared_training.hpp>
@@ -37,8 +39,6 @@
 #include <dapt/train/trained_parameters.hpp>
 #include <dapt/train/trainer_state.hpp>
 #include <dapt/train/weight_placement.hpp>
-#include <dapt/train/weight_shards.hpp>
-#include <dapt/train/weight_window.hpp>
 #include <dapt/train/window_pass.hpp>
 
 namespace dapt {

@@ -11,6 +11,7 @@
 #include <dapt/core/named_parameter.hpp>
 #include <dapt/core/weight_gate.hpp>
 #include <dapt/train/host_weights.hpp>
+#include <dapt/train/parted_weights.hpp>
 #include <dapt/train/weight_window.hpp>
 
 namespace dapt::detail {

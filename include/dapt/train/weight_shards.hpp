@@ -9,45 +9,13 @@
 #include <utility>
 #include <vector>
 
-#include <dapt/core/named_parameter.hpp>
 #include <dapt/core/ranks.hpp>
 #include <dapt/core/tensor.hpp>
-#include <dapt/train/state_shards.hpp>
+#include <dapt/train/parted_weights.hpp>
 #include <dapt/train/value_exchange.hpp>
 #include <dapt/train/weight_window.hpp>
 
 namespace dapt::detail {
-
-/// Who keeps what: of each trained parameter the rank with its state, and where weights are sharded of each of the model's weights.
-struct Owners {
-  std::vector<int> states, weights;
-};
-
-/// `model`: where weights are sharded; of such a weight the rank has the state too.
-template <class Rule>
-Owners owners_of(const Rule& rule, const NamedParameters& trained, const PartedWeights* model, int ranks) {
-  if (model == nullptr) return {state_owners(rule, trained, ranks), {}};
-  std::vector<std::int64_t> bytes;
-  for (const Tensor& weight : model->weights) bytes.push_back(static_cast<std::int64_t>(weight.nbytes()));
-  NamedParameters beside;  // an adapter's
-  for (const NamedParameter& parameter : trained) {
-    const std::int64_t i = model->find(parameter.value);
-    if (i < 0) {
-      beside.push_back(parameter);
-      continue;
-    }
-    const StateBytes state = planned_state_bytes(rule, parameter);
-    bytes[static_cast<std::size_t>(i)] += state.all - state.on_every_rank;
-  }
-  Owners result{{}, balanced_owners(bytes, ranks)};
-  const std::vector<int> others = state_owners(rule, beside, ranks);
-  auto next = others.begin();
-  for (const NamedParameter& parameter : trained) {
-    const std::int64_t i = model->find(parameter.value);
-    result.states.push_back(i < 0 ? *next++ : result.weights[static_cast<std::size_t>(i)]);
-  }
-  return result;
-}
 
 /// Bytes that a rank has of the model's weights: its share, and the most that it has at once, with others' of a part and the next.
 struct WeightBytes {
