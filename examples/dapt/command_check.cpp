@@ -22,7 +22,6 @@
 #include <dapt/train/memory_plan.hpp>
 
 #include "commands.hpp"
-#include "interrupt.hpp"
 #include "lora_options.hpp"
 #include "optimizer_rule.hpp"
 #include "options.hpp"
@@ -333,7 +332,8 @@ std::vector<SettingOptions> chosen_settings(CLI::App& command, const CheckOption
   const auto given = [&command](const std::string& option) { return command.count(option) > 0; };
   if (common.budget.max_steps == 0) common.budget.max_steps = 1;  // a plan needs no budget
   std::vector<SettingOptions> settings;
-  const bool one = given("--adapter") || given("--rank") || given("--targets") || given("--optimizer") || given("--galore-rank") || given("--apollo-rank") || given("--init-adapter");
+  const bool one = std::ranges::any_of(std::initializer_list<const char*>{"--adapter", "--rank", "--alpha", "--targets", "--targets-regex", "--exclude-modules", "--layers-to-transform", "--rank-pattern", "--alpha-pattern", "--use-rslora",
+                                                                          "--use-dora", "--init-lora-weights", "--modules-to-save", "--init-adapter", "--optimizer", "--galore-rank", "--apollo-rank"}, given);
   if (run.settings.empty() && one) {
     check_setting(common, run.dtype, given);
     common.name = !common.adapter.init_adapter.empty() ? lora_description(common) : common.adapter.adapter == "lora" ? text("LoRA ", common.adapter.rank, ", ", optimizer_description(common.optimizer)) : optimizer_description(common.optimizer);
@@ -354,7 +354,7 @@ void add_check(CLI::App& app) {
   CLI::App* command = app.add_subcommand("check", "Say what is in a model folder, what of it is supported, and how much memory each setting will need.");
   add_model_options(*command, *run, false);
   command->get_option("--model")->required(false);
-  command->add_option("MODEL_DIR", run->models, "Hugging Face folder, or one with a config.json alone; the same as --model")->allow_extra_args(false);
+  command->add_option("MODEL_DIR", run->models, "Hugging Face folder, or one with a config.json alone; the same as --model")->allow_extra_args(false)->excludes(command->get_option("--model"));
   command->add_option("--sample", run->samples, "sentence to tokenize and score; repeatable (default: an English and a Japanese one)")->allow_extra_args(false)->take_all();
   command->add_option("--max-length", run->packing.max_length, "tokens of one sequence")->check(whole_above_zero)->capture_default_str();
   add_checkpointing_option(*command, *run);
@@ -366,7 +366,6 @@ void add_check(CLI::App& app) {
       ->allow_extra_args(false)
       ->take_all();
   command->callback([command, run, common] {
-    end_on_signals();
     require_one_process("check");
     dapt::require(run->models.size() == 1, "check: found ", run->models.size(), " model folders, expected one: dapt check MODEL_DIR");
     check_sharding(*run, run->planned_ranks > 1, "give --ranks 2 or more");

@@ -170,6 +170,7 @@ void add_compare(CLI::App& app) {
       ->allow_extra_args(false)
       ->take_all();
   command->callback([command, run, common, continuation, texts] {
+    stop_on_signals();
     require_training_pages(*run);
     note_given(*command, *common);
     std::vector<SettingOptions> settings;

@@ -26,6 +26,7 @@
 #include "corpus.hpp"
 #include "error_message.hpp"
 #include "evaluation.hpp"
+#include "interrupt.hpp"
 #include "options.hpp"
 #include "processes.hpp"
 #include "run.hpp"
@@ -166,6 +167,7 @@ void add_eval(CLI::App& app) {
   command->add_option("--out", run->out, "results.json: every answer and every score");
   add_process_options(*command, *run);
   command->callback([run, max_length] {
+    stop_on_signals();
     dapt::require(max_length->count() == 0 || !run->pages.pages.empty(), "--max-length has no effect without --pages");
     check_outputs(*run, {{"--out", run->out}});
     evaluate(*run);

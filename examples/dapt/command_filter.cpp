@@ -9,6 +9,7 @@
 
 #include "commands.hpp"
 #include "corpus.hpp"
+#include "interrupt.hpp"
 #include "options.hpp"
 #include "processes.hpp"
 #include "run.hpp"
@@ -47,6 +48,7 @@ void add_filter(CLI::App& app) {
   add_process_options(*command, *run);
   command->add_option("--out", run->out, "the kept pages with their scores, as JSON lines; without it nothing is written, and no threshold is needed");
   command->callback([run, show] {
+    stop_on_signals();
     dapt::require(show->count() == 0 || run->pages.scorer != "none" || !run->pages.scores.empty(), "--show has no effect with --scorer none");
     check_outputs(*run, {{"--out", run->out}, {"--write-scores", run->pages.write_scores}, {"--findings", run->pages.findings}}, "--out");
     run->pages.look_only = run->out.empty();

@@ -7,7 +7,6 @@
 #include <dapt/io/merge_peft_adapter.hpp>
 
 #include "commands.hpp"
-#include "interrupt.hpp"
 #include "options.hpp"
 #include "processes.hpp"
 
@@ -41,7 +40,6 @@ void add_merge(CLI::App& app) {
       ->check(CLI::IsMember({"adapter", "none", "int8", "nf4"}))
       ->capture_default_str();
   command->callback([options] {
-    end_on_signals();
     require_one_process("merge");
     merge(*options);
   });

@@ -119,9 +119,10 @@ void add_tokenize(CLI::App& app) {
   auto* packed = command->add_flag("--packed", run->packed, "the packed sequences of the first epoch in training's order: ids, labels, document_starts");
   std::vector<CLI::Option*> packing = add_packing_options(*command, run->packing);
   packing.push_back(command->add_option("--seed", run->seed, "of the order")->check(seed_number)->capture_default_str());
-  for (CLI::Option* option : packing) option->needs(packed);
   store->excludes(out, packed);
-  command->callback([run] {
+  command->callback([run, packing] {
+    stop_on_signals();
+    for (const CLI::Option* option : packing) dapt::require(run->packed || option->count() == 0, option->get_name(false, true), " has no effect without --packed");
     require_one_process("tokenize");
     check_outputs(*run, {{"--out", run->out}, {"--store", run->store}, {"--write-scores", run->pages.write_scores}, {"--findings", run->pages.findings}});
     if (!run->store.empty()) tokenize_to_store(*run);

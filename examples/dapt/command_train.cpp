@@ -9,6 +9,7 @@
 
 #include "commands.hpp"
 #include "evaluation.hpp"
+#include "interrupt.hpp"
 #include "processes.hpp"
 #include "run.hpp"
 #include "training.hpp"
@@ -23,6 +24,8 @@ void train(RunOptions run, SettingOptions setting, const ContinuationOptions& co
   const std::span<const SettingOptions> settings(&setting, 1);
   check_inputs_stay(run, setting, run.out, continuation, settings);
   check_no_checkpoints(run.out / "checkpoints", continuation);
+  dapt::require(!fs::exists(run.out / "result.json"), run.out.string(), ": is a complete setting of a comparison, without the checkpoints to go on from; give another --out, and what the setting trained as ",
+                uses_lora(setting) ? "--init-adapter" : "--model");
   meet_processes(run);
   require_whole_for_all("--fewshot", run.tasks.fewshot);
   check_host_options(run);
@@ -80,6 +83,7 @@ void add_train(CLI::App& app) {
   add_sharding_options(*command, *run);
   add_host_options(*command, *run);
   command->callback([command, run, setting, continuation] {
+    stop_on_signals();
     require_training_pages(*run);
     check_tasks(*command, *run, *continuation);
     check_setting(*setting, run->dtype, [command](const std::string& option) { return command->count(option) > 0; });

@@ -479,7 +479,10 @@ dapt::PackOptions pack_options(const PackingOptions& options, const dapt::AnyTok
   dapt::require(!options.eos || special.end_of_document.has_value(), "the tokenizer names no end-of-document token to put between documents; give --no-eos");
   dapt::PackOptions pack{.max_length = options.max_length, .isolate_documents = options.isolate_documents};
   if (options.eos) pack.separator = special.end_of_document;
-  if (special.adds_bos) pack.bos = special.bos;
+  if (options.bos.value_or(special.adds_bos)) {
+    dapt::require(special.bos.has_value(), "--bos: the tokenizer names no BOS token");
+    pack.bos = special.bos;
+  }
   return pack;
 }
 

@@ -51,26 +51,32 @@ std::vector<dapt::EvaluationRecord> read_evaluations(const fs::path& file) {
 }
 
 EvaluationLog::EvaluationLog(const fs::path& folder, const ContinuationOptions& continuation, const Evaluate& evaluate, std::int64_t done)
-    : folder_(folder), steps_(continuation.eval_steps), keeps_best_(!continuation.keep_best.empty()), metric_(keeps_best_ ? continuation.keep_best : continuation.eval_metrics.front()), evaluate_(evaluate) {
-  if (steps_ == 0) return;
-  if (is_first_process()) {
-    const fs::path file = folder_ / "evaluations.jsonl";
-    if (done > 0) records_ = read_evaluations(file);
-    std::erase_if(records_, [&](const dapt::EvaluationRecord& evaluation) { return evaluation.step > done; });
-    std::string kept;
-    for (const dapt::EvaluationRecord& evaluation : records_) {
-      kept += line_of(evaluation);
-      if (const auto found = deciding(evaluation); found && !keeps_best_ && is_better(*found)) best_ = found;
-    }
-    dapt::write_file_atomically(file, kept);
-    file_.emplace(file, true);
-    if (keeps_best_ && done > 0) {  // what best/ holds: the run may have been stopped after it, or have begun without --keep-best
-      std::ifstream in(folder_ / "best" / "evaluation.json", std::ios::binary);
-      if (const auto evaluation = evaluation_from(std::string(std::istreambuf_iterator<char>(in), {}))) best_ = deciding(*evaluation);
-    }
+    : folder_(folder), steps_(continuation.eval_steps), done_(done), keeps_best_(!continuation.keep_best.empty()), metric_(keeps_best_ ? continuation.keep_best : continuation.eval_metrics.front()), evaluate_(evaluate) {
+  if (steps_ == 0 || !is_first_process()) return;
+  const fs::path file = folder_ / "evaluations.jsonl";
+  if (done > 0) records_ = read_evaluations(file);
+  std::erase_if(records_, [&](const dapt::EvaluationRecord& evaluation) { return evaluation.step > done; });
+  std::string kept;
+  for (const dapt::EvaluationRecord& evaluation : records_) {
+    kept += line_of(evaluation);
+    if (const auto found = deciding(evaluation); found && !keeps_best_ && is_better(*found)) best_ = found;
   }
-  const bool lacks_last = is_first_process() && (records_.empty() || records_.back().step != done);
-  owed_ = done > 0 && done % steps_ == 0 && sum_over_processes({lacks_last})[0] > 0;
+  dapt::write_file_atomically(file, kept);
+  file_.emplace(file, true);
+  if (!keeps_best_ || done == 0) return;
+  std::ifstream in(folder_ / "best" / "evaluation.json", std::ios::binary);  // the run may have been stopped after it, or have begun without --keep-best
+  if (const auto evaluation = evaluation_from(std::string(std::istreambuf_iterator<char>(in), {}))) best_ = deciding(*evaluation);
+}
+
+void EvaluationLog::catch_up(dapt::Llama& model, std::optional<dapt::TensorBoard>& events, WriteErrors& errors, const std::function<void()>& gather, const std::function<void(const fs::path&)>& save) {
+  if (steps_ == 0 || done_ == 0 || done_ % steps_ != 0) return;
+  const bool has_last = !records_.empty() && records_.back().step == done_;  // on the first process
+  const auto last = has_last && keeps_best_ ? deciding(records_.back()) : std::nullopt;
+  const std::vector<std::int64_t> owes = sum_over_processes({is_first_process() && !has_last, last && is_better(*last)});
+  if (owes[0] > 0) evaluate(done_, model, events, errors, gather, save);
+  if (owes[1] == 0) return;
+  gather();
+  after_first([&] { keep_if_best(records_.back(), errors, save); });
 }
 
 bool EvaluationLog::evaluate(std::int64_t step, dapt::Llama& model, std::optional<dapt::TensorBoard>& events, WriteErrors& errors, const std::function<void()>& gather, const std::function<void(const fs::path&)>& save) {
@@ -87,18 +93,21 @@ bool EvaluationLog::evaluate(std::int64_t step, dapt::Llama& model, std::optiona
       for (const auto& [metric, value] : evaluation.values) scalars.push_back({"eval/" + metric, value});
       events->scalars(scalars, step);
     });
-    const auto found = deciding(evaluation);
-    if (found && is_better(*found)) {
-      if (!keeps_best_) best_ = found;
-      else errors.attempt("best weights", [&] {
-        save(folder_ / "best");
-        dapt::write_file_atomically(folder_ / "best" / "evaluation.json", line_of(evaluation));
-        best_ = found;
-      });
-    }
+    keep_if_best(evaluation, errors, save);
     records_.push_back(std::move(evaluation));
   });
   return true;
+}
+
+void EvaluationLog::keep_if_best(const dapt::EvaluationRecord& evaluation, WriteErrors& errors, const std::function<void(const fs::path&)>& save) {
+  const auto found = deciding(evaluation);
+  if (!found || !is_better(*found)) return;
+  if (!keeps_best_) best_ = found;
+  else errors.attempt("best weights", [&] {
+    save(folder_ / "best");
+    dapt::write_file_atomically(folder_ / "best" / "evaluation.json", line_of(evaluation));
+    best_ = found;
+  });
 }
 
 void EvaluationLog::finish(WriteErrors& errors) {

@@ -32,8 +32,8 @@ class EvaluationLog {
   /// Of a run that goes on, the file keeps what was measured up to step `done`. `evaluate` outlives this.
   EvaluationLog(const fs::path& folder, const ContinuationOptions& continuation, const Evaluate& evaluate, std::int64_t done);
 
-  /// Whether the evaluation after step `done` was stopped, and is to be made up for before the run goes on.
-  bool owed() const { return owed_; }
+  /// Before the run goes on: makes up for the evaluation after step `done`, where that was stopped, or for the best weights, where these are of that step and could not be written. As `evaluate`.
+  void catch_up(dapt::Llama& model, std::optional<dapt::TensorBoard>& events, WriteErrors& errors, const std::function<void()>& gather, const std::function<void(const fs::path&)>& save);
 
   /// After a step. Several processes measure together, and the first one writes. gather() is called by all before save(folder), which writes the weights as they are. False where it was stopped: the step is owed
   /// an evaluation, and the run must end with it.
@@ -58,10 +58,11 @@ class EvaluationLog {
   /// What decides of an evaluation, where it can be compared with this run's and is a number.
   std::optional<Best> deciding(const dapt::EvaluationRecord& evaluation) const;
   bool is_better(const Best& found) const;
+  void keep_if_best(const dapt::EvaluationRecord& evaluation, WriteErrors& errors, const std::function<void(const fs::path&)>& save);
 
   fs::path folder_;
-  std::int64_t steps_;
-  bool keeps_best_, owed_ = false;
+  std::int64_t steps_, done_;
+  bool keeps_best_;
   std::string metric_;  // by which the best is told
   const Evaluate& evaluate_;
   std::vector<dapt::EvaluationRecord> records_;

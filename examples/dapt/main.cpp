@@ -9,13 +9,13 @@
 
 #include <CLI/CLI.hpp>
 
+#include <dapt/core/instruction_set.hpp>
+#include <dapt/core/keep_freed_memory.hpp>
 #include <dapt/core/product_choice.hpp>
 #include <dapt/dist/process_group.hpp>
-#include <dapt/core/keep_freed_memory.hpp>
 
 #include "commands.hpp"
 #include "error_message.hpp"
-#include "interrupt.hpp"
 #include "processes.hpp"
 #include "toml_config.hpp"
 
@@ -48,8 +48,9 @@ int main(int argc, char** argv) {
   dapt_program::add_tokenize(app);
   dapt_program::add_launch(app, std::span<char* const>(argv, static_cast<std::size_t>(argc)));
   dapt::keep_freed_memory();  // of the C library's allocator; tcmalloc keeps it anyway
-  dapt_program::stop_on_signals();
   try {
+    dapt::instruction_set();  // wrong values of DAPT_ISA and the like, before any work
+    dapt::fp32_products();
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
     return app.exit(error);

@@ -212,7 +212,8 @@ void add_task_options(CLI::App& app, TaskOptions& tasks) {
 std::vector<CLI::Option*> add_packing_options(CLI::App& app, PackingOptions& packing) {
   return {app.add_option("--max-length", packing.max_length, "tokens of one sequence")->check(whole_above_zero)->capture_default_str(),
           app.add_flag("--isolate-documents", packing.isolate_documents, "documents of one sequence do not see each other"),
-          app.add_flag("--eos,!--no-eos", packing.eos, "put the end-of-document token after each document (default: yes)")};
+          app.add_flag("--eos,!--no-eos", packing.eos, "put the end-of-document token after each document (default: yes)"),
+          app.add_flag_function("--bos,!--no-bos", [&packing](std::int64_t count) { packing.bos = count > 0; }, "put the BOS token before each document (default: where the tokenizer puts it before a text)")};
 }
 
 void add_model_options(CLI::App& app, RunOptions& run, bool several_models) {

@@ -101,6 +101,7 @@ struct PackingOptions {
   std::int64_t max_length = 1024;
   bool isolate_documents = false;
   bool eos = true;
+  std::optional<bool> bos;  // absent: where the tokenizer puts it before a text
 };
 
 /// Everything that a setting of `compare` may change, and `train` takes once.

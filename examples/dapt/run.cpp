@@ -264,7 +264,7 @@ Run prepare_run(const RunOptions& run, const dapt::AnyTokenizer& tokenizer) {
   header.append(store.description());
   header.add("training data", std::to_string(packed.documents + packed.empty_documents) + " pages, " + std::to_string(packed.source_tokens) + " tokens in " + std::to_string(packed.sequences) +
                                   " sequences of " + std::to_string(run.packing.max_length) + ", documents " +
-                                  (run.packing.isolate_documents ? "isolated from each other" : "joined") + ", between them: " + separator(run, prepared.tokenizer));
+                                  (run.packing.isolate_documents ? "isolated from each other" : "joined") + ", between them: " + separator(run, prepared.tokenizer) + (prepared.sequences.options().bos ? ", before each: BOS, id " + std::to_string(*prepared.sequences.options().bos) : ""));
   header.add("first border of documents", first_border(prepared));
   header.add("held-out pages", std::to_string(prepared.held_out.size()));
   header.add("seed", std::to_string(run.seed));

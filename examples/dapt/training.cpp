@@ -479,15 +479,14 @@ const dapt::SettingResult& run_setting(Comparison& comparison, const RunOptions&
     const auto gather = [&](Trained& trainer) {  // of sharded weights those that are written
       if (!uses_lora(setting) || saves_modules(setting.adapter)) trainer.gather_weights();
     };
-    const auto evaluate_after = [&](std::int64_t step) {
-      return evaluations.evaluate(step, training->model(), events, errors, [&] { gather(*training); }, [&](const fs::path& to) { write_weights(*training, to); });
-    };
+    const auto gather_all = [&] { gather(*training); };
+    const auto write_to = [&](const fs::path& to) { write_weights(*training, to); };
     const auto start = [&](Trained& trainer) {
       training = &trainer;
       require_same_in_all("setting " + setting.name, options_of(trainer.header(), setting.budget));
       if (checkpoint) trainer.restore(*checkpoint);
       checkpoint.reset();
-      if (evaluations.owed()) evaluate_after(done);
+      evaluations.catch_up(trainer.model(), events, errors, gather_all, write_to);
       const auto flush_steps = [&] {  // a checkpoint is never newer than what is said of its steps
         log->flush_written();
         events->flush_written();
@@ -513,7 +512,7 @@ const dapt::SettingResult& run_setting(Comparison& comparison, const RunOptions&
         errors.finish();
       });
     };
-    Calling evaluating{[&](const dapt::StepRecord& record) { return evaluate_after(record.step); }};
+    Calling evaluating{[&](const dapt::StepRecord& record) { return evaluations.evaluate(record.step, training->model(), events, errors, gather_all, write_to); }};
     ForwardTo forward{checkpoints};
     ForwardTo forward_log{log};
     ForwardTo forward_events{events};

@@ -816,6 +816,30 @@ class Program(unittest.TestCase):
         result = self.train(self.folder / "out", "--rank", 2, "--targets", "q_proj", "--max-steps", 1, "--device", "cpu")
         self.assertIn("\ndevice: cpu\n", result.stderr)
 
+    def test_bos_is_put_before_documents_as_the_user_says(self):
+        base = self.folder / "base"
+        base.mkdir()
+        write_model(base, source)
+        settings = json.loads((base / "tokenizer_config.json").read_text()) if (base / "tokenizer_config.json").exists() else {}
+        pages = self.folder / "few.jsonl"
+        pages.write_text("".join(json.dumps({"work": "w", "page": i, "text": "dpkg unpacks it"}) + "\n" for i in range(4)))
+        for adds in (False, True):
+            (base / "tokenizer_config.json").write_text(json.dumps(settings | {"bos_token": "<|endoftext|>", "eos_token": "<|endoftext|>", "add_bos_token": adds}))
+            for options, between in (((), 2 if adds else 1), (("--bos",), 2), (("--no-bos",), 1), (("--bos", "--no-eos"), 1), (("--no-bos", "--no-eos"), 0)):
+                result = run("tokenize", "--model", base, "--pages", pages, "--packed", "--max-length", 64, *options)
+                self.assertEqual(result.returncode, 0, result.stderr)
+                ids = json.loads(result.stdout)["ids"]
+                text = "".join("." if id else "0" for id in ids).strip("0")  # without padding
+                self.assertEqual(set(re.findall("0+", text)), {"0" * between} - {""}, (adds, options))
+        self.assertRefused(run("tokenize", "--model", base, "--pages", self.pages, "--no-eos"), "--no-eos has no effect without --packed")
+
+    def test_a_model_that_is_named_twice_and_a_wrong_environment_are_refused_at_once(self):
+        self.assertEqual(run("check", model, "--model", model).returncode, 108)  # CLI11's for options that exclude each other
+        for name in ("DAPT_FP32_PRODUCTS", "DAPT_ISA"):
+            result = subprocess.run([program, "filter", "--pages", self.pages], capture_output=True, text=True, env=os.environ | {name: "mkl"})
+            self.assertRefused(result, f'{name}: found "mkl"')
+            self.assertNotIn("read: ", result.stderr)
+
     def test_options_without_effect_are_refused(self):
         for options, message in [
             (("--adapter", "full", "--rank", 4, "--max-steps", 1), "--rank has no effect"),

@@ -527,6 +527,58 @@ class Stop(unittest.TestCase):
         self.assertGood(self.run_to_its_end("compare", stopped, *options, "--resume"))
         assertWhole(stopped)
 
+    def test_the_best_weights_that_could_not_be_written_are_written_when_the_run_goes_on(self):
+        options, lr = ("--rank", 4, "--eval-steps", 2, "--held-out", 0.2, "--keep-best", "--max-steps", 8), "1e-3"
+        whole, out = self.folder / "whole", self.folder / "out"
+        self.assertGood(self.run_to_its_end("train", whole, *options, lr=lr))
+        self.assertEqual(json.loads((whole / "best/evaluation.json").read_text())["step"], 8)
+        process = self.start("train", out, *options, lr=lr, fault="rename ENOSPC best/adapter/adapter_model.safetensors 3 1", stderr=subprocess.PIPE)
+        self.assertIn("best weights cannot be written, the run stops", process.communicate()[1].decode())
+        self.assertEqual((process.returncode, json.loads((out / "best/evaluation.json").read_text())["step"]), (1, 6))
+        result = self.run_to_its_end("train", out, *options, "--resume", lr=lr)
+        self.assertGood(result)
+        self.assertIn(f"after step 8, in {out}/best", result.stderr)
+        for file in ("evaluations.jsonl", "best/evaluation.json", "best/adapter/adapter_model.safetensors"):
+            self.assertEqual((out / file).read_bytes(), (whole / file).read_bytes(), file)
+        self.assertEqual(scalars(out), scalars(whole))
+
+    def test_many_signals_in_the_midst_of_products_do_no_harm(self):
+        """A handler on the stack of the thread that computes would write over what oneDNN keeps below it, in fp32. Signals within half a second are one."""
+        out = self.folder / "out"
+        self.write_pages([f"Page {i} tells how dpkg unpacks package {i * i}. " * 400 for i in range(20)])
+        command = self.command("train", out, "--rank", 4, "--micro-batch-size", 16, "--max-steps", 1000)
+        for option, value in (("--max-length", "1024"), ("--batch-size", "16")):
+            command[command.index(option) + 1] = value
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        self.addCleanup(process.kill)
+        self.wait_for(process, lambda: self.steps(out) >= 2)
+        begun = time.monotonic()
+        while process.poll() is None and time.monotonic() < begun + 0.4:
+            process.send_signal(signal.SIGTERM)
+        messages = process.communicate()[1].decode()
+        self.assertEqual(process.returncode, 0, messages)
+        self.assertIn("checkpoint: ", messages)
+        self.assertTrue((out / "adapter/adapter_model.safetensors").exists())
+        blocked = 1 << signal.SIGINT - 1 | 1 << signal.SIGTERM - 1
+        process = self.start("train", self.folder / "other", "--rank", 4, "--max-steps", 1000)
+        self.wait_for(process, lambda: self.steps(self.folder / "other") >= 1)
+        held = []
+        for thread in pathlib.Path(f"/proc/{process.pid}/task").iterdir():
+            status = dict(line.split(":\t", 1) for line in (thread / "status").read_text().splitlines() if ":\t" in line)
+            self.assertEqual(int(status["SigCgt"], 16) & blocked, 0)  # no handler
+            held.append(int(status["SigBlk"], 16) & blocked)
+        self.assertEqual(sorted(held), [0] + [blocked] * (len(held) - 1))  # all but the thread that waits for them
+
+    def test_a_complete_setting_of_a_comparison_is_not_trained_over(self):
+        compared = self.folder / "compared"
+        self.assertGood(self.run_to_its_end("compare", compared, "--max-steps", 2, "--setting", "small = --rank 2"))
+        before = {file: (compared / "small" / file).read_bytes() for file in ("log.jsonl", "adapter/adapter_model.safetensors")}
+        for resume in ((), ("--resume",)):
+            refused = self.run_to_its_end("train", compared / "small", "--rank", 2, "--max-steps", 3, *resume)
+            self.assertEqual(refused.returncode, 1)
+            self.assertIn("small: is a complete setting of a comparison", refused.stderr)
+        self.assertEqual(before, {file: (compared / "small" / file).read_bytes() for file in before})
+
     def test_questions_and_terms_are_measured_while_training_and_the_best_weights_kept_by_them(self):
         """The sentence is of the field that is learned; what is measured after a step is what `dapt eval` says of the adapter of that step."""
         cloze, qa = self.folder / "cloze.jsonl", self.folder / "qa.jsonl"
