@@ -122,7 +122,7 @@ void add_tokenize(CLI::App& app) {
   store->excludes(out, packed);
   command->callback([run, packing] {
     stop_on_signals();
-    for (const CLI::Option* option : packing) dapt::require(run->packed || option->count() == 0, option->get_name(false, true), " has no effect without --packed");
+    for (const CLI::Option* option : packing) dapt::require(run->packed || option->count() == 0, "without --packed there is no use for --", CLI::detail::join(option->get_lnames(), " and --"));
     require_one_process("tokenize");
     check_outputs(*run, {{"--out", run->out}, {"--store", run->store}, {"--write-scores", run->pages.write_scores}, {"--findings", run->pages.findings}});
     if (!run->store.empty()) tokenize_to_store(*run);

@@ -831,7 +831,7 @@ class Program(unittest.TestCase):
                 ids = json.loads(result.stdout)["ids"]
                 text = "".join("." if id else "0" for id in ids).strip("0")  # without padding
                 self.assertEqual(set(re.findall("0+", text)), {"0" * between} - {""}, (adds, options))
-        self.assertRefused(run("tokenize", "--model", base, "--pages", self.pages, "--no-eos"), "--no-eos has no effect without --packed")
+        self.assertRefused(run("tokenize", "--model", base, "--pages", self.pages, "--no-eos"), "without --packed there is no use for --eos and --no-eos")
 
     def test_a_model_that_is_named_twice_and_a_wrong_environment_are_refused_at_once(self):
         self.assertEqual(run("check", model, "--model", model).returncode, 108)  # CLI11's for options that exclude each other
