@@ -133,20 +133,26 @@ void Evaluation::note_checksum() {
 }
 
 void Evaluation::tell_faults(const dapt::AnyTokenizer& tokenizer) const {
-  const dapt::QuestionFaults faults = questions_->faults(tokenizer);
   std::ostringstream notes;
-  const auto note = [&](std::int64_t count, const auto&... text) {
-    if (count > 0) ((notes << count << " of " << questions_->questions.size() << " questions ") << ... << text) << '\n';
-  };
-  note(faults.too_long, "accept only answers longer than ", questions_->max_new_tokens, " tokens, which are never generated whole");
-  note(faults.no_text, "accept only answers that a stop cuts or that are nothing when normalised (", questions_->normalisation.to_string(), "), and count as wrong");
-  note(faults.shown, "stand among the exemplars of --fewshot, with their answer");
+  if (questions_) {
+    const dapt::QuestionFaults faults = questions_->faults(tokenizer);
+    const auto note = [&](std::int64_t count, const auto&... text) {
+      if (count > 0) ((notes << count << " of " << questions_->questions.size() << " questions ") << ... << text) << '\n';
+    };
+    note(faults.too_long, "accept only answers longer than ", questions_->max_new_tokens, " tokens, which are never generated whole");
+    note(faults.no_text, "accept only answers that a stop cuts or that are nothing when normalised (", questions_->normalisation.to_string(), "), and count as wrong");
+    note(faults.unspelled, "accept only answers that this tokenizer does not spell, because it normalises text or lacks their characters; a --normalisation with nfkc may be what you want");
+    note(faults.shown, "stand among the exemplars of --fewshot, with their answer");
+  }
+  if (sentences_)
+    if (const std::int64_t alike = sentences_->faults(tokenizer).alike; alike > 0)
+      notes << alike << " of " << sentences_->items.size() << " sentences have candidates that are the same tokens to this tokenizer, and always tie\n";
   if (notes.str() != told_) std::cerr << notes.str() << std::flush;
   told_ = notes.str();
 }
 
 std::vector<dapt::MetricValue> Evaluation::evaluate(dapt::Llama& model, const dapt::AnyTokenizer& tokenizer, const std::string& what) const {
-  if (questions_) tell_faults(tokenizer);
+  tell_faults(tokenizer);
   std::optional<dapt::ProgressLine> progress;
   if (!what.empty()) progress.emplace(dapt::ProgressLineOptions{.what = what, .stream = message_stream()});
   const auto show = [&](std::int64_t done, std::int64_t total, std::string_view metric) {

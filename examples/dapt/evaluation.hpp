@@ -43,7 +43,7 @@ class Evaluation {
  private:
   void note_checksum();
 
-  /// Questions that say nothing about a model, on standard error; what was told of the model before is not told again.
+  /// Questions and sentences that say nothing about a model, on standard error; what was told of the model before is not told again.
   void tell_faults(const dapt::AnyTokenizer& tokenizer) const;
 
   TaskOptions tasks_;

@@ -98,6 +98,19 @@ TEST_CASE("filter_pages keeps scores of at least min_score and counts both sides
           "  against labels: precision 0.5, recall 0.5, F1 0.5 (1 pages without a label)\n");
 }
 
+TEST_CASE("the summary of a filter says no more of where scores come from than it was told") {
+  const auto pages = scored_pages();
+  const auto first_line = [&](const std::string& scorer) {
+    FilterSummary summary;
+    const auto kept = pages | dapt::score_pages(LengthScorer{}) | dapt::filter_pages({.min_score = 3, .scorer = scorer}, &summary) | ranges::to<std::vector>();
+    std::ostringstream text;
+    text << summary;
+    return text.str().substr(0, text.str().find('\n'));
+  };
+  REQUIRE(first_line("") == "filter: score >= 3");
+  REQUIRE(first_line(std::string(LengthScorer::name)) == "filter: length >= 3");
+}
+
 TEST_CASE("filter_pages: no page left is an error that says how far off they are") {
   const auto pages = scored_pages();
   REQUIRE_THROWS_WITH(pages | dapt::filter_pages(2.0) | ranges::to<std::vector>(), Catch::Contains("none of 4 pages has a score of at least 2 (highest 0.9)"));
@@ -175,6 +188,7 @@ TEST_CASE("read_page_labels reads labels and names the line that is none") {
   REQUIRE_THROWS_WITH(read("{\"work\":\"a\",\"page\":1,\"domain\":1}\n"), Catch::Contains("l.jsonl:1: expected {\"work\""));
   REQUIRE_THROWS_WITH(read("\n\n{\"work\":\"a\",\"page\":1,\"domain\":1}\n"), Catch::Contains("l.jsonl:3: expected {\"work\""));
   REQUIRE_THROWS_WITH(read("{\"work\":\"a\",\"page\":1,\"domain\":true}\n{\"work\":\"a\",\"page\":1,\"domain\":true}\n"), Catch::Contains("l.jsonl:2: work \"a\", page 1 has a label already"));
+  REQUIRE_THROWS_WITH(read("{\"work\":\"a\",\"page\":1,\"domain\":true,\"domain\":false}\n"), Catch::Contains("l.jsonl:1: \"domain\" is given twice"));
   REQUIRE_THROWS_WITH(read("\n"), Catch::Contains("is empty"));
   REQUIRE_THROWS_WITH(dapt::read_page_labels(folder.path() / "none"), Catch::Contains("cannot read page labels"));
   REQUIRE_THROWS_WITH(dapt::read_page_labels(folder.path()), folder.path().string() + ": cannot be read to its end");

@@ -148,6 +148,8 @@ TEST_CASE("read_terms reads lines, questions and cloze items") {
           std::vector<std::string>{"a1", "a2", "c1", "first", "second term"});
   std::ofstream(folder.path() / "bad.jsonl") << "{\"answers\":[\"a\"]}\n{\"answers\":[1]}\n";
   REQUIRE_THROWS_WITH(dapt::read_terms({folder.path() / "bad.jsonl"}), Catch::Contains("bad.jsonl:2: expected an object with \"answers\""));
+  std::ofstream(folder.path() / "twice.jsonl") << "{\"answer\":\"a\"}\n{\"answer\":\"b\",\"answer\":\"c\"}\n";
+  REQUIRE_THROWS_WITH(dapt::read_terms({folder.path() / "twice.jsonl"}), Catch::Contains("twice.jsonl:2: \"answer\" is given twice"));
   REQUIRE_THROWS_WITH(dapt::read_terms({folder.path() / "none"}), Catch::Contains("cannot read ") && Catch::Contains("none: No such file"));
 }
 

@@ -1,6 +1,7 @@
 // Two and four processes train as one does.
 #include <dapt/dist/process_group.hpp>
 
+#include <array>
 #include <atomic>
 #include <cmath>
 #include <iomanip>
@@ -44,6 +45,26 @@ struct SometimesNaN {
   dapt::WeightGate* weight_gate() { return model.weight_gate(); }
 };
 
+/// Rows of a toy stream; where they are uneven, one of three has all of its 16 labels, the next 3, the third 9, so that the ranks of a window have different numbers of them.
+class Rows : public dapt::PullRange<Rows, dapt::Batch> {
+ public:
+  Rows(dapt::testing::ToyStreamOptions options, bool uneven) : rows_(options), uneven_(uneven) {}
+  std::optional<dapt::Batch> next() {
+    const std::int64_t ignored = uneven_ ? std::array{0, 13, 7}[static_cast<std::size_t>(position().sequence % 3)] : 0;
+    std::optional<dapt::Batch> batch = rows_.next();
+    if (!batch) return batch;
+    batch->labels.slice(1, 0, ignored).fill_(dapt::ignore_index);
+    batch->supervised_tokens -= ignored;
+    return batch;
+  }
+  dapt::StreamPosition position() const { return rows_.position(); }
+  void seek(dapt::StreamPosition position) { rows_.seek(position); }
+
+ private:
+  dapt::testing::ToyStream rows_;
+  bool uneven_;
+};
+
 struct Losses {
   std::vector<double>& values;
   void observe(const dapt::StepRecord& record) { values.push_back(record.loss); }
@@ -64,7 +85,7 @@ Outcome run(const std::string& scenario, dapt::ProcessGroup* group) {
   const auto uses = [&](const char* word) { return scenario.find(word) != std::string::npos; };
   SometimesNaN model{.model = dapt::testing::ToyLM(), .bad = uses("bad")};
   dapt::testing::ToyStreamOptions data{.batches = uses("end") ? 50 : 0};  // 6 windows and a quarter of one
-  auto stream = dapt::testing::toy_batches(data);
+  Rows stream(data, uses("uneven"));
   dapt::TrainOptions options{.lr = 1e-2, .batch_size = 8, .max_steps = steps, .on_bad_loss = dapt::OnBadLoss::skip, .ranks = group};
   options.max_grad_norm = uses("clipping") ? 0.05 : 0;
   options.layer_wise = uses("layer-wise");
@@ -143,7 +164,7 @@ void learn_nothing_together(dapt::ProcessGroup& group) {
   REQUIRE_THROWS_WITH(skips.train(dapt::testing::toy_batches({.length = 4})), Catch::Contains("1000 windows in a row were skipped, the last at step 1000"));
 }
 
-const char* const scenarios[] = {"lora adamw", "lora dropout", "full adamw", "full clipping", "full end", "full bad", "galore", "galore layer-wise", "galore layer-wise bad", "galore end",
+const char* const scenarios[] = {"lora adamw", "lora dropout", "full adamw", "full clipping", "full end", "full uneven", "full bad", "galore", "galore layer-wise", "galore layer-wise bad", "galore end",
                                  "lora dropout sharded", "full adamw sharded", "full clipping sharded", "full end sharded", "full bad sharded", "galore sharded", "galore layer-wise sharded",
                                  "galore layer-wise bad sharded",
                                  "lora dropout weights", "full adamw weights", "full clipping weights", "full end weights", "full bad weights", "galore weights", "galore layer-wise weights",

@@ -3,6 +3,9 @@
 #include <catch2/catch.hpp>
 
 #include <dapt/metrics/exact_match.hpp>
+#include <dapt/text/hf_tokenizer.hpp>
+#include <dapt/text/sentencepiece_tokenizer.hpp>
+#include <support/paths.hpp>
 
 #include "toy_language.hpp"
 
@@ -150,6 +153,36 @@ TEST_CASE("questions whose accepted answers are no text behind stops and normali
   const dapt::MetricValue value = metric.evaluate(model, toy::ByteTokenizer{});
   REQUIRE((value.items[0].value == 0 && value.value == 0.75));
   REQUIRE(metric.faults(toy::ByteTokenizer{}).too_long == 0);
+}
+
+TEST_CASE("questions whose accepted answers the tokenizer folds away are counted, where no normalisation brings them back") {
+  const auto file = [](const std::string& of) { return dapt::HfTokenizer::from_file(dapt::testing_support::recorded("text") / (of + ".tokenizer.json")); };
+  const dapt::HfTokenizer nfkc = file("gpt2_nfkc"), nfc = file("qwen2");  // the first one lower-cases, too
+  const std::string decomposed = "\u304B\u3099";                         // が
+  dapt::ExactMatch metric{.questions = {question("A?", {"ｄｎａ"}), question("B?", {"㈱", "dna"}), question("C?", {"DNA"}), question("D?", {"㈱"}), question("E?", {decomposed}), question("F?", {"、"})}, .max_new_tokens = 40};
+  REQUIRE(metric.faults(nfkc).unspelled == 3);  // A, D and E
+  REQUIRE(metric.faults(nfc).unspelled == 1);   // E
+  REQUIRE(metric.faults(toy::ByteTokenizer{}).unspelled == 0);
+  metric.normalisation = dapt::Normalisation::parse("nfkc,strip,casefold");
+  for (const dapt::HfTokenizer* tokenizer : {&nfkc, &nfc}) REQUIRE(metric.faults(*tokenizer).unspelled == 0);
+  metric.normalisation = dapt::Normalisation::parse("none");
+  REQUIRE(metric.faults(nfkc).unspelled == 4);  // and C
+  // Only what the tokenizer spells can be too long, and each question counts once.
+  metric = {.questions = {question("A?", {"ｄｎａ", "one that is longer"}), question("B?", {"a\nb"})}, .max_new_tokens = 2};
+  const dapt::QuestionFaults faults = metric.faults(nfkc);
+  REQUIRE((faults.unspelled == 0 && faults.too_long == 1 && faults.no_text == 1));
+}
+
+TEST_CASE("tokenizers that keep texts as they are spell all answers") {
+  const dapt::ExactMatch metric{.questions = {question("A?", {"Debian sid"}), question("B?", {"ｄｎａ"}), question("C?", {"㈱ 東京"}), question("D?", {"don't , or :-)"}), question("E?", {"\U0001F469\u200D\U0001F680"}),
+                                              question("F?", {" two  spaces "}), question("G?", {"<unk> </s>"}), question("H?", {"\u304B\u3099"}), question("I?", {"12,345.6 %"}), question("J?", {"Straße"})},
+                                .max_new_tokens = 100};
+  const auto folder = dapt::testing_support::recorded("text");
+  for (const std::string of : {"llama2", "llama3", "falcon"}) {
+    CAPTURE(of);
+    REQUIRE(metric.faults(dapt::HfTokenizer::from_file(folder / (of + ".tokenizer.json"))).unspelled == 0);
+  }
+  REQUIRE(metric.faults(dapt::SentencePieceTokenizer::from_file(folder / "sentencepiece_llama.model")).unspelled == 0);
 }
 
 TEST_CASE("questions that stand among the exemplars with an accepted answer are counted") {

@@ -4,6 +4,8 @@
 #include <catch2/catch.hpp>
 
 #include <dapt/metrics/log_prob_mrr.hpp>
+#include <dapt/text/hf_tokenizer.hpp>
+#include <support/paths.hpp>
 
 #include "toy_language.hpp"
 
@@ -96,6 +98,33 @@ TEST_CASE("the start token is BOS where the tokenizer adds it, else the end-of-d
   metric.start_token = "";
   tokenizer.special = {};
   CHECK_THROWS_WITH(shown(), "start token: the tokenizer adds no BOS and has no end-of-document token; name one");
+}
+
+TEST_CASE("a sentence that begins with the start token has it once, and its scores are those of the sentence without it") {
+  toy::TableLM model{.probability = {{{'Z', 'Z'}, 0.01}, {{'Z', 'a'}, 0.3}, {{'Z', 'b'}, 0.2}}}, same = model;
+  dapt::LogProbMrr metric{.items = {item("one", "b", {"a", "b"})}, .start_token = "Z"}, marked = metric;
+  marked.items[0].sentence = "Z{word}.";
+  const dapt::ItemResult plain = metric.evaluate(model, toy::ByteTokenizer{}).items[0], begun = marked.evaluate(same, toy::ByteTokenizer{}).items[0];
+  REQUIRE(plain.scores[1].second == Approx(std::log(0.2 * 0.5)).epsilon(1e-6));
+  REQUIRE(begun.scores == plain.scores);
+  REQUIRE(begun.scores_per.at("token") == plain.scores_per.at("token"));
+  REQUIRE(begun.rank == 2);
+  REQUIRE(same.batch_shapes == model.batch_shapes);
+  marked.items[0].sentence = "ZZ{word}.";  // a second one is text
+  REQUIRE(marked.evaluate(same, toy::ByteTokenizer{}).items[0].scores[1].second == Approx(std::log(0.01 * 0.2 * 0.5)).epsilon(1e-6));
+  marked.items = {{.id = "two", .sentence = "{word}", .answer = "a", .candidates = {"a", "Z"}}};
+  REQUIRE_THROWS_WITH(marked.evaluate(same, toy::ByteTokenizer{}), "cloze item \"two\": the sentence with \"Z\" has no tokens");
+}
+
+TEST_CASE("items of which the tokenizer makes the same ids with two candidates are counted") {
+  const auto nfkc = dapt::HfTokenizer::from_file(dapt::testing_support::recorded("text") / "gpt2_nfkc.tokenizer.json");
+  const dapt::LogProbMrr metric{.items = {item("one", "dna", {"ｄｎａ", "rna", "dna"}), item("two", "dna", {"dna", "rna"}), item("three", "rna", {"㈱", "rna", "(株)"})}, .start_token = "!"};
+  REQUIRE(metric.faults(nfkc).alike == 2);
+  REQUIRE(metric.faults(toy::ByteTokenizer{}).alike == 0);
+  toy::TableLM model;
+  const dapt::ItemResult tied = metric.evaluate(model, nfkc).items[0];
+  REQUIRE(tied.scores[0].second == tied.scores[2].second);
+  REQUIRE(tied.rank > 1);
 }
 
 TEST_CASE("a model that scores NaN gets the worst rank and is noticed") {

@@ -80,6 +80,8 @@ TEST_CASE("APOLLO refuses options that cannot be meant and targets that match no
   REQUIRE_THROWS_WITH(Apollo{.update_proj_gap = 0}.init(matrix), "Apollo: update_proj_gap is 0, expected at least 1");
   REQUIRE_THROWS_WITH(Apollo{.scale = 0}.init(matrix), "Apollo: scale is 0, expected > 0");
   REQUIRE_THROWS_WITH(Apollo{.norm_growth = 0.5}.init(matrix), "Apollo: norm_growth is 0.5, expected at least 1");
-  REQUIRE_THROWS_WITH(Apollo{.targets = {"lm_head"}}.describe({matrix}, 1e-4), Catch::Contains("targets match no name"));
+  REQUIRE_THROWS_WITH(Apollo{.targets = {"lm_head"}}.describe({matrix}, 1e-4), "Apollo: found \"lm_head\" in targets, which is part of no name of the 1 trainable parameters, expected parts of names such as mlp");
+  REQUIRE_THROWS_WITH((Apollo{.targets = {"mlp", "lm_head"}}.describe({matrix}, 1e-4)), Catch::StartsWith("Apollo: found \"lm_head\" in targets"));
+  REQUIRE_NOTHROW(Apollo{}.describe({matrix}, 1e-4));  // the default needs no matrix of attention
   REQUIRE_THROWS_WITH((Apollo{.targets = {"norm"}}.init({"norm", at::ones({4})})), Catch::Contains("Apollo: targets name norm of shape [4]"));
 }

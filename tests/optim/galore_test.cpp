@@ -195,6 +195,11 @@ TEST_CASE("which parameters are projected") {
   const dapt::NamedParameters parameters = {named("a.mlp.up.weight", {8, 4}), named("norm.weight", {8})};
   REQUIRE(*rule.describe(parameters, 1e-3).find("effective lr") == "0.00025 (1 projected matrices: lr * scale), 0.001 (1 other parameters)");
   REQUIRE_THROWS_WITH(rule.describe({named("norm.weight", {8})}, 1e-3), Catch::Contains("none of 1 trainable parameters is projected"));
+  const dapt::NamedParameters both = {named("a.attn.q.weight", {8, 8}), named("a.mlp.up.weight", {8, 4})};
+  chosen.targets = {"attn", "mlp"};
+  REQUIRE(*chosen.describe(both, 1e-3).find("effective lr") == "0.00025 (2 projected matrices: lr * scale), 0.001 (0 other parameters)");
+  chosen.targets = {"attn", "mpl"};
+  REQUIRE_THROWS_WITH(chosen.describe(both, 1e-3), "GaLore: found \"mpl\" in targets, which is part of no name of the 2 trainable parameters, expected parts of names such as a.attn.q.weight");
 }
 
 TEST_CASE("spread refreshes: all matrices take a subspace at step 1, then each at a step of its own in every gap") {

@@ -14,7 +14,7 @@ namespace dapt {
 ///
 /// | expression            | returns               | meaning                                                                     |
 /// |-----------------------|-----------------------|-----------------------------------------------------------------------------|
-/// | `T::name`             | string_view           | shown in the summary of the filter                                          |
+/// | `T::name`             | string_view           | what to set FilterOptions::scorer to, which the filter's summary shows      |
 /// | `scorer.score(pages)` | `std::vector<double>` | one finite score a page, larger is more of the domain; a page's score does not depend on its neighbours; throws dapt::Error naming work and page where it cannot score; `pages` is not empty |
 ///
 /// `score_pages(scorer)` keeps a copy of the scorer.

@@ -49,7 +49,7 @@ struct LabelAgreement {
 struct FilterOptions {
   double min_score = 0;                ///< pages with this score or more are kept
   std::int64_t shown = 0;              ///< pages on each side of min_score that the summary holds, to be read
-  std::string scorer = {};             ///< the scorer's name, for the summary
+  std::string scorer = {};             ///< the scorer's name, for the summary, which pages do not carry; empty: "score"
   const PageLabels* labels = nullptr;  ///< to tell how good the filter is; changes nothing
   std::function<std::int64_t(std::string_view text)> count_tokens = {};  ///< exact token counts; called from several threads
   int threads = 0;                     ///< for count_tokens; 0: one a core
@@ -147,7 +147,7 @@ inline std::ostream& operator<<(std::ostream& out, const FilterSummary& summary)
     if (summary.tokens_counted) out << part.tokens << " tokens, ";
     out << part.estimated_tokens() << " tokens at two characters each\n";
   };
-  out << "filter: " << (summary.scorer.empty() ? "score of the file" : summary.scorer) << " >= " << shortest_decimal(summary.min_score) << '\n';
+  out << "filter: " << (summary.scorer.empty() ? "score" : summary.scorer) << " >= " << shortest_decimal(summary.min_score) << '\n';
   line("  kept    ", summary.kept);
   line("  dropped ", summary.dropped);
   if (summary.agreement) {

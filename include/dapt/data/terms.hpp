@@ -129,7 +129,7 @@ class Terms {
 
 /// Reads terms from files: *.jsonl and *.ndjson give the "answers" (array) or "answer" (string) of each line, as question and cloze files have them;
 /// any other file has one term a line. Files may be gzip or zstd; .gz, .zst and .zstd count for nothing, nor does case in names. Throws dapt::Error with file:line, also for what is no UTF-8
-/// and for a JSON object where a term is expected.
+/// for a JSON object where a term is expected, and for a key that a line has twice.
 inline Terms read_terms(const std::vector<std::filesystem::path>& paths) {
   std::vector<std::string> terms;
   for (const auto& path : paths) {
@@ -151,7 +151,7 @@ inline Terms read_terms(const std::vector<std::filesystem::path>& paths) {
       }
       if (only_white_space(line)) continue;
       try {
-        const auto value = detail::parse_json(line, where);
+        const auto value = detail::parse_json(line, where, detail::JsonKeys::unique);
         if (value.contains("answers")) {
           for (const auto& answer : value.at("answers")) terms.push_back(answer.get<std::string>());
         } else {

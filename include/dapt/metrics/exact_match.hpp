@@ -30,8 +30,9 @@ namespace dapt {
 
 /// How many questions say nothing about a model, because of how they are asked.
 struct QuestionFaults {
-  std::int64_t too_long = 0;  ///< each accepted answer takes more than max_new_tokens tokens, so none is generated whole
+  std::int64_t too_long = 0;  ///< each accepted answer that the tokenizer spells takes more than max_new_tokens tokens, so none is generated whole
   std::int64_t no_text = 0;   ///< no accepted answer is a text that can be read from a model: stops and normalisation leave nothing of it, or not all
+  std::int64_t unspelled = 0;  ///< no accepted answer is accepted still when it was encoded and decoded: the tokenizer normalises it (NFKC, say), or has no token for a character of it
   std::int64_t shown = 0;     ///< also stand among the exemplars, with an accepted answer
 };
 
@@ -53,7 +54,7 @@ struct ExactMatch {
   template <GeneratingLM M, Tokenizer K>
   MetricValue evaluate(M& model, const K& tokenizer) const;
 
-  /// Counted before a model is asked; the first two count as wrong for every model.
+  /// Counted before a model is asked, each in one of the first three at most, which count as wrong for every model that writes as it reads.
   template <Tokenizer K>
   QuestionFaults faults(const K& tokenizer) const;
 
@@ -101,17 +102,23 @@ template <Tokenizer K>
 QuestionFaults ExactMatch::faults(const K& tokenizer) const {
   QuestionFaults found;
   for (const Question& question : questions) {
-    bool is_text = false, fits = false;
+    bool is_text = false, spelled = false, fits = false;
     for (const std::string& answer : question.answers) {
       for (const std::string& spelling : {answer, normalisation(answer)}) {
         const std::string given = cut(spelling);
         if (!accepts(question, given)) continue;
         is_text = true;
-        for (const std::string& text : {given, " " + given}) fits = fits || std::ssize(tokenizer.encode(text, SpecialText::as_text)) <= max_new_tokens;
+        for (const std::string& text : {given, " " + given}) {
+          const std::vector<std::int32_t> ids = tokenizer.encode(text, SpecialText::as_text);
+          if (!accepts(question, cut(tokenizer.decode(ids)))) continue;
+          spelled = true;
+          fits = fits || std::ssize(ids) <= max_new_tokens;
+        }
       }
     }
     found.no_text += !is_text;
-    found.too_long += is_text && !fits;
+    found.unspelled += is_text && !spelled;
+    found.too_long += spelled && !fits;
     found.shown += std::ranges::any_of(exemplars, [&](const Question& shown) {
       return metrics::strip(shown.question) == metrics::strip(question.question) && !shown.answers.empty() && accepts(question, shown.answers.front());
     });

@@ -3,10 +3,12 @@
 // Deviation from the HF evaluation that it was checked against: ties get their average rank; there they count against the answer.
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <limits>
+#include <set>
 #include <span>
 #include <string>
 #include <string_view>
@@ -17,6 +19,7 @@
 #include <unicode/utf8.h>
 
 #include <dapt/concepts/metric.hpp>
+#include <dapt/concepts/tokenizer.hpp>
 #include <dapt/core/error.hpp>
 #include <dapt/metrics/item_means.hpp>
 #include <dapt/metrics/normalise.hpp>
@@ -37,11 +40,16 @@ inline double average_rank(std::span<const double> scores, std::size_t answer) {
   return 1 + above + (equal - 1) / 2;
 }
 
+/// How many items a model can answer only in part, because of how the tokenizer reads them.
+struct ClozeFaults {
+  std::int64_t alike = 0;  ///< sentences with two of the candidates are the same ids, so that they tie for every model
+};
+
 struct LogProbMrr {
   static constexpr std::string_view name = "logp_mrr";
 
   std::vector<ClozeItem> items = {};
-  std::string start_token = {};      ///< vocabulary entry before each sentence; empty: the tokenizer's BOS where it adds one, else the end-of-document token
+  std::string start_token = {};      ///< vocabulary entry before each sentence that does not begin with it; empty: the tokenizer's BOS where it adds one, else the end-of-document token
   std::int64_t batch_tokens = 1024;  ///< of one batch, padding included; bounds the memory of a forward pass
 
   /// details: "mrr_per_token", "mrr_per_character", "mrr_per_byte" (sum of the log probabilities over that length), "top1", "mrr_random" (what
@@ -49,7 +57,22 @@ struct LogProbMrr {
   /// Items: rank, the sums of each candidate and the same per token, character and byte, and the best candidate as prediction. Throws dapt::Error where there is no start token.
   template <CausalLM M, Tokenizer K>
   MetricValue evaluate(M& model, const K& tokenizer) const;
+
+  /// Counted before a model is asked.
+  template <Tokenizer K>
+  ClozeFaults faults(const K& tokenizer) const;
 };
+
+template <Tokenizer K>
+ClozeFaults LogProbMrr::faults(const K& tokenizer) const {
+  ClozeFaults found;
+  for (const ClozeItem& item : items) {
+    std::set<std::vector<std::int32_t>> distinct;
+    for (const std::string& candidate : item.candidates) distinct.insert(tokenizer.encode(item.sentence_with(candidate), SpecialText::as_tokens));
+    found.alike += distinct.size() < item.candidates.size();
+  }
+  return found;
+}
 
 template <CausalLM M, Tokenizer K>
 MetricValue LogProbMrr::evaluate(M& model, const K& tokenizer) const {
@@ -61,7 +84,8 @@ MetricValue LogProbMrr::evaluate(M& model, const K& tokenizer) const {
   for (const ClozeItem& item : items) {
     for (const std::string& candidate : item.candidates) {
       const std::string& sentence = sentences.emplace_back(item.sentence_with(candidate));
-      const std::vector<std::int32_t> ids = tokenizer.encode(sentence, SpecialText::as_tokens);
+      std::vector<std::int32_t> ids = tokenizer.encode(sentence, SpecialText::as_tokens);
+      if (!ids.empty() && ids.front() == start.id) ids.erase(ids.begin());  // once is enough, and it is not scored
       require(!ids.empty(), "cloze item \"", item.id, "\": the sentence with \"", candidate, "\" has no tokens");
       metrics::ScoredRow row{{start.id}, ids};
       row.input_ids.insert(row.input_ids.end(), ids.begin(), ids.end() - 1);

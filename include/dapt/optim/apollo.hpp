@@ -74,7 +74,7 @@ struct Apollo {
     inner.visit(state.inner, f);
   }
 
-  /// What a run's header says of this rule. Throws where no parameter is projected.
+  /// What a run's header says of this rule. Throws where no parameter is projected, and where one of `targets` names none.
   RunHeader describe(const NamedParameters& parameters, double lr) const;
   /// The projection, which stays; the scaled gradient, and an fp32 copy of it where it is not fp32.
   StepMemory step_memory(const NamedParameter& parameter, at::ScalarType gradient_dtype) const {

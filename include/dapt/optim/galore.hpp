@@ -104,7 +104,7 @@ struct GaLore {
     dapt::visit_read_by_accumulate(inner, state.inner, f);
   }
 
-  /// What a run's header says of this rule. Throws where no parameter is projected.
+  /// What a run's header says of this rule. Throws where no parameter is projected, and where one of `targets` names none.
   RunHeader describe(const NamedParameters& parameters, double lr) const;
   /// The projectors; and the largest step, that of a refresh.
   std::optional<StepMemory> step_memory(const NamedParameter& parameter, at::ScalarType gradient_dtype) const;

@@ -26,16 +26,18 @@ inline bool names_projected(std::string_view rule, const std::vector<std::string
 }
 
 /// What a run's header says of a rule that projects some parameters and gives the others to `inner`: `text` of the rule itself, the inner rule, and both learning
-/// rates, of which the projected one is `projected_lr`, by `formula`. Throws where nothing is projected.
+/// rates, of which the projected one is `projected_lr`, by `formula`. Throws where nothing is projected, and where one of `targets` is part of no parameter's name.
 template <Optimizer Inner>
 RunHeader describe_projecting(std::string_view rule, const std::vector<std::string>& targets, const std::string& text, const Inner& inner, const NamedParameters& parameters,
                               double lr, double projected_lr, std::string_view formula) {
+  for (const std::string& target : targets)
+    require(std::ranges::any_of(parameters, [&](const NamedParameter& parameter) { return parameter.name.find(target) != std::string::npos; }), rule, ": found \"", target,
+            "\" in targets, which is part of no name of the ", parameters.size(), " trainable parameters, expected parts of names such as ", parameters.empty() ? "self_attn" : parameters.front().name);
   NamedParameters others;
   for (const NamedParameter& parameter : parameters)
     if (!names_projected(rule, targets, parameter)) others.push_back(parameter);
   const std::size_t projected = parameters.size() - others.size();
-  require(projected > 0, rule, ": none of ", parameters.size(), " trainable parameters is projected; targets ",
-          targets.empty() ? "are the default: matrices with attn or mlp in their names" : "match no name");
+  require(projected > 0, rule, ": none of ", parameters.size(), " trainable parameters is projected; targets are the default: matrices with attn or mlp in their names");
   std::ostringstream rate;
   rate << projected_lr << " (" << projected << " projected matrices: " << formula << "), " << lr << " (" << others.size() << " other parameters)";
   RunHeader header;
