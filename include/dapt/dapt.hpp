@@ -16,6 +16,7 @@
 #include <dapt/concepts/observer.hpp>
 #include <dapt/concepts/optimizer.hpp>
 #include <dapt/concepts/optimizer_state.hpp>
+#include <dapt/concepts/optional_member.hpp>
 #include <dapt/concepts/page_scorer.hpp>
 #include <dapt/concepts/tokenizer.hpp>
 #include <dapt/core/append_file.hpp>

@@ -35,5 +35,15 @@ struct Bias {
   template <dapt::CausalLM M>
   void merge(State& state, M& model) const;
 #endif
+#ifndef BREAK_describe
+  dapt::RunHeader describe() const;
+#else
+  dapt::RunHeader describe();  // not const
+#endif
+#ifndef BREAK_saved_bytes
+  std::int64_t saved_bytes(const State& state, const dapt::Linear& linear, std::int64_t tokens) const;
+#else
+  int saved_bytes(const State& state, const dapt::Linear& linear, std::int64_t tokens) const;  // would overflow
+#endif
 };
 static_assert(dapt::check_adapter<Bias, Model>());

@@ -7,5 +7,10 @@ struct Half {
 #else
   double factor(const dapt::Progress& progress);  // not const
 #endif
+#ifndef BREAK_describe
+  std::string describe() const;
+#else
+  std::string describe();  // not const
+#endif
 };
 static_assert(dapt::check_lr_schedule<Half>());

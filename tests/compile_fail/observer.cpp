@@ -7,5 +7,10 @@ struct Counter {
 #else
   void observe(dapt::StepRecord& record);  // would change the run's record
 #endif
+#ifndef BREAK_begin
+  void begin(const dapt::RunHeader& header);
+#else
+  void begin(dapt::RunHeader& header);  // would change the run's header
+#endif
 };
 static_assert(dapt::check_observer<Counter>());

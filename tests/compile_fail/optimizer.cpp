@@ -47,5 +47,28 @@ struct Descent {
 #endif
   }
 #endif
+  // What follows is optional: of the right form, or not there.
+#ifndef BREAK_describe
+  dapt::RunHeader describe(const dapt::NamedParameters& parameters, double lr) const;
+#else
+  dapt::RunHeader describe(const dapt::NamedParameters& parameters, double lr);  // not const
+#endif
+#ifndef BREAK_depends_on_order
+  bool depends_on_order() const;
+#else
+  bool depends_on_order();  // not const
+#endif
+#ifndef BREAK_visit_read_by_accumulate
+  template <class F>
+  void visit_read_by_accumulate(State& state, F&& f) const;
+#else
+  template <class F>
+  void visit_read_by_accumulate(State& state, F&& f);  // not const
+#endif
+#ifndef BREAK_step_memory
+  dapt::StepMemory step_memory(const dapt::NamedParameter& parameter, at::ScalarType gradient_dtype) const;
+#else
+  std::int64_t step_memory(const dapt::NamedParameter& parameter, at::ScalarType gradient_dtype) const;  // of which?
+#endif
 };
 static_assert(dapt::check_optimizer<Descent>());

@@ -1,6 +1,8 @@
 // What a policy of one's own may do wrong in a run, and how the trainer says so.
 #include <cmath>
 #include <string>
+#include <string_view>
+#include <vector>
 
 #include <catch2/catch.hpp>
 
@@ -97,6 +99,18 @@ struct RefusesHead : AdamW {
 struct Falls {
   double factor(const dapt::Progress& progress) const { return 1 - progress.fraction; }
 };
+// [schedule]
+/// Falls as a power of the budget that is left.
+struct PowerLr {
+  static constexpr bool needs_budget = true;
+  double power = 0.5;
+
+  double factor(const dapt::Progress& progress) const { return std::pow(1 - progress.fraction, power); }
+  std::string describe() const { return "falls as the budget's rest to the power " + std::to_string(power); }
+};
+static_assert(dapt::check_lr_schedule<PowerLr>());
+// [schedule]
+
 struct RootOfTheRest {
   double of = 0.5;
   double factor(const dapt::Progress& progress) const { return std::sqrt(of - progress.fraction); }
@@ -174,6 +188,22 @@ TEST_CASE("a checkpoint of a schedule that does not describe itself goes on unde
   REQUIRE_THROWS_WITH(trainer(others[1], 4, Falls{}).restore(checkpoint), Contains("max_steps is \"4\" here and \"3\" in the checkpoint"));
   REQUIRE_THROWS_WITH(trainer(others[2], 3, dapt::ConstantLr{}).restore(checkpoint), Contains("lr schedule is \"\" here"));
   REQUIRE_THROWS_WITH(trainer(others[3], 3, RootOfTheRest{}).restore(checkpoint), Contains("lr schedule is "));
+}
+
+TEST_CASE("a schedule of one's own decides each step's rate, is in the header and compared, and needs its budget") {
+  struct Rates {
+    std::vector<double> rates = {};
+    void observe(const dapt::StepRecord& record) { rates.push_back(record.lr); }
+  } rates;
+  const TrainOptions options{.lr = 0.1, .batch_size = 1, .max_steps = 4};
+  ToyLM model, other;
+  Trainer trainer(model, FullParameter{}, AdamW{}, options, PowerLr{.power = 2});
+  REQUIRE(*trainer.header().find("lr schedule") == "falls as the budget's rest to the power 2.000000");
+  trainer.train(toy_batches(), rates);
+  REQUIRE(rates.rates.size() == 4);
+  for (int i = 0; i < 4; ++i) REQUIRE(rates.rates[static_cast<std::size_t>(i)] == Approx(0.1 * (4 - i) * (4 - i) / 16).epsilon(1e-12));
+  REQUIRE_THROWS_WITH(Trainer(other, FullParameter{}, AdamW{}, options, PowerLr{.power = 3}).restore(trainer.checkpoint()), Contains("lr schedule is \"falls as the budget's rest to the power 3"));
+  REQUIRE_THROWS_WITH((Trainer(other, FullParameter{}, AdamW{}, TrainOptions{.batch_size = 1}, PowerLr{})), Contains("follows the share of the budget"));
 }
 
 TEST_CASE("a schedule whose factor becomes NaN ends the run by its name, before the weights are touched") {

@@ -2,10 +2,14 @@
 #pragma once
 
 #include <concepts>
+#include <cstdint>
 #include <string_view>
+#include <utility>
 
 #include <dapt/concepts/causal_lm.hpp>
+#include <dapt/concepts/optional_member.hpp>
 #include <dapt/core/named_parameter.hpp>
+#include <dapt/core/run_result.hpp>
 
 namespace dapt {
 
@@ -40,6 +44,13 @@ concept AdapterFor = std::movable<A> && CausalLM<M> && requires(const A& adapter
   { adapter.merge(state, model) } -> std::same_as<void>;
 };
 
+namespace detail {
+
+template <class A> using AdapterDescribe = decltype(std::declval<A&>().describe());
+template <class A> using AdapterSavedBytes = decltype(std::declval<A&>().saved_bytes(std::declval<typename A::State&>(), std::declval<const Linear&>(), std::int64_t{}));
+
+}  // namespace detail
+
 template <class A, class M>
 consteval bool check_adapter() {
   static_assert(requires { { A::name } -> std::convertible_to<std::string_view>; },
@@ -51,6 +62,10 @@ consteval bool check_adapter() {
                 "dapt::AdapterFor [trainable_parameters]: add  dapt::NamedParameters trainable_parameters(State& state) const;");
   static_assert(requires(const A& a, typename A::State& s, M& m) { { a.merge(s, m) } -> std::same_as<void>; },
                 "dapt::AdapterFor [merge]: add  template <dapt::CausalLM M> void merge(State& state, M& model) const;");
+  static_assert(detail::OptionalMember<detail::AdapterDescribe, A, RunHeader>,
+                "dapt::AdapterFor [describe]: write  dapt::RunHeader describe() const;  without the const its options would be in no header.");
+  static_assert(detail::OptionalMember<detail::AdapterSavedBytes, A, std::int64_t>,
+                "dapt::AdapterFor [saved_bytes]: write  std::int64_t saved_bytes(const State& state, const dapt::Linear& linear, std::int64_t tokens) const;");
   return AdapterFor<A, M>;
 }
 

@@ -2,7 +2,10 @@
 #pragma once
 
 #include <concepts>
+#include <string>
+#include <utility>
 
+#include <dapt/concepts/optional_member.hpp>
 #include <dapt/core/step_record.hpp>
 
 namespace dapt {
@@ -15,10 +18,18 @@ concept LrSchedule = std::copyable<T> && requires(const T& schedule, const Progr
   { schedule.factor(progress) } -> std::same_as<double>;
 };
 
+namespace detail {
+
+template <class T> using LrScheduleDescribe = decltype(std::declval<T&>().describe());
+
+}  // namespace detail
+
 template <class T>
 consteval bool check_lr_schedule() {
   static_assert(requires(const T& s, const Progress& p) { { s.factor(p) } -> std::same_as<double>; },
                 "dapt::LrSchedule [factor]: add  double factor(const dapt::Progress& progress) const;");
+  static_assert(detail::OptionalMember<detail::LrScheduleDescribe, T, std::string>,
+                "dapt::LrSchedule [describe]: write  std::string describe() const;  without the const its options would be in no header.");
   return LrSchedule<T>;
 }
 

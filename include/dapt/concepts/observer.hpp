@@ -3,6 +3,7 @@
 
 #include <concepts>
 
+#include <dapt/core/run_result.hpp>
 #include <dapt/core/step_record.hpp>
 
 namespace dapt {
@@ -32,6 +33,8 @@ template <class T>
 consteval bool check_observer() {
   static_assert(EndingObserver<T> || requires(T& o, const StepRecord& r) { { o.observe(r) } -> std::same_as<void>; },
                 "dapt::Observer [observe]: add  void observe(const dapt::StepRecord& record);");
+  static_assert(!requires(T& o, RunHeader& h) { o.begin(h); } || requires(T& o, const RunHeader& h) { o.begin(h); },
+                "dapt::Observer [begin]: write  void begin(const dapt::RunHeader& header);");
   return Observer<T>;
 }
 

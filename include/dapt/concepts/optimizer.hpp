@@ -9,7 +9,9 @@
 #include <string>
 #include <string_view>
 #include <type_traits>
+#include <utility>
 
+#include <dapt/concepts/optional_member.hpp>
 #include <dapt/core/named_parameter.hpp>
 #include <dapt/core/run_result.hpp>
 #include <dapt/core/step_record.hpp>
@@ -44,6 +46,11 @@ template <class T> concept OptimizerSteps = requires(const T& rule, Tensor& weig
 template <class T> concept OptimizerVisitsState = requires(const T& rule, typename T::State& state) {
   rule.visit(state, StateVisitor{});
 };
+
+template <class T> using OptimizerDescribe = decltype(std::declval<T&>().describe(std::declval<const NamedParameters&>(), double{}));
+template <class T> using OptimizerDependsOnOrder = decltype(std::declval<T&>().depends_on_order());
+template <class T> using OptimizerVisitReadByAccumulate = decltype(void(std::declval<T&>().visit_read_by_accumulate(std::declval<typename T::State&>(), StateVisitor{})));
+template <class T> using OptimizerStepMemory = decltype(std::declval<T&>().step_memory(std::declval<const NamedParameter&>(), at::ScalarType{}));
 
 }  // namespace detail
 
@@ -93,9 +100,32 @@ concept Optimizer = std::movable<T> && detail::OptimizerHasName<T> && detail::Op
                     detail::OptimizerAccumulates<T> && detail::OptimizerShowsAccumulated<T> && detail::OptimizerSteps<T> &&
                     detail::OptimizerVisitsState<T>;
 
+/// Call in your own test: `static_assert(dapt::check_optimizer<MyOptimizer>());` Says what is missing and what to write.
+template <class T>
+consteval bool check_optimizer() {
+  static_assert(std::movable<T>, "dapt::Optimizer [movable]: give the type a move constructor and a move assignment.");
+  static_assert(detail::OptimizerHasName<T>, "dapt::Optimizer [name]: add  static constexpr std::string_view name = \"my_optimizer\";");
+  static_assert(detail::OptimizerHasState<T>, "dapt::Optimizer [State]: add a movable  struct State { ... };  for what one parameter's run changes.");
+  static_assert(detail::OptimizerInits<T>, "dapt::Optimizer [init]: add  State init(const dapt::NamedParameter& parameter) const;");
+  static_assert(detail::OptimizerAccumulates<T>, "dapt::Optimizer [accumulate]: add  void accumulate(State& state, const dapt::Tensor& gradient) const;");
+  static_assert(detail::OptimizerShowsAccumulated<T>, "dapt::Optimizer [accumulated]: add  dapt::Tensor& accumulated(State& state) const;");
+  static_assert(detail::OptimizerSteps<T>, "dapt::Optimizer [step]: add  void step(dapt::Tensor& weight, State& state, const dapt::StepInfo& info) const;");
+  static_assert(detail::OptimizerVisitsState<T>, "dapt::Optimizer [visit]: add  template <class F> void visit(State& state, F&& f) const;  calling f(name, tensor) and f(name, int64) for all of it.");
+  if constexpr (detail::OptimizerVisitsState<T>) [[maybe_unused]] const auto shows = [](const T& rule, typename T::State& state) { rule.visit(state, detail::StateVisitor{}); };  // looks into visit
+  static_assert(detail::OptionalMember<detail::OptimizerDescribe, T, RunHeader>,
+                "dapt::Optimizer [describe]: write  dapt::RunHeader describe(const dapt::NamedParameters& parameters, double lr) const;  without the const its options would be in no header.");
+  static_assert(detail::OptionalMember<detail::OptimizerDependsOnOrder, T, bool>, "dapt::Optimizer [depends_on_order]: write  bool depends_on_order() const;");
+  static_assert(detail::OptionalMember<detail::OptimizerVisitReadByAccumulate, T, void>,
+                "dapt::Optimizer [visit_read_by_accumulate]: write  template <class F> void visit_read_by_accumulate(State& state, F&& f) const;");
+  static_assert(detail::OptionalMember<detail::OptimizerStepMemory, T, StepMemory, std::optional<StepMemory>>,
+                "dapt::Optimizer [step_memory]: write  dapt::StepMemory step_memory(const dapt::NamedParameter& parameter, at::ScalarType gradient_dtype) const;");
+  return Optimizer<T>;
+}
+
 /// What a run's header says of `rule`: its own `describe`, else its name and the lr of all parameters.
 template <Optimizer T>
 RunHeader describe_optimizer(const T& rule, const NamedParameters& parameters, double lr) {
+  static_assert(check_optimizer<T>());  // also of a rule that another one wraps, which the trainer does not see
   if constexpr (requires { rule.describe(parameters, lr); }) {
     return rule.describe(parameters, lr);
   } else {
@@ -149,20 +179,5 @@ template <class T>
 concept PiecewiseOptimizer = Optimizer<T> && requires(const T& rule, const typename T::State& state, std::int64_t n) {
   { rule.piece(state, n, n) } -> std::same_as<typename T::State>;
 };
-
-/// Call in your own test: `static_assert(dapt::check_optimizer<MyOptimizer>());` Says what is missing and what to write.
-template <class T>
-consteval bool check_optimizer() {
-  static_assert(std::movable<T>, "dapt::Optimizer [movable]: give the type a move constructor and a move assignment.");
-  static_assert(detail::OptimizerHasName<T>, "dapt::Optimizer [name]: add  static constexpr std::string_view name = \"my_optimizer\";");
-  static_assert(detail::OptimizerHasState<T>, "dapt::Optimizer [State]: add a movable  struct State { ... };  for what one parameter's run changes.");
-  static_assert(detail::OptimizerInits<T>, "dapt::Optimizer [init]: add  State init(const dapt::NamedParameter& parameter) const;");
-  static_assert(detail::OptimizerAccumulates<T>, "dapt::Optimizer [accumulate]: add  void accumulate(State& state, const dapt::Tensor& gradient) const;");
-  static_assert(detail::OptimizerShowsAccumulated<T>, "dapt::Optimizer [accumulated]: add  dapt::Tensor& accumulated(State& state) const;");
-  static_assert(detail::OptimizerSteps<T>, "dapt::Optimizer [step]: add  void step(dapt::Tensor& weight, State& state, const dapt::StepInfo& info) const;");
-  static_assert(detail::OptimizerVisitsState<T>, "dapt::Optimizer [visit]: add  template <class F> void visit(State& state, F&& f) const;  calling f(name, tensor) and f(name, int64) for all of it.");
-  if constexpr (detail::OptimizerVisitsState<T>) [[maybe_unused]] const auto shows = [](const T& rule, typename T::State& state) { rule.visit(state, detail::StateVisitor{}); };  // looks into visit
-  return Optimizer<T>;
-}
 
 }  // namespace dapt
