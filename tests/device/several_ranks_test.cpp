@@ -88,7 +88,7 @@ std::vector<double> numbers_of_runs(at::Device device, Ranks* ranks) {
     options.batch_size = 2;
     options.max_steps = 3;
     options.ranks = ranks;
-    if (ranks == nullptr) options.shard_states = options.shard_weights = false;
+    if (ranks == nullptr) options.shard_states = options.shard_weights = options.host_weights = false;
     Trainer trainer(model, adapter, rule, options);
     PackedStream stream(rows_of_two_documents(), {.micro_batch_size = 1, .seed = 3});
     trainer.train(stream, Steps{numbers});
@@ -114,7 +114,7 @@ std::vector<double> numbers_of_runs(at::Device device, Ranks* ranks) {
     SharedModel shared(model, *ranks);
     judge(shared);
   };
-  run(Lora{.rank = 3}, AdamW{.weight_decay = 0.1}, "mistral_window", {.max_grad_norm = 0.1});
+  run(Lora{.rank = 3}, AdamW{.weight_decay = 0.1}, "mistral_window", {.max_grad_norm = 0.1, .host_weights = true});
   run(FullParameter{}, GaLore<AdamW>{.rank = 4, .update_proj_gap = 2}, "llama_grouped", {.layer_wise = true, .shard_states = true});
   run(FullParameter{}, AdamW{}, "qwen3_yarn", {.shard_states = true, .shard_weights = true});
   return numbers;

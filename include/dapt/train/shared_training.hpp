@@ -11,6 +11,7 @@
 #include <sstream>
 #include <string>
 #include <string_view>
+#include <unordered_set>
 #include <utility>
 #include <vector>
 
@@ -58,11 +59,19 @@ class SharedTraining {
   /// Leaves this rank its share of the model's weights, with whose owners lie the states; what it returns stays where it is.
   std::unique_ptr<WeightWindow> shard(PartedWeights model, const std::vector<int>& owners) {
     kept_weights_ = describe_shards(model, owners, ranks_.size());
-    for (const Tensor& weight : model.weights) add_bits(bits_of_sharded_, weight);
+    note_absent(model.weights);
     std::unique_ptr<WeightWindow> window = shard_weights(ranks_, std::move(model), owners);
     weights_ = window.get();
     for (Trained& t : trained_) t.is_sharded = weights_->find(t.parameter.value) >= 0;
     return window;
+  }
+
+  /// Weights that will not be here between passes, before they go: their bits are these from here on, as their owners alone write to them.
+  void note_absent(const std::vector<Tensor>& weights) {
+    for (const Tensor& weight : weights) {
+      add_bits(bits_of_absent_, weight);
+      absent_.insert(weight.unsafeGetTensorImpl());
+    }
   }
 
   void begin_window() {
@@ -113,7 +122,7 @@ class SharedTraining {
   double waited() { return exchange_.waited() + (states_ ? states_->waited() : 0); }
   double waited_for_weights() { return weights_ ? weights_->waited() : 0; }
 
-  /// The bits of all weights and of what each rank keeps of the optimizer's state, and the place in the run, compared with those of rank 0; of weights that are sharded, the bits before they were. Throws dapt::Error naming the rank
+  /// The bits of all weights and of what each rank keeps of the optimizer's state, and the place in the run, compared with those of rank 0; of weights that are absent, the bits before they were. Throws dapt::Error naming the rank
   /// that differs.
   void require_equal(const NamedParameters& model, const RunProgress& progress, const char* when);
 
@@ -162,7 +171,8 @@ class SharedTraining {
   std::optional<StateShards<Rule>> states_;
   WeightWindow* weights_ = nullptr;
   std::string kept_weights_;
-  std::uint64_t bits_of_sharded_ = 0;
+  std::uint64_t bits_of_absent_ = 0;
+  std::unordered_set<const c10::TensorImpl*> absent_;
 };
 
 template <class Rule>
@@ -184,9 +194,9 @@ void SharedTraining<Rule>::exchange_rest(bool is_bad) {
 template <class Rule>
 void SharedTraining<Rule>::require_equal(const NamedParameters& model, const RunProgress& progress, const char* when) {
   const at::NoGradGuard no_grad;
-  std::uint64_t weights = bits_of_sharded_, state = 0;
+  std::uint64_t weights = bits_of_absent_, state = 0;
   for (const NamedParameter& parameter : model)
-    if (!weights_ || weights_->find(parameter.value) < 0) add_bits(weights, parameter.value);
+    if (!absent_.contains(parameter.value.unsafeGetTensorImpl())) add_bits(weights, parameter.value);
   for (Trained& trained : trained_) {
     if (!trained.is_sharded) add_bits(weights, trained.weight);
     const auto add = [&](std::string_view, auto& value) {

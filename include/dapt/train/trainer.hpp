@@ -82,10 +82,11 @@ class Trainer {
   /// All of the model's weights are there, on every rank, until it is next computed; nothing to do where they are neither sharded nor in the host's memory. All ranks call it alike.
   void gather_weights() { placement_.gather(); }
 
-  /// Folds the adapter into the model's weights; this trainer cannot train afterwards. Of several ranks all call it alike.
+  /// Folds the adapter into the model's weights; this trainer cannot train afterwards. Of several ranks all call it alike, and each has all weights from then on.
   void merge() {
     gather_weights();
     adapter_.merge(adapter_state_, model_);
+    placement_.stay();
     merged_ = true;
   }
 
@@ -179,7 +180,14 @@ void Trainer<Model, Adapter, Rule, Schedule>::prepare() {
     if (parted) placement_.place(shared_->shard(std::move(*parted), owners.weights));
     shared_->describe(header_);
   }
-  if (options_.host_weights) placement_.move_frozen_to_host();  // last: whoever throws before it leaves the model its weights
+  if (!options_.host_weights) return;
+  if (shared_) {
+    std::vector<Tensor> frozen;
+    for (const NamedParameter& parameter : model_.parameters())
+      if (!parameter.value.requires_grad()) frozen.push_back(parameter.value);
+    shared_->note_absent(frozen);
+  }
+  placement_.move_frozen_to_host();  // last: whoever throws before it leaves the model its weights
 }
 
 template <class Model, class Adapter, class Rule, class Schedule>

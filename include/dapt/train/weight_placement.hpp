@@ -48,6 +48,10 @@ class WeightPlacement {
   void gather() {
     if (window_) window_->gather();
   }
+  /// Of gathered weights: they stay, as they are written from here on. The host's copies are not.
+  void stay() {
+    if (window_) set_gate(nullptr);
+  }
   /// What came is gone: before weights are written.
   void release() {
     if (window_) window_->release();
