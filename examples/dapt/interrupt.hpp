@@ -23,8 +23,10 @@ inline void on_signal() {
   }
   first = now;
   stop_requested = true;
-  constexpr char message[] = "\nstopping as soon as no work is lost; press Ctrl-C again to end at once\n";
-  [[maybe_unused]] const auto written = write(STDERR_FILENO, message, sizeof message - 1);
+  std::thread([] {  // of its own: where nobody reads, a full pipe say, it would keep the second signal from being heard
+    constexpr char message[] = "\nstopping as soon as no work is lost; press Ctrl-C again to end at once\n";
+    [[maybe_unused]] const auto written = write(STDERR_FILENO, message, sizeof message - 1);
+  }).detach();
 }
 
 /// For a command that has something to save; before it starts a thread, as threads inherit what they block. No handler: where one runs on the stack of a thread that is in a product of oneDNN in fp32, it

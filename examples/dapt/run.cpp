@@ -264,7 +264,8 @@ Run prepare_run(const RunOptions& run, const dapt::AnyTokenizer& tokenizer) {
   header.append(store.description());
   header.add("training data", std::to_string(packed.documents + packed.empty_documents) + " pages, " + std::to_string(packed.source_tokens) + " tokens in " + std::to_string(packed.sequences) +
                                   " sequences of " + std::to_string(run.packing.max_length) + ", documents " +
-                                  (run.packing.isolate_documents ? "isolated from each other" : "joined") + ", between them: " + separator(run, prepared.tokenizer) + (prepared.sequences.options().bos ? ", before each: BOS, id " + std::to_string(*prepared.sequences.options().bos) : ""));
+                                  (run.packing.isolate_documents ? "isolated from each other" : "joined") + ", between them: " + separator(run, prepared.tokenizer));
+  header.add("before each document", packing.bos ? "BOS, id " + std::to_string(*packing.bos) : "nothing");
   header.add("first border of documents", first_border(prepared));
   header.add("held-out pages", std::to_string(prepared.held_out.size()));
   header.add("seed", std::to_string(run.seed));
@@ -281,6 +282,7 @@ Run prepare_run(const RunOptions& run, const dapt::AnyTokenizer& tokenizer) {
   prepared.identity.add("fingerprint of the base model", fingerprint);  // not its path: it may have been moved
   prepared.identity.add("dtype", run.dtype);
   prepared.identity.add("quantize", run.quantize);
+  if (packing.bos.has_value() != tokenizer.special_tokens().adds_bos) prepared.identity.add("--bos", packing.bos ? "yes" : "no");
   prepared.identity.add("processes", std::to_string(processes() == nullptr ? 1 : processes()->size()));
   prepared.identity.add("checksum of the training data", data);
   const std::string first = of_the_first_process(nlohmann::json(prepared.identity.entries).dump());  // what a checkpoint holds: the others' machines may be others

@@ -7,7 +7,7 @@
 using dapt::testing_support::TemporaryFolder;
 using dapt::testing_support::write_bytes;
 
-TEST_CASE("a whole file is read, whatever its length; a folder and what is not there are named") {
+TEST_CASE("a whole file is read, whatever its length, and a folder or what is not there is named") {
   const TemporaryFolder folder;
   for (const std::size_t size : {0, 1, (1 << 16) - 1, 1 << 16, (1 << 16) + 1}) {
     std::string bytes(size, '\n');

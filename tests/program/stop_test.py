@@ -569,6 +569,34 @@ class Stop(unittest.TestCase):
             held.append(int(status["SigBlk"], 16) & blocked)
         self.assertEqual(sorted(held), [0] + [blocked] * (len(held) - 1))  # all but the thread that waits for them
 
+    def test_a_second_signal_ends_a_run_whose_messages_nobody_reads(self):
+        out = self.folder / "out"
+        reader, writer = os.pipe()
+        self.addCleanup(os.close, reader)
+        process = self.start("train", out, "--max-steps", 100000, stderr=writer)
+        self.wait_for(process, lambda: self.steps(out) >= 2)
+        os.set_blocking(writer, False)
+        with self.assertRaises(BlockingIOError):
+            while True:
+                os.write(writer, b"." * 512)
+        os.set_blocking(writer, True)
+        os.close(writer)
+        process.send_signal(signal.SIGTERM)
+        time.sleep(1)
+        process.send_signal(signal.SIGTERM)
+        self.assertEqual(process.wait(timeout=30), 130)
+
+    def test_bos_before_documents_may_not_change_while_a_run_is_stopped(self):
+        (self.model / "tokenizer_config.json").write_text(json.dumps({"bos_token": "<|endoftext|>", "eos_token": "<|endoftext|>", "add_bos_token": True}))
+        out = self.folder / "out"
+        self.assertGood(self.run_to_its_end("train", out, "--rank", 2, "--max-steps", 1))
+        (checkpoint,) = (out / "checkpoints").glob("step-*/checkpoint.json")
+        self.assertNotIn("bos", checkpoint.read_text().lower())  # as runs of before the option
+        refused = self.run_to_its_end("train", out, "--rank", 2, "--max-steps", 2, "--resume", "--no-bos")
+        self.assertEqual(refused.returncode, 1)
+        self.assertIn('--resume: --bos is "no" and was ""', refused.stderr)
+        self.assertGood(self.run_to_its_end("train", out, "--rank", 2, "--max-steps", 2, "--resume", "--bos"))
+
     def test_a_complete_setting_of_a_comparison_is_not_trained_over(self):
         compared = self.folder / "compared"
         self.assertGood(self.run_to_its_end("compare", compared, "--max-steps", 2, "--setting", "small = --rank 2"))
