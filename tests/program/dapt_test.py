@@ -585,6 +585,21 @@ class Program(unittest.TestCase):
         self.assertEqual(filtered("--duplicates", "off", "--scorer", "field", "--min-score", 0.5).returncode, 0)
         self.assertEqual(len(kept.read_text().splitlines()), 6)
 
+    def test_eval_tells_what_a_tokenizer_that_normalises_never_spells(self):
+        base = self.folder / "base"
+        base.mkdir()
+        write_model(base, source)
+        tokenizer = json.loads((base / "tokenizer.json").read_text())
+        (base / "tokenizer.json").write_text(json.dumps(tokenizer | {"normalizer": {"type": "NFKC"}}))
+        qa, cloze = self.folder / "qa.jsonl", self.folder / "cloze.jsonl"
+        qa.write_text("".join(json.dumps({"id": answer, "question": "Q?", "answers": [answer]}) + "\n" for answer in ("ｄｎａ", "dna")))
+        cloze.write_text(json.dumps({"id": "c", "sentence": "It is {word}.", "answer": "ｄｎａ", "candidates": ["ｄｎａ", "dna", "rna"]}) + "\n")
+        for options, told in (((), True), (("--normalisation", "strip,casefold,nfkc"), False)):
+            result = run("eval", "--model", base, "--dtype", "fp32", "--threads", 1, "--qa", qa, "--cloze", cloze, *options)
+            self.assertEqual(result.returncode, 0, result.stderr)
+            self.assertEqual("1 of 2 questions accept only answers that this tokenizer does not spell" in result.stderr, told)
+            self.assertIn("1 of 1 sentences have candidates that are the same tokens to this tokenizer", result.stderr)
+
     def test_eval_shows_the_best_first_and_makes_the_folder_of_its_results(self):
         models = [self.folder / f"model-{seed}" for seed in (1, 2, 3)]
         for seed, folder in enumerate(models):
