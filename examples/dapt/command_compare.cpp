@@ -18,6 +18,7 @@
 #include "corpus.hpp"
 #include "processes.hpp"
 #include "evaluation.hpp"
+#include "evaluation_lines.hpp"
 #include "interrupt.hpp"
 #include "run.hpp"
 #include "training.hpp"

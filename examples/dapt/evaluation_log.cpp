@@ -4,51 +4,13 @@
 #include <fstream>
 #include <iostream>
 #include <iterator>
-#include <limits>
-
-#include <nlohmann/json.hpp>
 
 #include <dapt/core/atomic_file.hpp>
 
+#include "evaluation_lines.hpp"
 #include "processes.hpp"
 
 namespace dapt_program {
-namespace {
-
-constexpr const char *step_key = "step", *checksum_key = "checksum", *checksum_of_before = "held_out_checksum";  // when the perplexity was all that was measured
-
-std::string line_of(const dapt::EvaluationRecord& evaluation) {
-  nlohmann::ordered_json json{{step_key, evaluation.step}};
-  for (const auto& [metric, value] : evaluation.values) json[metric] = value;
-  json[checksum_key] = evaluation.checksum;
-  return json.dump() + "\n";
-}
-
-std::optional<dapt::EvaluationRecord> evaluation_from(const std::string& line) {
-  const auto json = nlohmann::json::parse(line, nullptr, false);
-  if (!json.is_object() || !json.contains(step_key) || !json[step_key].is_number_integer()) return std::nullopt;
-  dapt::EvaluationRecord evaluation{.step = json[step_key].get<std::int64_t>(), .values = {}, .checksum = {}};
-  for (const auto& [key, value] : json.items()) {
-    if ((key == checksum_key || key == checksum_of_before) && value.is_string()) evaluation.checksum = value.get<std::string>();
-    else if (key != step_key && (value.is_number() || value.is_null())) evaluation.values[key] = value.is_null() ? std::numeric_limits<double>::quiet_NaN() : value.get<double>();
-  }
-  if (evaluation.values.empty()) return std::nullopt;
-  return evaluation;
-}
-
-}  // namespace
-
-std::vector<dapt::EvaluationRecord> read_evaluations(const fs::path& file) {
-  std::vector<dapt::EvaluationRecord> evaluations;
-  std::int64_t damaged = 0;
-  std::ifstream in(file, std::ios::binary);
-  for (std::string line; std::getline(in, line) && !in.eof();) {  // the last one has its end, unless the run was killed while it wrote it
-    if (auto evaluation = evaluation_from(line)) evaluations.push_back(std::move(*evaluation));
-    else ++damaged;
-  }
-  if (damaged > 0) std::cerr << file.string() << ": " << damaged << " lines are no evaluations and were left out\n";
-  return evaluations;
-}
 
 EvaluationLog::EvaluationLog(const fs::path& folder, const ContinuationOptions& continuation, const Evaluate& evaluate, std::int64_t done)
     : folder_(folder), steps_(continuation.eval_steps), done_(done), keeps_best_(!continuation.keep_best.empty()), metric_(keeps_best_ ? continuation.keep_best : continuation.eval_metrics.front()), evaluate_(evaluate) {

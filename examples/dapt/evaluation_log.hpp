@@ -24,9 +24,6 @@ struct Evaluate {
   explicit operator bool() const { return measure != nullptr; }
 };
 
-/// What the evaluations.jsonl of a setting's folder holds; nothing where there is none. Lines that are no evaluations are left out and counted, on standard error.
-std::vector<dapt::EvaluationRecord> read_evaluations(const fs::path& file);
-
 class EvaluationLog {
  public:
   /// Of a run that goes on, the file keeps what was measured up to step `done`. `evaluate` outlives this.

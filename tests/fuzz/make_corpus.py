@@ -197,6 +197,10 @@ for target in ("tokenizer_config", "sentencepiece_folder"):
     put(target, "added_far", {"added_tokens_decoder": {"99999999": token(0, "<far>")}})
     put(target, "wrong_types", {"bos_token": 1, "add_bos_token": "yes", "added_tokens_decoder": []})
     put(target, "wide_id", {"bos_token_id": 2**40, "eos_token_id": 2**63 + 1})
+    behind = 5 if target == "tokenizer_config" else 8
+    put(target, "added_ids", {"<added>": behind, "<more>": behind + 1})
+    put(target, "added_later", {"<added>": behind + 2})
+    put(target, "added_id_wide", {"<added>": 2**40})
     put(target, "array", [])
     put(target, "broken", '{"bos_token": "<s>')
 
@@ -331,6 +335,46 @@ put("word_lists", "wrong_types", jsonl({"work": 1, "page": "1", "domain": 0}, {"
 put("word_lists", "large_page", '{"work":"w","page":1e300,"domain":true}\n{"work":"w","page":18446744073709551615,"domain":true}\n')
 put("word_lists", "deep", deep(300, "answers"))
 put("word_lists", "nothing", " \n")
+
+after_header = jsonl(*({**score, "hash": fnv("w\0001\0" + content)} for score, content in zip(scores, ("first", "second"))))
+put("score_journal", "sound", after_header)
+put("score_journal", "whole", jsonl({"dapt_scores": 1, "scorer": "ngram"}).replace(" ", "") + after_header)
+put("score_journal", "cut", after_header[:-9])
+put("score_journal", "others", jsonl(scores[2], scores[1]))
+put("score_journal", "wrong_types", jsonl({"hash": 1}, []))
+put("score_journal", "nul", b"\0\0\n\0\n")
+
+put("evaluations", "sound", jsonl(*({"step": step, "perplexity": 9.5, "qa_exact": 0.25, "checksum": "fnv 1"} for step in (4, 8))))
+put("evaluations", "before", jsonl({"step": 4, "perplexity": None, "held_out_checksum": "x"}))
+put("evaluations", "cut", jsonl({"step": 4, "perplexity": 9.5})[:-1])
+put("evaluations", "wide_step", jsonl({"step": 2**64 - 1, "perplexity": 9.5}, {"step": -4, "perplexity": 9.5}, {"step": 1e300, "perplexity": 9.5}))
+put("evaluations", "wrong_types", jsonl({"step": "4", "perplexity": 9.5}, {"step": 4, "perplexity": "9"}, [4], None))
+put("evaluations", "large", '{"step":4,"perplexity":1e400}\n')
+put("evaluations", "deep", '{"step":4,"perplexity":1,"x":' + "[" * 600 + "]" * 600 + "}\n")
+
+metric = {"name": "logp_mrr", "value": 0.5, "higher_is_better": True, "details": {"top1": 0.5, "loss": "inf"}, "settings": {"ties": "mean"},
+          "items": [{"id": "c1", "value": 0.5, "prediction": "dpkg", "rank": 1.5, "scores": [["z", -0.5], ["a", "-inf"]], "scores_per": {"token": [-0.1, None]}}]}
+trained = {"steps": 3, "skipped": 1, "tokens": 1000, "first_loss": 2.5, "last_loss": None, "seconds": 1.5, "optimizer_seconds": 0.5, "peak_memory_bytes": 10**9, "device_peak_memory_bytes": [["cuda:0", 10**9]],
+           "trainable_parameters": 7, "state_bytes": 56, "rank_state_bytes": [28, 28], "rank_weight_bytes": [], "stopped_because": "max_steps"}
+result = {"version": 1, "name": "LoRA 8", "description": "rank 8", "header": [["lr", "1e-4"]], "train": trained, "metrics": [metric], "run": [["model", "m"], ["model", "n"]]}
+put("setting_result", "sound", result)
+put("setting_result", "older", {**result, "train": {key: value for key, value in trained.items() if not isinstance(value, list)}, "metrics": []})
+for name, change in {"steps_large": {"steps": 1e300}, "steps_wide": {"steps": 2**63}, "bytes_fraction": {"rank_state_bytes": [0.5]}, "devices": {"device_peak_memory_bytes": [["cuda:0"]]}, "devices_number": {"device_peak_memory_bytes": 5}}.items():
+    put("setting_result", name, {**result, "train": {**trained, **change}})
+for name, change in {"version": {"version": 2}, "version_large": {"version": 1e300}, "header": {"header": {"a": 1}}, "metrics": {"metrics": [1]}, "scores": {"metrics": [{**metric, "items": [{**metric["items"][0], "scores": [[]]}]}]},
+                     "infinite": {"metrics": [{**metric, "value": "Infinity"}]}}.items():
+    put("setting_result", name, {**result, **change})
+put("setting_result", "deep", deep(300, "version"))
+
+event = b"\x09" + struct.pack("<d", 1.5) + b"\x10\2" + b"\x2a\x0b" + b"\x0a\x09" + b"\x0a\2ab\x15" + struct.pack("<f", 0.5)
+put("event_file", "event", event)
+put("event_file", "later", event.replace(b"\x10\2", b"\x10\7"))
+put("event_file", "long_step", b"\x10" + b"\xff" * 9 + b"\1")
+put("event_file", "long_field", b"\x2a" + b"\xff" * 9 + b"\1ab")
+put("event_file", "group", b"\x0b\x0c")
+put("event_file", "endless_number", b"\xff" * 12)
+put("event_file", "length", struct.pack("<Q", 2**63) + b"abcdefgh")
+put("event_file", "cut", struct.pack("<Q", 9) + b"abcd" + b"123456789")
 
 put("step_log", "sound", jsonl(*({"step": step, "tokens": 512 * step, "loss": 2.5, "lr": 1e-4, "phase_seconds": {"forward": 0.1}} for step in range(1, 6))))
 put("step_log", "whole", jsonl(*({"step": step, "tokens": 512 * step, "loss": 2.5, "lr": 1e-4, "grad_norm": None, "tokens_per_second": 9.5, "peak_memory_bytes": 10**9, "seconds": 1.5 * step,

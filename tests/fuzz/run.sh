@@ -31,7 +31,7 @@ for target in $targets; do
   inputs=("$found" "tests/fuzz/corpus/$target")
   [ ! -d "tests/fuzz/crashes/$target" ] || inputs+=("tests/fuzz/crashes/$target")
   at_once=256
-  [ "$target" != pages ] || at_once=2304  # a zstd frame may ask for a window of 2 GiB, of which it touches what it fills
+  case $target in pages | score_file | word_lists) at_once=2304 ;; esac  # a zstd frame may ask for a window of 2 GiB, of which it touches what it fills
   echo "$target: $seconds s"
   DAPT_FUZZ_TARGET=$target build/fuzz/bin/fuzz_$table -max_total_time="$seconds" -max_len=4096 -timeout=60 -rss_limit_mb=1024 -malloc_limit_mb="$at_once" -artifact_prefix="$found." -print_final_stats=1 "$@" "${inputs[@]}" \
     >"$found.log" 2>&1 || { tail -40 "$found.log"; exit 1; }

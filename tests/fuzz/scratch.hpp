@@ -2,7 +2,9 @@
 #pragma once
 
 #include <cstdlib>
+#include <exception>
 #include <filesystem>
+#include <initializer_list>
 #include <stdexcept>
 #include <string>
 #include <string_view>
@@ -11,6 +13,8 @@
 #include <fcntl.h>
 #include <sys/mman.h>
 #include <unistd.h>
+
+#include <dapt/core/error.hpp>
 
 namespace dapt::fuzz {
 
@@ -61,6 +65,22 @@ class ScratchFolder {
     write_all(descriptor, bytes);
     ::close(descriptor);
     return file;
+  }
+
+  /// read() with the input as each of these files, by itself; its dapt::Error comes when all had their turn.
+  template <class Read>
+  void holding_as_each(std::initializer_list<const char*> names, std::string_view bytes, const Read& read) const {
+    std::exception_ptr refused;
+    for (const char* name : names) {
+      const auto file = holding(name, bytes);
+      try {
+        read();
+      } catch (const Error&) {
+        refused = std::current_exception();
+      }
+      std::filesystem::remove(file);
+    }
+    if (refused) std::rethrow_exception(refused);
   }
 
  private:

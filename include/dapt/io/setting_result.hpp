@@ -2,6 +2,7 @@
 #pragma once
 
 #include <concepts>
+#include <cstdint>
 #include <filesystem>
 #include <map>
 #include <string>
@@ -56,10 +57,13 @@ inline nlohmann::ordered_json train_json(const TrainReport& train) {
 /// Lists may be missing: older files have none.
 inline TrainReport train_from(const nlohmann::json& json) {
   TrainReport train;
+  const auto list = [&](const char* key) { return json.value(key, nlohmann::json::array()); };
   each_field(train, [&]<class Value>(const char* key, Value& value) {
     if constexpr (std::same_as<Value, double>) value = exact_number(json.at(key));
-    else if constexpr (std::integral<Value> || std::same_as<Value, std::string>) json.at(key).get_to(value);
-    else value = json.value(key, Value());
+    else if constexpr (std::integral<Value>) value = whole_number<Value>(json.at(key), key);
+    else if constexpr (std::same_as<Value, std::string>) json.at(key).get_to(value);
+    else if constexpr (std::same_as<Value, std::vector<std::int64_t>>) for (const nlohmann::json& one : list(key)) value.push_back(whole_number<std::int64_t>(one, key));
+    else for (const nlohmann::json& one : list(key)) value.emplace_back(one.at(0).get<std::string>(), whole_number<std::int64_t>(one.at(1), key));
   });
   return train;
 }
@@ -121,7 +125,7 @@ inline StoredResult read_setting_result(const std::filesystem::path& file) {
   const nlohmann::json json = detail::read_json_file(file);
   StoredResult stored;
   try {
-    const int version = json.at("version").get<int>();
+    const int version = detail::whole_number<int>(json.at("version"), "version");
     require(version == 1, "version ", version, ", expected 1");
     SettingResult& result = stored.result;
     json.at("name").get_to(result.name);

@@ -157,9 +157,9 @@ inline std::int64_t step_of(std::string_view event) {
 /// where a file cannot be changed.
 inline void keep_steps(const std::filesystem::path& folder, std::int64_t last_step) {
   std::vector<std::filesystem::path> files;
-  std::error_code error;
-  for (const auto& entry : std::filesystem::directory_iterator(folder, error))
-    if (entry.path().filename().string().starts_with("events.out.tfevents.")) files.push_back(entry.path());
+  std::error_code error, ignored;
+  for (const auto& entry : std::filesystem::directory_iterator(folder, ignored))
+    if (entry.path().filename().string().starts_with("events.out.tfevents.") && entry.is_regular_file(ignored)) files.push_back(entry.path());
   for (const std::filesystem::path& file : files) {
     std::ifstream in(file, std::ios::binary);
     const std::uintmax_t size = std::filesystem::file_size(file);
