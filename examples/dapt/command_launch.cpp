@@ -3,12 +3,18 @@
 #include <atomic>
 #include <cerrno>
 #include <csignal>
+#include <cstdint>
 #include <cstdio>
 #include <cstring>
+#include <filesystem>
+#include <fstream>
+#include <iterator>
 #include <memory>
 #include <span>
 #include <string>
 #include <string_view>
+#include <system_error>
+#include <utility>
 #include <vector>
 
 #include <arpa/inet.h>
@@ -85,7 +91,44 @@ std::atomic<int> interrupts = 0, terminations = 0, hangups = 0;  // to be passed
 
 void pass_on(int signal) { ++(signal == SIGTERM ? terminations : signal == SIGINT ? interrupts : hangups); }
 
-/// Runs until all have ended. After the first that failed the others have `patience` seconds to find out and say so, and as long after SIGTERM.
+/// Whether a process writes to a disk, from one look to the next.
+class WritingWatch {
+ public:
+  explicit WritingWatch(pid_t process) : folder_("/proc/" + std::to_string(process)) {}
+
+  /// The first look finds what was written before.
+  bool writes() {
+    const std::int64_t before = std::exchange(bytes_, bytes_written());
+    return bytes_ > before || waits_for_its_disk();
+  }
+
+ private:
+  std::int64_t bytes_written() const {
+    std::ifstream counts(folder_ / "io");
+    std::int64_t bytes = 0;
+    for (std::string name; counts >> name >> bytes;)
+      if (name == "write_bytes:") return bytes;
+    return 0;
+  }
+  /// As while a file is flushed, when no byte is counted: a thread is in a system call that no signal breaks off. Not so one that waits for a page of memory, with which no work is lost.
+  bool waits_for_its_disk() const {
+    std::error_code error;
+    for (fs::directory_iterator thread(folder_ / "task", error), none; !error && thread != none; thread.increment(error)) {
+      std::ifstream stat(thread->path() / "stat"), call(thread->path() / "syscall");
+      const std::string text{std::istreambuf_iterator<char>(stat), {}};  // "17 (any name) D ..."
+      const auto state = text.rfind(") ");
+      int number = -1;
+      if (state != text.npos && text.compare(state, 4, ") D ") == 0 && call >> number && number >= 0) return true;
+    }
+    return false;
+  }
+
+  fs::path folder_;
+  std::int64_t bytes_ = 0;
+};
+
+/// Runs until all have ended. After the first that failed the others have `patience` seconds to find out and say so, and as long after SIGTERM, and then after the last sign that one of them writes: a checkpoint of
+/// many gigabytes takes minutes, and would be lost.
 void launch(LaunchOptions options) {
   constexpr double patience = 10;
   if (options.port == 0) options.port = a_free_port();
@@ -103,8 +146,10 @@ void launch(LaunchOptions options) {
   };
   std::signal(SIGPIPE, SIG_IGN);  // of what this process says: its reader may end before the command does
   std::string failure;
+  std::vector<WritingWatch> watches(processes.begin(), processes.end());
   double waited = 0;
-  int sent = 0;
+  int sent = 0, looks = 0;
+  bool told_writing = false;
   for (std::size_t left = processes.size(); left > 0;) {
     for (; interrupts > 0; --interrupts) send(SIGINT);
     for (; terminations > 0; --terminations) send(SIGTERM);
@@ -126,9 +171,17 @@ void launch(LaunchOptions options) {
       std::fprintf(stderr, "dapt launch: %s; the others are to end\n", failure.c_str());
     }
     usleep(20000);
-    if (!failure.empty() && left > 0 && (waited += 0.02) > patience * (sent + 1)) {
+    if (failure.empty() || left == 0) continue;
+    waited += 0.02;
+    if (++looks % 25 == 0) for (std::size_t rank = 0; rank < processes.size(); ++rank) {
+      if (processes[rank] == 0 || !watches[rank].writes() || sent == 0) continue;
+      waited = 0;
+      if (!std::exchange(told_writing, true)) std::fprintf(stderr, "dapt launch: rank %zu still writes, and is waited for; Ctrl-C ends it at once\n", rank);
+    }
+    if (waited > patience) {
       send(sent == 0 ? SIGTERM : SIGKILL);
       send(SIGCONT);  // one that was stopped hears no other signal
+      waited = 0;
       ++sent;
     }
   }

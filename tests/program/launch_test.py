@@ -202,6 +202,21 @@ with tempfile.TemporaryDirectory() as name:
     messages = paused.communicate(timeout=60)[1]
     assert paused.returncode == 0 and messages.count("dapt launch: stopped with its processes") == 2 and "ended by: stop requested" in messages, messages
 
+    timeout, disk = 3, {"LD_PRELOAD": str(next(build.rglob("libdapt_faulty_disk.so")))}
+
+    def on_slow_disk(out, fault, options):
+        words = training(out, "--pages", work / "pages.jsonl", "--max-steps", 2, "--adapter", "full", *options)
+        words[words.index("--rank-timeout") + 1] = str(timeout)
+        return start(2, *words, **disk, FAULTY_DISK=fault)
+
+    # A rank that is killed while rank 0 writes a checkpoint, for longer than the launcher lets a process live that does nothing: by many slow writes, and by one flush. It takes half a minute, while the next parts run.
+    bereft = {"writes": on_slow_disk("writes", "write nap .step-000000001.tmp 0 12", ("--checkpoint-steps", 1)), "flush": on_slow_disk("flush", "fsync stall .step-000000002.tmp/.state 0 1", ())}
+    for out, launcher in bereft.items():
+        while not list(work.glob(f"{out}/checkpoints/.step-*.tmp/.state*")):
+            assert launcher.poll() is None, launcher.communicate()[1]
+            time.sleep(0.01)
+        os.kill(ranks(launcher)[1], signal.SIGKILL)
+
     # A rank that is killed or stopped while training: all end, say who it was, and the run goes on from its last checkpoint.
     slowest, faults = 0.0, 0
     for attempt in range(times):
@@ -221,15 +236,8 @@ with tempfile.TemporaryDirectory() as name:
                 assert weights(out) == weights("whole"), f"{out} does not end with the weights of the run without a fault"
 
     # Rank 0 may write for longer than --rank-timeout: the last checkpoint, one while it trains (step 2's waits for step 1's), the best weights.
-    timeout, slow = 3, {"final": ("fsync nap final/checkpoints/ 0 2", ("--shard-weights",)), "periodic": ("fsync nap .step-000000001.tmp 0 2", ("--checkpoint-steps", 1)),
-                        "best": ("fsync nap best/best/model 0 2", ("--held-out", 0.3, "--eval-steps", 2, "--keep-best"))}
-    disk = {"LD_PRELOAD": str(next(build.rglob("libdapt_faulty_disk.so")))}
-
-    def on_slow_disk(out, fault, options):
-        words = training(out, "--pages", work / "pages.jsonl", "--max-steps", 2, "--adapter", "full", *options)
-        words[words.index("--rank-timeout") + 1] = str(timeout)
-        return start(2, *words, **disk, FAULTY_DISK=fault)
-
+    slow = {"final": ("fsync nap final/checkpoints/ 0 2", ("--shard-weights",)), "periodic": ("fsync nap .step-000000001.tmp 0 2", ("--checkpoint-steps", 1)),
+            "best": ("fsync nap best/best/model 0 2", ("--held-out", 0.3, "--eval-steps", 2, "--keep-best"))}
     begun = time.monotonic()
     writing = {out: on_slow_disk(out, *how) for out, how in slow.items()}
     for out, launcher in writing.items():
@@ -237,6 +245,11 @@ with tempfile.TemporaryDirectory() as name:
         assert launcher.returncode == 0 and time.monotonic() - begun > timeout, f"{out}: exit status {launcher.returncode}\n{messages}"
         for file in ("checkpoints/step-000000002/checkpoint.json", "model/model.safetensors", *(["best/model/model.safetensors"] if out == "best" else [])):
             assert (work / out / file).exists(), (out, file)
+
+    for (out, launcher), step in zip(bereft.items(), (1, 2), strict=True):
+        messages = launcher.communicate(timeout=60)[1]
+        assert launcher.returncode == 1 and messages.count("dapt launch: rank 0 still writes, and is waited for") == 1, messages
+        assert (work / out / f"checkpoints/step-{step:09}/checkpoint.json").exists(), (out, messages)
 
     # Questions split over two processes: the results of one.
     (work / "qa.jsonl").write_text("".join(json.dumps({"id": f"q{i}", "question": f"What does {word} do?", "answers": [word]}) + "\n" for i, word in enumerate(("apt", "dpkg", "make", "gcc", "cron"))))

@@ -1,7 +1,7 @@
 // A disk that fails, for a program that is started with this library in LD_PRELOAD and FAULTY_DISK="CALL ERROR PART AFTER TIMES" in its environment: of the CALLs (open, mkdir, write, fsync,
 // rename) on paths that contain PART, those after the first AFTER fail with ERROR (ENOSPC, EDQUOT, EROFS, EACCES, EIO), TIMES of them (0: all). For write, AFTER counts bytes, and the
-// call that goes over them writes a part. ERROR "sleep" waits for a
-// minute, longer than a test does, and "nap" for two seconds. FAULTY_DISK_TRACE=FILE appends a line "CALL BYTES PATH" to FILE: "write" when bytes were written, "fsync" when a flush begins and
+// call that goes over them writes a part. ERROR "sleep" waits for a minute, longer than a test does, "nap" for two seconds, and "stall" for 23 as for a disk: of signals only SIGKILL is heard
+// meanwhile, and the thread's state is D. FAULTY_DISK_TRACE=FILE appends a line "CALL BYTES PATH" to FILE: "write" when bytes were written, "fsync" when a flush begins and
 // "flushed" when it has succeeded, "rename" before a file or folder gets the name PATH.
 #include <atomic>
 #include <cerrno>
@@ -14,6 +14,7 @@
 #include <fcntl.h>
 #include <sys/syscall.h>
 #include <sys/types.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 namespace {
@@ -38,6 +39,11 @@ struct Fault {
   }
   /// Sets errno; false where the call is only late.
   bool fails() const {
+    if (std::strcmp(error, "stall") == 0) {
+      const pid_t child = vfork();  // returns here when the child has ended
+      if (child == 0) sleep(23), _exit(0);
+      return waitpid(child, nullptr, 0), false;
+    }
     const struct { const char* name; unsigned seconds; } late[] = {{"sleep", 60}, {"nap", 2}};
     for (const auto& entry : late)
       if (std::strcmp(entry.name, error) == 0) return sleep(entry.seconds), false;
