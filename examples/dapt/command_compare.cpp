@@ -20,6 +20,7 @@
 #include "evaluation.hpp"
 #include "evaluation_lines.hpp"
 #include "interrupt.hpp"
+#include "named_files.hpp"
 #include "run.hpp"
 #include "training.hpp"
 #include "write_errors.hpp"

@@ -27,6 +27,7 @@
 #include "error_message.hpp"
 #include "evaluation.hpp"
 #include "interrupt.hpp"
+#include "named_files.hpp"
 #include "options.hpp"
 #include "processes.hpp"
 #include "run.hpp"

@@ -10,7 +10,9 @@
 #include "commands.hpp"
 #include "corpus.hpp"
 #include "interrupt.hpp"
+#include "named_files.hpp"
 #include "options.hpp"
+#include "page_writer.hpp"
 #include "processes.hpp"
 #include "run.hpp"
 

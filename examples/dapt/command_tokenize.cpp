@@ -20,6 +20,7 @@
 #include "commands.hpp"
 #include "corpus.hpp"
 #include "interrupt.hpp"
+#include "named_files.hpp"
 #include "options.hpp"
 #include "processes.hpp"
 

@@ -10,6 +10,7 @@
 #include "commands.hpp"
 #include "evaluation.hpp"
 #include "interrupt.hpp"
+#include "named_files.hpp"
 #include "processes.hpp"
 #include "run.hpp"
 #include "training.hpp"

@@ -8,7 +8,6 @@
 #include <memory>
 #include <ostream>
 #include <sstream>
-#include <system_error>
 #include <utility>
 
 #include <nlohmann/json.hpp>
@@ -16,10 +15,8 @@
 
 #include <dapt/core/error.hpp>
 #include <dapt/core/hash.hpp>
-#include <dapt/data/file_names.hpp>
 #include <dapt/data/find_duplicates.hpp>
 #include <dapt/data/page_labels.hpp>
-#include <dapt/data/parallel_for.hpp>
 #include <dapt/data/score_file.hpp>
 #include <dapt/data/score_journal.hpp>
 #include <dapt/data/score_pages.hpp>
@@ -29,91 +26,15 @@
 #include <dapt/data/utf8.hpp>
 #include <dapt/metrics/question_set.hpp>
 
+#include "findings.hpp"
 #include "interrupt.hpp"
+#include "kept_scores.hpp"
+#include "named_files.hpp"
 #include "page_scorers.hpp"
 #include "processes.hpp"
 
 namespace dapt_program {
 namespace {
-
-/// "pages.jsonl:12 (policy, page 3)"
-std::string place(const dapt::Page& page) { return page.source + " (" + page.work + ", page " + std::to_string(page.page) + ")"; }
-
-nlohmann::ordered_json place_json(const dapt::Page& page) { return {{"work", page.work}, {"page", page.page}, {"source", page.source}}; }
-
-/// Copies and overlaps: each as a JSON line of a file, where one is wanted, and the first of each kind for the screen.
-class Findings {
- public:
-  explicit Findings(const fs::path& file) {
-    if (!file.empty()) file_.emplace(file);
-  }
-
-  void add(const dapt::Page& copy, const dapt::Page& original, const dapt::Duplicate& duplicate) {
-    std::ostringstream text;
-    text << place(copy) << " is a copy of " << place(original);
-    if (!duplicate.exact) text << ", " << duplicate.jaccard << " alike";
-    add(copies_, text.str());
-    nlohmann::ordered_json line = place_json(copy);
-    line.update({{"found", "copy"}, {"of", place_json(original)}, {"jaccard", duplicate.jaccard}, {"exact", duplicate.exact}});
-    write(line);
-  }
-  void add(const dapt::Page& page, const dapt::EvaluationItem& item, double share) {
-    std::ostringstream text;
-    text << item.id << " stands in " << place(page) << ": " << 100 * share << " % of it";
-    add(overlaps_, text.str());
-    nlohmann::ordered_json line = place_json(page);
-    line.update({{"found", "evaluation item"}, {"item", item.id}, {"share", share}});
-    write(line);
-  }
-
-  std::vector<std::string> finish() {
-    if (file_) file_->commit();
-    std::vector<std::string> texts = copies_;
-    texts.insert(texts.end(), overlaps_.begin(), overlaps_.end());
-    return texts;
-  }
-
- private:
-  static void add(std::vector<std::string>& texts, std::string text) {
-    constexpr std::size_t shown = 5;
-    if (texts.size() < shown) texts.push_back(std::move(text));
-  }
-  void write(const nlohmann::ordered_json& line) {
-    if (file_) file_->write(line.dump() + '\n');
-  }
-
-  std::optional<dapt::AtomicFile> file_;
-  std::vector<std::string> copies_, overlaps_;
-};
-
-/// What can be read again, unlike a pipe. One that is not there is told by who reads it.
-void require_no_pipe(const std::string& option, const fs::path& file, const char* why) {
-  std::error_code error;
-  const fs::file_status status = fs::status(file, error);
-  if (file.empty() || !fs::exists(status)) return;
-  dapt::require(fs::is_regular_file(status) || fs::is_directory(status), option, ": ", file.string(), " is no file or folder, and ", why, "; write it to a file");
-}
-
-/// From the root on and without links; also of what is not there yet.
-fs::path real_path(const fs::path& file) {
-  std::error_code error;
-  const fs::path whole = fs::absolute(file, error), real = fs::weakly_canonical(whole, error);  // which alone leaves a name of nothing as it is
-  return error ? whole : real;
-}
-
-void require_distinct(const NamedFiles& files, const NamedFiles& others) {
-  for (const auto& [option, file] : files)
-    for (const auto& [other, named] : others)
-      dapt::require(option == other || file.empty() || named.empty() || real_path(file) != real_path(named), option, " and ", other, " are one file, ", file.string(), "; give two");
-}
-
-/// Whether a reader of `folder` comes to `file`, which it does not by a hidden name.
-bool is_read_with(const fs::path& folder, const fs::path& file) {
-  std::error_code error;  // what cannot be looked at is told by its reader
-  if (file.empty() || !fs::is_directory(folder, error)) return false;
-  const fs::path below = real_path(file).lexically_relative(real_path(folder));
-  return below == "." || std::none_of(below.begin(), below.end(), [](const fs::path& part) { return part.string().starts_with('.'); });
-}
 
 /// Options that exclude each other, or that nothing would come of.
 void check_options(const PageOptions& options, const std::vector<dapt::EvaluationItem>& items) {
@@ -162,69 +83,6 @@ dapt::FilterOptions filter_options(const PageOptions& options, std::optional<dou
   return filter;
 }
 
-/// Whether `file` is one of scores with this header. Any other is written over.
-bool is_score_file(const fs::path& file, const dapt::ScoreHeader& header) {
-  std::error_code error;
-  if (!fs::is_regular_file(file, error)) return false;
-  try {
-    return dapt::ScoreReader(file).header() == header;
-  } catch (const dapt::Error&) {
-    return false;
-  }
-}
-
-/// Whether an earlier run wrote all scores that this one would make; the same for all processes.
-bool holds_scores(const fs::path& file, const dapt::ScoreHeader& header) {
-  const bool here = is_score_file(file, header);
-  if (processes() == nullptr) return here;
-  const std::int64_t count = sum_over_processes({here})[0];
-  dapt::require(count == 0 || count == processes()->size(), file.string(), ": ", count, " of ", processes()->size(), " processes find this run's scores there; all must see the same file, or none");
-  return here;
-}
-
-/// The scores that an earlier run wrote, of the same pages.
-ChosenScorer written_scores(const fs::path& file, std::optional<double> min_score) {
-  const auto written = std::make_shared<dapt::ScoreReader>(file);
-  const auto scores = [written](std::span<const dapt::Page> pages) {
-    std::vector<double> found;
-    try {
-      for (const dapt::Page& page : pages) found.push_back(written->score(page));
-    } catch (const dapt::Error& error) {
-      dapt::fail(error.what(), "; remove the file to score these pages anew");
-    }
-    return found;
-  };
-  return {.scores = scores, .min_score = min_score};
-}
-
-/// What is written to `write_scores`, the same pages of it remembered by all processes.
-std::shared_ptr<dapt::ScoreJournal> score_journal(const PageOptions& options, const dapt::ScoreHeader& header, std::int64_t pages_at_once, CorpusReport& report) {
-  auto journal = std::make_shared<dapt::ScoreJournal>(dapt::behind_links(options.write_scores), header, pages_at_once);
-  if (processes() != nullptr)
-    for (const std::string& other : processes()->gather(std::to_string(journal->remembered())))
-      dapt::require(other == std::to_string(journal->remembered()), journal->partial().string(), ": a process finds the scores of ", other, " pages, another of ", journal->remembered(),
-                    "; all must see the same file, or none");
-  if (is_first_process()) journal->begin();
-  if (journal->remembered() > 0) report.notes.push_back("the scores of " + std::to_string(journal->remembered()) + " pages are those of a run that was stopped (" + dapt::utf8_name(journal->partial().string()) + ")");
-  return journal;
-}
-
-/// Ends the run where that was asked for, and says what is left of it. `journal` may be null.
-void stop_where(bool asked, const dapt::ScoreJournal* journal) {
-  if (!asked) return;
-  dapt::require(journal != nullptr && journal->kept() > 0, "stopped before the last page; nothing was written");
-  dapt::fail("stopped before the last page; the scores of ", journal->kept(), " pages are in ", journal->partial().string(), ", and the same command goes on from there");
-}
-
-/// May be stopped between two batches.
-ChosenScorer stoppable(ChosenScorer scorer, std::shared_ptr<const dapt::ScoreJournal> journal) {
-  scorer.scores = [scores = std::move(scorer.scores), is_shared = scorer.is_shared, journal = std::move(journal)](std::span<const dapt::Page> pages) {
-    stop_where(is_shared ? any_stops() : stop_requested.load(), journal.get());
-    return scores(pages);
-  };
-  return scorer;
-}
-
 /// ", 1 empty, 2 skipped for their JSON": of what was read, all that is no page as it stood there.
 std::string left_out(const dapt::ReadSummary& read) {
   const std::pair<const char*, std::int64_t> kinds[] = {{"empty", read.empty_pages},
@@ -247,29 +105,6 @@ bool is_held_out(const dapt::Page& page, double share) {
 }
 
 }  // namespace
-
-void require_whole_for_all(const std::string& option, const fs::path& file) {
-  if (processes() != nullptr) require_no_pipe(option, file, "several processes cannot each read all of it");
-}
-
-void check_outputs(const RunOptions& run, const NamedFiles& outputs, const std::string& in_place) {
-  NamedFiles inputs{{"--qa", run.tasks.qa}, {"--cloze", run.tasks.cloze}, {"--fewshot", run.tasks.fewshot}, {"--labels", run.pages.labels}, {"--scores", run.pages.scores}, {"--store", run.store}};
-  for (const fs::path& file : run.pages.terms) inputs.emplace_back("--terms", file);
-  require_distinct(outputs, outputs);
-  require_distinct(outputs, inputs);
-  for (const auto& [option, file] : outputs) {
-    dapt::require(!dapt::detail::has_compressed_name(file), option, ": ", file.string(), " has the name of a compressed file, and is written as it is; leave out ", file.extension().string());
-    if (option != in_place) require_distinct({{option, file}}, {{"--pages", run.pages.pages}});
-    dapt::require(!is_read_with(run.pages.pages, file), option, ": ", file.string(), " is in the folder of --pages, ", run.pages.pages.string(), ", and would be read as pages by the next run; give one elsewhere");
-  }
-}
-
-void require_training_pages(const RunOptions& run) {
-  dapt::require(!run.pages.pages.empty() || !run.store.empty(), "no pages to train on; give --pages, or --store with what dapt tokenize --store wrote");
-  check_outputs(run, {{"--out", run.out}, {"--write-scores", run.pages.write_scores}, {"--findings", run.pages.findings}});
-  if (run.pages.pages.empty()) return;
-  for (const auto& [option, file] : {std::pair("--qa", run.tasks.qa), std::pair("--cloze", run.tasks.cloze)}) require_no_pipe(option, file, "it is read twice: to be searched for in the pages, and to score by");
-}
 
 dapt::BadInput bad_input(const PageOptions& options) {
   if (options.on_bad_input == "skip") return dapt::BadInput::skip;
@@ -342,7 +177,7 @@ CorpusReport filter_corpus(const PageOptions& options, const std::vector<dapt::E
       scorer = written_scores(options.write_scores, scorer.min_score);  // the models are not needed
       report.notes.push_back("the scores are those of the earlier run (" + dapt::utf8_name(options.write_scores.string()) + ")");
     } else {
-      journal = score_journal(options, header, scorer.pages_at_once, report);
+      journal = score_journal(options, header, scorer.pages_at_once, report.notes);
     }
   }
   dapt::FilterOptions filter;
@@ -415,29 +250,6 @@ CorpusReport store_pages(const RunOptions& run, const dapt::AnyTokenizer& tokeni
   describe(description, report);
   store.commit(description);
   return report;
-}
-
-void PageWriter::add(const dapt::Page& page) {
-  constexpr std::size_t pages_at_once = 256;
-  pages_.push_back(page);
-  if (pages_.size() == pages_at_once) write();
-}
-
-void PageWriter::write() {
-  std::vector<std::string> lines(pages_.size());
-  dapt::parallel_for(std::ssize(pages_), threads_, [&](std::int64_t i) {
-    const dapt::Page& page = pages_[i];
-    nlohmann::ordered_json line{{"work", page.work}, {"page", page.page}, {"text", page.text}};
-    if (page.score) line["score"] = *page.score;
-    lines[i] = line.dump() + '\n';
-  });
-  for (const std::string& line : lines) file_.write(line);
-  pages_.clear();
-}
-
-void PageWriter::commit() {
-  write();
-  file_.commit();
 }
 
 void print_summary(std::ostream& out, const CorpusReport& report) {

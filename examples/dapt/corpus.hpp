@@ -5,7 +5,6 @@
 #include <iosfwd>
 #include <optional>
 #include <string>
-#include <utility>
 #include <vector>
 
 #include <dapt/core/run_result.hpp>
@@ -14,7 +13,6 @@
 #include <dapt/data/pack.hpp>
 #include <dapt/data/read_pages.hpp>
 #include <dapt/data/screen_pages.hpp>
-#include <dapt/core/atomic_file.hpp>
 #include <dapt/text/tokenizer.hpp>
 
 #include "options.hpp"
@@ -38,19 +36,6 @@ struct CorpusReport {
   std::vector<std::string> findings;          // the first copies and overlaps, for a person to read
 };
 
-/// What options name.
-using NamedFiles = std::vector<std::pair<std::string, fs::path>>;
-
-/// Refuses, after parsing, files to write that are one file, or one that the run reads, and those below the folder of --pages, which the next run would read as pages. `in_place`: the option whose file may be
-/// that of --pages.
-void check_outputs(const RunOptions& run, const NamedFiles& outputs, const std::string& in_place = {});
-
-/// After parsing, for train and compare: that there is something to train on, which is no output, and that no pipe is to be read twice.
-void require_training_pages(const RunOptions& run);
-
-/// Throws where each of several processes would get a part of `file`, as of a pipe.
-void require_whole_for_all(const std::string& option, const fs::path& file);
-
 /// Reads the pages, as often as copies and scorer need, and hands each that is kept to `take`. Does not hold the pages. `tokenizer` may be null; with it the
 /// report counts tokens exactly.
 CorpusReport filter_corpus(const PageOptions& options, const std::vector<dapt::EvaluationItem>& items, const dapt::AnyTokenizer* tokenizer, int threads,
@@ -63,21 +48,6 @@ CorpusReport store_pages(const RunOptions& run, const dapt::AnyTokenizer& tokeni
 /// Tells what was read and kept, also in the header of a run.
 void print_summary(std::ostream& out, const CorpusReport& report);
 void describe(dapt::RunHeader& header, const CorpusReport& report);
-
-/// Writes pages as JSON lines that read_pages reads. The file appears when all of it is written.
-class PageWriter {
- public:
-  PageWriter(const fs::path& file, int threads) : file_(file), threads_(threads) {}
-  void add(const dapt::Page& page);
-  void commit();
-
- private:
-  void write();
-
-  dapt::AtomicFile file_;
-  int threads_;
-  std::vector<dapt::Page> pages_;
-};
 
 /// How documents are put into sequences for the model of `tokenizer`.
 dapt::PackOptions pack_options(const PackingOptions& options, const dapt::AnyTokenizer& tokenizer);
