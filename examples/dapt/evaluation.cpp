@@ -133,8 +133,11 @@ void Evaluation::note_checksum() {
 }
 
 void Evaluation::tell_faults(const dapt::AnyTokenizer& tokenizer) const {
-  std::ostringstream notes;
+  const auto tell = [&](std::string_view metric, const std::string& notes) {
+    if (std::exchange((*told_)[std::string(metric)], notes) != notes) std::cerr << notes << std::flush;
+  };
   if (questions_) {
+    std::ostringstream notes;
     const dapt::QuestionFaults faults = questions_->faults(tokenizer);
     const auto note = [&](std::int64_t count, const auto&... text) {
       if (count > 0) ((notes << count << " of " << questions_->questions.size() << " questions ") << ... << text) << '\n';
@@ -143,26 +146,24 @@ void Evaluation::tell_faults(const dapt::AnyTokenizer& tokenizer) const {
     note(faults.no_text, "accept only answers that a stop cuts or that are nothing when normalised (", questions_->normalisation.to_string(), "), and count as wrong");
     note(faults.unspelled, "accept only answers that this tokenizer does not spell, because it normalises text or lacks their characters; a --normalisation with nfkc may be what you want");
     note(faults.shown, "stand among the exemplars of --fewshot, with their answer");
+    tell(questions_->name, notes.str());
   }
-  if (sentences_)
+  if (sentences_) {
+    std::ostringstream notes;
     if (const std::int64_t alike = sentences_->faults(tokenizer).alike; alike > 0)
       notes << alike << " of " << sentences_->items.size() << " sentences have candidates that are the same tokens to this tokenizer, and always tie\n";
-  if (notes.str() != told_) std::cerr << notes.str() << std::flush;
-  told_ = notes.str();
+    tell(sentences_->name, notes.str());
+  }
 }
 
 std::vector<dapt::MetricValue> Evaluation::evaluate(dapt::Llama& model, const dapt::AnyTokenizer& tokenizer, const std::string& what) const {
   tell_faults(tokenizer);
-  std::optional<dapt::ProgressLine> progress;
-  if (!what.empty()) progress.emplace(dapt::ProgressLineOptions{.what = what, .stream = message_stream()});
-  const auto show = [&](std::int64_t done, std::int64_t total, std::string_view metric) {
-    if (progress) progress->update(done, total, metric);
-  };
+  dapt::ProgressLine progress({.what = what, .stream = message_stream()});
   const std::int64_t total = questions_.has_value() + sentences_.has_value() + perplexity_.has_value();
   std::vector<dapt::MetricValue> values;
   const auto measure = [&](const auto& metric) {
     if (!metric) return;
-    show(std::ssize(values), total, metric->name);
+    progress.update(std::ssize(values), total, metric->name);
     values.push_back(measured(*metric, model, tokenizer));
   };
   try {
@@ -172,7 +173,7 @@ std::vector<dapt::MetricValue> Evaluation::evaluate(dapt::Llama& model, const da
   } catch (const dapt::Stopped&) {
     return {};
   }
-  show(total, total, "");
+  progress.update(total, total);
   return values;
 }
 

@@ -3,6 +3,8 @@
 
 #include <cstdint>
 #include <functional>
+#include <map>
+#include <memory>
 #include <optional>
 #include <string>
 #include <vector>
@@ -33,7 +35,7 @@ class Evaluation {
   /// The metrics of these names alone, of those that are there. All processes call it alike.
   Evaluation only(const std::vector<std::string>& metrics) const;
 
-  /// One value for each metric, with a progress line that begins with `what`, or none where it is empty; no value where any process was asked to stop.
+  /// One value for each metric, with a progress line that begins with `what`; no value where any process was asked to stop.
   std::vector<dapt::MetricValue> evaluate(dapt::Llama& model, const dapt::AnyTokenizer& tokenizer, const std::string& what) const;
 
   /// For the report: the group of an item, empty where no item has one; and what a reader should see of it.
@@ -43,7 +45,7 @@ class Evaluation {
  private:
   void note_checksum();
 
-  /// Questions and sentences that say nothing about a model, on standard error; what was told of the model before is not told again.
+  /// Questions and sentences that say nothing about a model, on standard error; what was told of the model before, by this or by a copy, is not told again.
   void tell_faults(const dapt::AnyTokenizer& tokenizer) const;
 
   TaskOptions tasks_;
@@ -52,7 +54,7 @@ class Evaluation {
   std::optional<dapt::ExactMatch> questions_;
   std::optional<dapt::LogProbMrr> sentences_;
   std::optional<dapt::Perplexity> perplexity_;
-  mutable std::string told_;
+  std::shared_ptr<std::map<std::string, std::string>> told_ = std::make_shared<std::map<std::string, std::string>>();  // by metric, of the last model
 };
 
 }  // namespace dapt_program

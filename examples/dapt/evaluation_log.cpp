@@ -12,8 +12,8 @@
 
 namespace dapt_program {
 
-EvaluationLog::EvaluationLog(const fs::path& folder, const ContinuationOptions& continuation, const Evaluate& evaluate, std::int64_t done)
-    : folder_(folder), steps_(continuation.eval_steps), done_(done), keeps_best_(!continuation.keep_best.empty()), metric_(keeps_best_ ? continuation.keep_best : continuation.eval_metrics.front()), evaluate_(evaluate) {
+EvaluationLog::EvaluationLog(const std::string& setting, const fs::path& folder, const ContinuationOptions& continuation, const Evaluate& evaluate, std::int64_t done)
+    : setting_(setting), folder_(folder), steps_(continuation.eval_steps), done_(done), keeps_best_(!continuation.keep_best.empty()), metric_(keeps_best_ ? continuation.keep_best : continuation.eval_metrics.front()), evaluate_(evaluate) {
   if (steps_ == 0 || !is_first_process()) return;
   const fs::path file = folder_ / "evaluations.jsonl";
   if (done > 0) records_ = read_evaluations(file);
@@ -31,7 +31,7 @@ EvaluationLog::EvaluationLog(const fs::path& folder, const ContinuationOptions& 
 }
 
 void EvaluationLog::catch_up(dapt::Llama& model, std::optional<dapt::TensorBoard>& events, WriteErrors& errors, const std::function<void()>& gather, const std::function<void(const fs::path&)>& save) {
-  if (steps_ == 0 || done_ == 0 || done_ % steps_ != 0) return;
+  if (done_ == 0 || !is_due(done_)) return;
   const bool has_last = !records_.empty() && records_.back().step == done_;  // on the first process
   const auto last = has_last && keeps_best_ ? deciding(records_.back()) : std::nullopt;
   const std::vector<std::int64_t> owes = sum_over_processes({is_first_process() && !has_last, last && is_better(*last)});
@@ -42,9 +42,9 @@ void EvaluationLog::catch_up(dapt::Llama& model, std::optional<dapt::TensorBoard
 }
 
 bool EvaluationLog::evaluate(std::int64_t step, dapt::Llama& model, std::optional<dapt::TensorBoard>& events, WriteErrors& errors, const std::function<void()>& gather, const std::function<void(const fs::path&)>& save) {
-  if (steps_ == 0 || step % steps_ != 0) return true;
+  if (!is_due(step)) return true;
   dapt::EvaluationRecord evaluation{.step = step, .values = {}, .checksum = evaluate_.checksum};
-  const std::vector<dapt::MetricValue> measured = evaluate_.measure(model);
+  const std::vector<dapt::MetricValue> measured = evaluate_.measure(model, setting_ + ", evaluation after step " + std::to_string(step));
   if (measured.empty()) return false;
   for (const dapt::MetricValue& metric : measured) evaluation.values[metric.name] = metric.value;
   if (keeps_best_) gather();

@@ -19,18 +19,20 @@ namespace dapt_program {
 
 /// What is measured while training; nothing where there is nothing to measure.
 struct Evaluate {
-  std::function<std::vector<dapt::MetricValue>(dapt::Llama&)> measure = {};  // none where it was stopped
+  std::function<std::vector<dapt::MetricValue>(dapt::Llama&, const std::string& what)> measure = {};  // with a progress line that begins with `what`; none where it was stopped
   std::string checksum = {};  // of tasks and pages and how they are measured: numbers of one checksum can be compared
   explicit operator bool() const { return measure != nullptr; }
 };
 
 class EvaluationLog {
  public:
-  /// Of a run that goes on, the file keeps what was measured up to step `done`. `evaluate` outlives this.
-  EvaluationLog(const fs::path& folder, const ContinuationOptions& continuation, const Evaluate& evaluate, std::int64_t done);
+  /// Of a run that goes on, the file keeps what was measured up to step `done`. `setting` is its name. `evaluate` outlives this.
+  EvaluationLog(const std::string& setting, const fs::path& folder, const ContinuationOptions& continuation, const Evaluate& evaluate, std::int64_t done);
 
   /// Before the run goes on: makes up for the evaluation after step `done`, where that was stopped, or for the best weights, where these are of that step and could not be written. As `evaluate`.
   void catch_up(dapt::Llama& model, std::optional<dapt::TensorBoard>& events, WriteErrors& errors, const std::function<void()>& gather, const std::function<void(const fs::path&)>& save);
+
+  bool is_due(std::int64_t step) const { return steps_ > 0 && step % steps_ == 0; }
 
   /// After a step. Several processes measure together, and the first one writes. gather() is called by all before save(folder), which writes the weights as they are. False where it was stopped: the step is owed
   /// an evaluation, and the run must end with it.
@@ -57,6 +59,7 @@ class EvaluationLog {
   bool is_better(const Best& found) const;
   void keep_if_best(const dapt::EvaluationRecord& evaluation, WriteErrors& errors, const std::function<void(const fs::path&)>& save);
 
+  std::string setting_;
   fs::path folder_;
   std::int64_t steps_, done_;
   bool keeps_best_;

@@ -294,7 +294,7 @@ Evaluate evaluation_while_training(const Evaluation& evaluation, const RunOption
   }
   Evaluation chosen = evaluation.only(continuation.eval_metrics);
   std::string checksum = chosen.checksum();
-  return {[chosen = std::move(chosen), &prepared](dapt::Llama& model) { return chosen.evaluate(model, prepared.tokenizer, ""); }, std::move(checksum)};
+  return {[chosen = std::move(chosen), &prepared](dapt::Llama& model, const std::string& what) { return chosen.evaluate(model, prepared.tokenizer, what); }, std::move(checksum)};
 }
 
 dapt::Llama planned_model(const dapt::LlamaConfig& config, const RunOptions& run) {
@@ -467,7 +467,7 @@ const dapt::SettingResult& run_setting(Comparison& comparison, const RunOptions&
     events.emplace(folder, dapt::TensorBoardOptions{.last_step = done});
   }
   WriteErrors errors(continuation.on_write_error == "stop", [&] { progress.finish(); });
-  EvaluationLog evaluations(folder, continuation, evaluate, done);
+  EvaluationLog evaluations(setting.name, folder, continuation, evaluate, done);
   const auto train = [&](auto adapter) -> const dapt::SettingResult& {
     using Trained = dapt::Trainer<dapt::Llama, decltype(adapter), dapt::AnyOptimizer, ChosenSchedule>;
     std::optional<dapt::CheckpointWriter<Trained>> checkpoints;  // made with the trainer
@@ -512,7 +512,10 @@ const dapt::SettingResult& run_setting(Comparison& comparison, const RunOptions&
         errors.finish();
       });
     };
-    Calling evaluating{[&](const dapt::StepRecord& record) { return evaluations.evaluate(record.step, training->model(), events, errors, gather_all, write_to); }};
+    Calling evaluating{[&](const dapt::StepRecord& record) {
+      if (evaluations.is_due(record.step)) progress.finish();  // an evaluation has a line of its own
+      return evaluations.evaluate(record.step, training->model(), events, errors, gather_all, write_to);
+    }};
     ForwardTo forward{checkpoints};
     ForwardTo forward_log{log};
     ForwardTo forward_events{events};
