@@ -106,6 +106,10 @@ TEST_CASE("a result that cannot be read is named with what is wrong with it") {
   REQUIRE_THROWS_WITH(dapt::read_setting_result(file), version && Catch::Contains("version 2, expected 1"));
   const auto number = with("\"inf\"", "\"many\"");
   REQUIRE_THROWS_WITH(dapt::read_setting_result(file), number && Catch::Contains("found \"many\", expected a number"));
+  for (const char* steps : {"1e300", "3.5", "9223372036854775808"}) {
+    const auto whole = with("\"steps\": 3", std::string("\"steps\": ") + steps);
+    REQUIRE_THROWS_WITH(dapt::read_setting_result(file), whole && Catch::Contains("steps: found ") && Catch::Contains("expected a whole number of 64 bits"));
+  }
   const auto missing = with("\"tokens\"", "\"tokenz\"");
   REQUIRE_THROWS_WITH(dapt::read_setting_result(file), missing && Catch::Contains("tokens"));
 }

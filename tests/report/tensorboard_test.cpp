@@ -96,11 +96,15 @@ TEST_CASE("event files of a run that goes on: each step once, whatever was writt
   REQUIRE(read_bytes(second) == bytes({3, 300}));
   REQUIRE(read_bytes(third) == bytes({301}));
   dapt::testing_support::write_bytes(folder.path() / "other", "not ours");
+  std::filesystem::create_directory(folder.path() / "events.out.tfevents.folder");
+  std::filesystem::create_symlink("missing", folder.path() / "events.out.tfevents.link");
   write({1}, 0);  // a run that begins again
   REQUIRE_FALSE(std::filesystem::exists(first));
   REQUIRE_FALSE(std::filesystem::exists(second));
   REQUIRE_FALSE(std::filesystem::exists(third));
   REQUIRE(read_bytes(folder.path() / "other") == "not ours");
+  REQUIRE(std::filesystem::is_directory(folder.path() / "events.out.tfevents.folder"));
+  REQUIRE(std::filesystem::is_symlink(folder.path() / "events.out.tfevents.link"));
 }
 
 TEST_CASE("event files: the step of a message, and bytes that are none") {
