@@ -136,6 +136,38 @@ TEST_CASE("A tied head stays tied, and an adapter that would part it from the em
   REQUIRE_FALSE(std::filesystem::exists(folder.path() / "refused"));
 }
 
+TEST_CASE("A module that trained whole is merged alone, also where a .bin has head and embedding in one storage and the model does not tie them; what has no update is not one that rounding lost") {
+  const std::vector<std::string> names = {"model.embed_tokens.weight", "lm_head.weight"};
+  for (const std::size_t trained : {0, 1})
+    for (const auto stored : {at::kFloat, at::kBFloat16})
+      for (const auto dtype : {at::kFloat, at::kBFloat16}) {
+        CAPTURE(names[trained], stored, dtype);
+        const TemporaryFolder folder;
+        auto base = folder.path() / "base";
+        std::filesystem::copy(recorded("io/torch_save") / "llama_grouped", base);
+        auto config = dapt::detail::read_json_file(base / "config.json");
+        config["tie_word_embeddings"] = false;
+        std::ofstream(base / "config.json") << config;
+        if (stored == at::kBFloat16) {
+          Llama narrow = load_llama(base, stored);
+          save_llama(narrow, base, folder.path() / "narrow");
+          base = folder.path() / "narrow";
+        }
+        Llama model = load_llama(base, at::kFloat);
+        const Tensor embedding = model.parameters().front().value.detach().clone();
+        const Lora lora{.rank = 2, .targets = {"q_proj"}, .modules_to_save = {trained == 0 ? "embed_tokens" : "lm_head"}};  // B is 0: q_proj has no update
+        auto state = lora.attach(model);
+        REQUIRE(state.saved.size() == 1);
+        state.saved.front().value.detach().add_(0.7);
+        save_peft_adapter(lora, state, folder.path() / "adapter");
+        const MergedFolder merged = merge_peft_adapter(base, folder.path() / "adapter", folder.path() / "out", dtype);
+        REQUIRE(merged.report.unchanged == 0);
+        const SafetensorsFile written(folder.path() / "out" / "model.safetensors");
+        REQUIRE(written.tensor(names[trained]).equal(embedding.add(0.7).to(dtype)));
+        REQUIRE(written.tensor(names[1 - trained]).equal(embedding.to(dtype)));
+      }
+}
+
 TEST_CASE("A sum that the type cannot hold is refused by name, and nothing is written") {
   const TemporaryFolder folder;
   const auto changed = folder.path() / "changed";

@@ -29,12 +29,13 @@ struct MergeReport {
     return line.str();
   }
 
-  /// `exact` (fp32, the shape of `weight`) in the type of `weight`, rounded once. Throws where a value is not finite, also where only the narrower type cannot hold it.
-  Tensor round(const Tensor& weight, const Tensor& exact, const std::string& module) {
-    const Tensor rounded = exact.to(weight.scalar_type());
-    require(rounded.isfinite().all().item<bool>(), "merge: ", module, " has values that are not finite in ", weight.scalar_type());
+  /// `exact` (fp32, the shape of `weight`) in `dtype`, rounded once; `weight` is what it was before the update, in a type of its own. Throws where a value is not finite, also where only the narrower type
+  /// cannot hold it.
+  Tensor round(const Tensor& weight, const Tensor& exact, at::ScalarType dtype, const std::string& module) {
+    const Tensor rounded = exact.to(dtype);
+    require(rounded.isfinite().all().item<bool>(), "merge: ", module, " has values that are not finite in ", dtype);
     entries += weight.numel();
-    unchanged += rounded.eq(weight).logical_and_(exact.ne(weight)).sum().item<std::int64_t>();
+    unchanged += rounded.eq(weight.to(dtype)).logical_and_(exact.ne(weight)).sum().item<std::int64_t>();
     const double error = rounded.to(at::kFloat).sub(exact).abs_().max().item<double>();
     if (error > largest_error) {
       largest_error = error;
@@ -44,7 +45,7 @@ struct MergeReport {
   }
 
   /// weight <- exact.
-  void write(Tensor weight, const Tensor& exact, const std::string& module) { weight.copy_(round(weight, exact, module)); }
+  void write(Tensor weight, const Tensor& exact, const std::string& module) { weight.copy_(round(weight, exact, weight.scalar_type(), module)); }
 };
 
 }  // namespace dapt

@@ -63,7 +63,10 @@ inline MergedFolder merge_peft_adapter(const std::filesystem::path& model_folder
   const Quantization base_quantization = quantization.value_or(adapter.base_quantization());
   if (base_quantization != Quantization::none) merged.report.dequantized = quantization_name(base_quantization);
 
-  // PiSSA takes its part out of the weights when it is attached, so they must be there as a whole; everything else is attached to views into the files.
+  const SafetensorsFile adapter_tensors(adapter_folder / "adapter_model.safetensors");
+
+  // PiSSA takes its part out of the weights when it is attached, so they must be there as a whole; everything else is attached to views into the files, which a .bin may have over one storage: what
+  // attaching writes, the modules that trained whole, has memory of its own.
   const bool changes_base = adapter.lora.init == LoraInit::pissa;
   std::optional<Llama> whole;
   if (changes_base) whole = load_llama(model_folder, at::kFloat);
@@ -73,7 +76,7 @@ inline MergedFolder merge_peft_adapter(const std::filesystem::path& model_folder
     return Llama(config, [&](const std::string& name) {
       const Tensor view = weights.tensor(detail::stored_name(weights, config, name));
       if (type == at::ScalarType::Undefined) type = view.scalar_type();
-      return view.to(type);
+      return adapter_tensors.contains(detail::peft_prefix + name) ? at::empty(view.sizes(), view.options().dtype(type)) : view.to(type);
     });
   });
   const std::vector<std::string> problems = detail::unexpected_tensors(weights, config, model.parameters());
@@ -89,7 +92,6 @@ inline MergedFolder merge_peft_adapter(const std::filesystem::path& model_folder
   const at::ScalarType default_dtype = merged.dtype == at::kHalf ? at::kFloat : merged.dtype;
   const at::ScalarType trained_dtype = adapter.base_quantization() != Quantization::none ? adapter.base_dtype() : default_dtype;
   const auto state = adapter.attach(model);
-  const SafetensorsFile adapter_tensors(adapter_folder / "adapter_model.safetensors");
 
   const auto merged_value = [&](const NamedParameter& parameter) {
     const std::string path = parameter.name.substr(0, parameter.name.rfind('.'));
@@ -98,12 +100,15 @@ inline MergedFolder merge_peft_adapter(const std::filesystem::path& model_folder
     const std::string stored = detail::stored_name(weights, config, parameter.name);
     Tensor base = weights.tensor(stored);
     if (quantized.contains(parameter.name)) base = quantized_weight(base.to(trained_dtype), base_quantization)->values(0, base.size(0), trained_dtype);
-    Tensor value = base.to(merged.dtype);
-    if (is_saved) value = merged.report.round(value, adapter_tensors.tensor(detail::peft_prefix + parameter.name).to(at::kFloat), path);
-    if (module != state.modules.end()) {
+    Tensor value;
+    if (is_saved) {
+      value = merged.report.round(base, adapter_tensors.tensor(detail::peft_prefix + parameter.name).to(at::kFloat), merged.dtype, path);
+    } else if (module != state.modules.end()) {
       const std::vector<Linear*> linears = model.linears();
       const Tensor own = changes_base ? (*std::find_if(linears.begin(), linears.end(), [&](const Linear* one) { return one->name == path; }))->weight : base;
-      value = merged.report.round(value, Lora::merged_weight(*module, own.to(at::kFloat)), path);
+      value = merged.report.round(base, Lora::merged_weight(*module, own.to(at::kFloat)), merged.dtype, path);
+    } else {
+      value = base.to(merged.dtype);
     }
     require(value.isfinite().all().item<bool>(), "merge: ", parameter.name, " has values that are not finite in ", dtype_name(merged.dtype));
     weights.forget(stored);
