@@ -492,9 +492,13 @@ const dapt::SettingResult& run_setting(Comparison& comparison, const RunOptions&
         events->flush_written();
         evaluations.flush_written();
       };
+      const auto tell_of_waiting = [&] {
+        progress.finish();
+        std::cerr << "checkpoint: there is no memory for a copy of it, so training waits while it is written\n";
+      };
       checkpoints.emplace(trainer, folder / "checkpoints",
                           dapt::CheckpointOptions{.every_steps = continuation.checkpoint_steps, .every_minutes = continuation.checkpoint_minutes, .keep = continuation.keep_checkpoints, .run = identity,
-                                                  .before_naming = flush_steps, .writes = is_first_process(), .after_first = after_first});
+                                                  .before_naming = flush_steps, .without_copy = tell_of_waiting, .writes = is_first_process(), .after_first = after_first});
     };
     const auto save = [&](Trained& trainer) {
       progress.finish();

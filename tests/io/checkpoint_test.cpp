@@ -14,6 +14,8 @@
 #include <ATen/ops/equal.h>
 #include <ATen/ops/ones.h>
 #include <ATen/ops/zeros.h>
+#include <c10/core/Allocator.h>
+#include <c10/util/Exception.h>
 
 #include <dapt/adapters/full_parameter.hpp>
 #include <dapt/adapters/lora.hpp>
@@ -544,6 +546,67 @@ TEST_CASE("CheckpointWriter writes every so many steps while training goes on, a
   continued.train(rows);
   const std::vector<Tensor> found = weights_of(again), wanted = weights_of(model);
   for (std::size_t i = 0; i < wanted.size(); ++i) REQUIRE(at::equal(found[i], wanted[i]));
+}
+
+namespace {
+
+/// The CPU's memory, of which nothing is had while `refuses`.
+class RefusingMemory final : public c10::Allocator {
+ public:
+  RefusingMemory() : memory_(c10::GetAllocator(c10::kCPU)) { c10::SetAllocator(c10::kCPU, this); }
+  ~RefusingMemory() override { c10::SetAllocator(c10::kCPU, memory_); }
+  RefusingMemory(const RefusingMemory&) = delete;
+  RefusingMemory& operator=(const RefusingMemory&) = delete;
+  c10::DataPtr allocate(std::size_t bytes) override {
+    TORCH_CHECK(!refuses || allowed-- > 0, "DefaultCPUAllocator: can't allocate memory: you tried to allocate ", bytes, " bytes.");
+    return memory_->allocate(bytes);
+  }
+  c10::DeleterFnPtr raw_deleter() const override { return memory_->raw_deleter(); }
+  void copy_data(void* to, const void* from, std::size_t count) const override { memory_->copy_data(to, from, count); }
+  bool refuses = false;
+  int allowed = 0;  // before the first that is refused
+
+ private:
+  c10::Allocator* memory_;
+};
+
+}  // namespace
+
+TEST_CASE("CheckpointWriter writes without a copy where memory for one is refused, whole or in part, and training goes on") {
+  RefusingMemory memory;
+  for (const int copied : {0, 3, 1000}) {
+    CAPTURE(copied);
+    const TemporaryFolder folder;
+    Watch watch, second;
+    ToyLM model;
+    Trainer trainer(model, FullParameter{}, AdamW{}, options_of(watch));
+    PackedStream stream = rows_to_train_on();
+    int told = 0;
+    CheckpointWriter writer(trainer, folder.path(), {.every_steps = 4, .every_minutes = 0, .keep = 3, .without_copy = [&] { ++told; }});
+    struct Refusing {
+      RefusingMemory& memory;
+      int copied;
+      decltype(writer)& inner;
+      void observe(const StepRecord& record) {
+        memory.allowed = copied;
+        memory.refuses = true;
+        inner.observe(record);
+        memory.refuses = false;
+      }
+    } refusing{memory, copied, writer};
+    trainer.train(stream, refusing);
+    REQUIRE(told == (copied == 1000 ? 0 : 2));  // of steps 4 and 8
+    writer.write();
+    const auto complete = complete_checkpoints(folder.path());
+    REQUIRE(complete.size() == 3);
+    ToyLM again;
+    Trainer continued(again, FullParameter{}, AdamW{}, options_of(second));
+    continued.restore(read_checkpoint(complete.front()));
+    PackedStream rows = rows_to_train_on();
+    continued.train(rows);
+    const std::vector<Tensor> found = weights_of(again), wanted = weights_of(model);
+    for (std::size_t i = 0; i < wanted.size(); ++i) REQUIRE(at::equal(found[i], wanted[i]));
+  }
 }
 
 TEST_CASE("CheckpointWriter counts the time that other observers take, of several ranks that of the first") {

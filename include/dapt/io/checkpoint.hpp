@@ -14,6 +14,7 @@
 #include <filesystem>
 #include <functional>
 #include <future>
+#include <memory>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -31,6 +32,7 @@
 #include <dapt/core/files.hpp>
 #include <dapt/core/json.hpp>
 #include <dapt/core/json_number.hpp>
+#include <dapt/core/out_of_memory.hpp>
 #include <dapt/io/safetensors.hpp>
 #include <dapt/io/weight_file.hpp>
 
@@ -185,12 +187,14 @@ struct CheckpointOptions {
   std::size_t keep = 2;           ///< newest checkpoints that stay
   RunHeader run = {};             ///< goes into each checkpoint
   std::function<void()> before_naming = {};  ///< called by the writing thread as write_checkpoint() calls it: to flush what must not be older than the checkpoint, such as the log of its steps
+  std::function<void()> without_copy = {};   ///< called where training is about to wait for a write, as memory for the copy was refused
   bool writes = true;             ///< false on ranks that only give rank 0 their part of sharded states, or wait for it: they have a writer of the same options for that
   /// ProcessGroup::after_first, with a writer on every rank: the others wait for what rank 0 writes, however long it takes, where they would fail in their next operation after the group's timeout.
   std::function<void(const std::function<void()>& work)> after_first = {};
 };
 
-/// Observer that writes the checkpoints of a trainer while it trains. Training waits while the state is copied in memory; a thread writes the copy. When one is due is decided by the steps'
+/// Observer that writes the checkpoints of a trainer while it trains. Training waits while the state is copied in memory; a thread writes the copy, or where there is no memory for one, training waits for the
+/// write. When one is due is decided by the steps'
 /// own clock, so alike on all ranks.
 template <class Trainer>
 class CheckpointWriter {
@@ -219,12 +223,12 @@ class CheckpointWriter {
       }
     });
     last_ = record.wall_seconds;
-    Checkpoint checkpoint = take();
+    const auto checkpoint = std::make_shared<Checkpoint>(take());
     if (!options_.writes) return;
-    for (auto& [name, tensor] : checkpoint.tensors)
-      if (!tensor.is_cpu()) tensor = tensor.cpu();
-      else if (tensor.use_count() > 1 || !tensor.storage().unique()) tensor = tensor.clone();  // not what other ranks sent, which is nobody's else
-    writing_ = std::async(std::launch::async, [this, checkpoint = std::move(checkpoint)] { return write(checkpoint); });
+    if (!write_beside_training(checkpoint)) {
+      if (options_.without_copy) options_.without_copy();
+      write(*checkpoint);  // what has been copied is what it is a copy of
+    }
     if (failure) std::rethrow_exception(failure);
   }
 
@@ -249,6 +253,19 @@ class CheckpointWriter {
   std::filesystem::path write(const Checkpoint& checkpoint) const { return write_checkpoint(folder_, checkpoint, options_.keep, options_.before_naming); }
   void wait() {
     if (writing_.valid()) writing_.get();
+  }
+  /// False where memory for the copy, or a thread, is refused: what needs neither is better than no checkpoint.
+  bool write_beside_training(const std::shared_ptr<Checkpoint>& checkpoint) {
+    try {
+      for (auto& [name, tensor] : checkpoint->tensors)
+        if (!tensor.is_cpu()) tensor = tensor.cpu();
+        else if (tensor.use_count() > 1 || !tensor.storage().unique()) tensor = tensor.clone();  // not what other ranks sent, which is nobody's else
+      writing_ = std::async(std::launch::async, [this, checkpoint] { return write(*checkpoint); });
+      return true;
+    } catch (const std::exception& error) {
+      if (!refused_memory(error) && dynamic_cast<const std::system_error*>(&error) == nullptr) throw;
+      return false;
+    }
   }
   Checkpoint take() {
     Checkpoint checkpoint = trainer_.checkpoint();
