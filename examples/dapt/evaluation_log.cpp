@@ -1,12 +1,17 @@
 #include "evaluation_log.hpp"
 
 #include <cmath>
+#include <exception>
 #include <fstream>
 #include <iostream>
 #include <iterator>
 
 #include <dapt/core/atomic_file.hpp>
+#include <dapt/core/error.hpp>
+#include <dapt/core/out_of_memory.hpp>
+#include <dapt/train/train_options.hpp>
 
+#include "error_message.hpp"
 #include "evaluation_lines.hpp"
 #include "processes.hpp"
 
@@ -14,8 +19,8 @@ namespace dapt_program {
 
 EvaluationLog::EvaluationLog(const std::string& setting, const fs::path& folder, const ContinuationOptions& continuation, const Evaluate& evaluate, std::int64_t done)
     : setting_(setting), folder_(folder), steps_(continuation.eval_steps), done_(done), keeps_best_(!continuation.keep_best.empty()), metric_(keeps_best_ ? continuation.keep_best : continuation.eval_metrics.front()), evaluate_(evaluate) {
-  if (steps_ == 0 || !is_first_process()) return;
-  const fs::path file = folder_ / "evaluations.jsonl";
+  if (!is_first_process()) return;
+  const fs::path file = folder_ / "evaluations.jsonl", best = folder_ / "best";
   if (done > 0) records_ = read_evaluations(file);
   std::erase_if(records_, [&](const dapt::EvaluationRecord& evaluation) { return evaluation.step > done; });
   std::string kept;
@@ -23,10 +28,14 @@ EvaluationLog::EvaluationLog(const std::string& setting, const fs::path& folder,
     kept += line_of(evaluation);
     if (const auto found = deciding(evaluation); found && !keeps_best_ && is_better(*found)) best_ = found;
   }
-  dapt::write_file_atomically(file, kept);
+  // What is left of a run that was killed before its first checkpoint is not this one's.
+  if (done == 0 && fs::exists(best / "evaluation.json")) fs::remove_all(best);
+  if (steps_ > 0 || !kept.empty()) dapt::write_file_atomically(file, kept);
+  else fs::remove(file);
+  if (steps_ == 0) return;
   file_.emplace(file, true);
   if (!keeps_best_ || done == 0) return;
-  std::ifstream in(folder_ / "best" / "evaluation.json", std::ios::binary);  // the run may have been stopped after it, or have begun without --keep-best
+  std::ifstream in(best / "evaluation.json", std::ios::binary);  // the run may have been stopped after it, or have begun without --keep-best
   if (const auto evaluation = evaluation_from(std::string(std::istreambuf_iterator<char>(in), {}))) best_ = deciding(*evaluation);
 }
 
@@ -44,7 +53,7 @@ void EvaluationLog::catch_up(dapt::Llama& model, std::optional<dapt::TensorBoard
 bool EvaluationLog::evaluate(std::int64_t step, dapt::Llama& model, std::optional<dapt::TensorBoard>& events, WriteErrors& errors, const std::function<void()>& gather, const std::function<void(const fs::path&)>& save) {
   if (!is_due(step)) return true;
   dapt::EvaluationRecord evaluation{.step = step, .values = {}, .checksum = evaluate_.checksum};
-  const std::vector<dapt::MetricValue> measured = evaluate_.measure(model, setting_ + ", evaluation after step " + std::to_string(step));
+  const std::vector<dapt::MetricValue> measured = measure(step, model);
   if (measured.empty()) return false;
   for (const dapt::MetricValue& metric : measured) evaluation.values[metric.name] = metric.value;
   if (keeps_best_) gather();
@@ -59,6 +68,18 @@ bool EvaluationLog::evaluate(std::int64_t step, dapt::Llama& model, std::optiona
     records_.push_back(std::move(evaluation));
   });
   return true;
+}
+
+/// What it throws ends the training as what training throws: with a checkpoint of the step. Not of several processes, which may be at different points of it.
+std::vector<dapt::MetricValue> EvaluationLog::measure(std::int64_t step, dapt::Llama& model) const {
+  const std::string what = "evaluation after step " + std::to_string(step);
+  try {
+    return evaluate_.measure(model, setting_ + ", " + what);
+  } catch (const std::exception& error) {
+    if (processes() != nullptr) throw;
+    const auto refused = dapt::refused_memory(error);
+    dapt::fail<dapt::TrainingFailed>(what, ": ", refused ? "out of memory, " + *refused + " could not be had; --one-by-one takes less" : message_of(error));
+  }
 }
 
 void EvaluationLog::keep_if_best(const dapt::EvaluationRecord& evaluation, WriteErrors& errors, const std::function<void(const fs::path&)>& save) {

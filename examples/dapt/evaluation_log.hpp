@@ -26,7 +26,7 @@ struct Evaluate {
 
 class EvaluationLog {
  public:
-  /// Of a run that goes on, the file keeps what was measured up to step `done`. `setting` is its name. `evaluate` outlives this.
+  /// The file keeps what was measured up to step `done`, of a run that goes on, and nothing of a run before one that begins; so does best/. `setting` is its name. `evaluate` outlives this.
   EvaluationLog(const std::string& setting, const fs::path& folder, const ContinuationOptions& continuation, const Evaluate& evaluate, std::int64_t done);
 
   /// Before the run goes on: makes up for the evaluation after step `done`, where that was stopped, or for the best weights, where these are of that step and could not be written. As `evaluate`.
@@ -54,6 +54,7 @@ class EvaluationLog {
     double value;
   };
 
+  std::vector<dapt::MetricValue> measure(std::int64_t step, dapt::Llama& model) const;
   /// What decides of an evaluation, where it can be compared with this run's and is a number.
   std::optional<Best> deciding(const dapt::EvaluationRecord& evaluation) const;
   bool is_better(const Best& found) const;

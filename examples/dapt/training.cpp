@@ -277,6 +277,7 @@ void require_same_run(const dapt::RunHeader& now, const dapt::RunHeader& then, b
 
 void check_evaluations(const RunOptions& run, const BudgetOptions& budget, const ContinuationOptions& continuation) {
   dapt::require(continuation.eval_steps > 0 || continuation.keep_best.empty(), "--keep-best has no effect with --eval-steps 0");
+  dapt::require(continuation.eval_steps > 0 || continuation.eval_metrics == ContinuationOptions().eval_metrics, "--eval-metrics has no effect with --eval-steps 0");
   if (continuation.eval_steps == 0) return;
   dapt::require(budget.max_steps == 0 || continuation.eval_steps <= budget.max_steps, "--eval-steps ", continuation.eval_steps, " has no effect in ", budget.max_steps, " steps (--max-steps)");
   dapt::require(run.held_out > 0 || !continuation.measures("perplexity"), "--eval-steps: --held-out 0 leaves no page to evaluate on");

@@ -5,6 +5,7 @@ usage: train_test.py SOURCE_DIR BUILD_DIR        the model folder is in DAPT_SMO
 import json
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
@@ -32,6 +33,35 @@ class Train(ProgramTest):
         record = json.loads((a / "log.jsonl").read_text().splitlines()[0])
         for key in ("step", "tokens", "loss", "lr", "grad_norm", "tokens_per_second", "peak_memory_bytes", "phase_seconds"):
             self.assertIn(key, record)
+
+    def test_an_evaluation_that_fails_ends_a_run_with_a_checkpoint_of_its_step(self):
+        base, cloze, out = self.folder / "base", self.folder / "cloze.jsonl", self.folder / "out"
+        base.mkdir()
+        write_model(base, source, vocabulary=923)
+        token = {"content": "frobnicator", "single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": False}  # in the tokenizer alone
+        (base / "tokenizer_config.json").write_text(json.dumps({"eos_token": "<|endoftext|>", "added_tokens_decoder": {"923": token}}))
+        cloze.write_text(json.dumps({"id": "1", "sentence": "This is a {word}.", "answer": "frobnicator", "candidates": ["frobnicator", "package"]}) + "\n")
+        options = ("--rank", 2, "--max-steps", 4, "--cloze", cloze)
+        result = self.train(out, *options, "--eval-steps", 2, "--eval-metrics", "logp_mrr", base=base)
+        self.assertRefused(result, "dapt: error: evaluation after step 2: ", "923")
+        self.assertEqual([folder.name for folder in (out / "checkpoints").iterdir()], ["step-000000002"])
+        self.assertTrue((out / "adapter/adapter_model.safetensors").exists())
+        resumed = self.train(out, "--rank", 2, "--max-steps", 4, "--resume", base=base)
+        self.assertEqual(resumed.returncode, 0, resumed.stderr)
+        self.assertEqual(len(self.losses(out)), 4)
+
+    def test_a_run_that_begins_keeps_nothing_of_evaluations_before_it_and_none_is_asked_for_in_vain(self):
+        base, out = self.folder / "base", self.folder / "out"
+        base.mkdir()
+        write_model(base, source)
+        first = self.train(out, "--rank", 2, "--max-steps", 2, "--eval-steps", 1, "--held-out", 0.3, "--keep-best", base=base)
+        self.assertEqual(first.returncode, 0, first.stderr)
+        self.assertTrue((out / "best/adapter").exists())
+        shutil.rmtree(out / "checkpoints")  # as where it was killed before its first
+        second = self.train(out, "--rank", 2, "--max-steps", 1, base=base)
+        self.assertEqual(second.returncode, 0, second.stderr)
+        self.assertEqual([(out / name).exists() for name in ("evaluations.jsonl", "best", "adapter")], [False, False, True])
+        self.assertRefused(self.train(self.folder / "none", "--rank", 2, "--max-steps", 1, "--eval-steps", 0, "--eval-metrics", "logp_mrr", base=base), "--eval-metrics has no effect with --eval-steps 0")
 
     def test_without_a_number_all_cores_of_the_process_compute_bound_to_them_or_not(self):
         base = self.folder / "base"
