@@ -289,7 +289,7 @@ void print_plans(const CheckOptions& run, const std::vector<Planned>& plans, std
     if (plan.usual_peak) std::cout << name << ": " << in_gib(plan.resident() + plan.usual_peak->bytes() + process) << " in the windows that do not refresh the subspace\n";
     for (const std::string& sentence : plan.not_counted) std::cout << name << ": not counted: " << sentence << '\n';
   }
-  std::cout << "Not counted: the token store, " << id_bytes << " bytes a token, which is mapped from its file and given back where memory is short. ";
+  std::cout << "Not counted: the token store, " << id_bytes << " bytes a token, which is mapped from its file and given back where memory is short; the copy of a checkpoint while it is written (without memory for one, training waits); what an evaluation needs. ";
   if (const std::int64_t total = system_memory("MemTotal"); total > 0) std::cout << "This machine has " << in_gib(total) << ", of which " << in_gib(system_memory("MemAvailable")) << " are free.";
   std::cout << '\n';
 }
