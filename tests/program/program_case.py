@@ -29,6 +29,15 @@ class ProgramTest(unittest.TestCase):
     def write_pages(self, pages):
         self.pages.write_text("".join(json.dumps(page) + "\n" for page in pages), encoding="utf-8")
 
+    def model_without(self, left_out):
+        """A folder with links to the model's files but one."""
+        folder = self.folder / "model"
+        folder.mkdir()
+        for file in pathlib.Path(model).iterdir():
+            if file.name != left_out:
+                (folder / file.name).symlink_to(file.resolve())
+        return folder
+
     def train(self, out, *options, base=model, dtype="fp32"):
         return run("train", "--model", base, "--pages", self.pages, "--max-length", 64, "--batch-size", 2, "--dtype", dtype, "--threads", 1, "--out", out, *options)
 

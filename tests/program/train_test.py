@@ -258,11 +258,7 @@ class Train(ProgramTest):
         self.assertIn("\ndevice: cpu\n", result.stderr)
 
     def test_a_truncated_model_is_refused_by_name(self):
-        folder = self.folder / "model"
-        folder.mkdir()
-        for file in pathlib.Path(model).iterdir():
-            if file.name != "model.safetensors":
-                (folder / file.name).symlink_to(file.resolve())
+        folder = self.model_without("model.safetensors")
         whole = (pathlib.Path(model) / "model.safetensors").read_bytes()
         (folder / "model.safetensors").write_bytes(whole[:-1])
         result = run("train", "--model", folder, "--pages", self.pages, "--max-length", 64, "--batch-size", 2, "--max-steps", 1, "--out", self.folder / "out")
