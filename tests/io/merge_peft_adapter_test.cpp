@@ -136,7 +136,7 @@ TEST_CASE("A tied head stays tied, and an adapter that would part it from the em
   REQUIRE_FALSE(std::filesystem::exists(folder.path() / "refused"));
 }
 
-TEST_CASE("A module that trained whole is merged alone, also where a .bin has head and embedding in one storage and the model does not tie them; what has no update is not one that rounding lost") {
+TEST_CASE("A module that trained whole is merged alone, also where a .bin has head and embedding in one storage and the model does not tie them, and what has no update is not counted as lost") {
   const std::vector<std::string> names = {"model.embed_tokens.weight", "lm_head.weight"};
   for (const std::size_t trained : {0, 1})
     for (const auto stored : {at::kFloat, at::kBFloat16})
