@@ -17,7 +17,9 @@
 #include <dapt/core/precision.hpp>
 #include <dapt/data/token_store.hpp>
 #include <dapt/io/hf_model.hpp>
+#include <dapt/metrics/exact_match.hpp>
 #include <dapt/metrics/perplexity.hpp>
+#include <dapt/models/llama_config.hpp>
 #include <dapt/text/tokenizer.hpp>
 #include <dapt/train/memory_plan.hpp>
 
@@ -249,7 +251,9 @@ struct Planned {
 };
 
 /// `host_process`: what it holds anyway, on the host; `id_bytes`: of a token in a store.
-void print_plans(const CheckOptions& run, const std::vector<Planned>& plans, std::int64_t host_process, std::size_t id_bytes) {
+void print_plans(const CheckOptions& run, const std::vector<Planned>& plans, std::int64_t host_process, const dapt::LlamaConfig& config) {
+  const std::size_t id_bytes = dapt::id_bytes(config.vocab_size);
+  const std::int64_t key_value_bytes = dapt::ExactMatch().batch_tokens * config.num_hidden_layers * 2 * config.num_key_value_heads * config.head_dim * static_cast<std::int64_t>(c10::elementSize(dapt::dtype_from_name(run.dtype)));
   const std::int64_t process = run.planned_devices > 1 ? 0 : host_process;
   std::int64_t largest = 0;
   std::size_t width = 7;
@@ -289,7 +293,9 @@ void print_plans(const CheckOptions& run, const std::vector<Planned>& plans, std
     if (plan.usual_peak) std::cout << name << ": " << in_gib(plan.resident() + plan.usual_peak->bytes() + process) << " in the windows that do not refresh the subspace\n";
     for (const std::string& sentence : plan.not_counted) std::cout << name << ": not counted: " << sentence << '\n';
   }
-  std::cout << "Not counted: the token store, " << id_bytes << " bytes a token, which is mapped from its file and given back where memory is short; the copy of a checkpoint while it is written (without memory for one, training waits); what an evaluation needs. ";
+  std::cout << "Not counted: the token store, " << id_bytes << " bytes a token, which is mapped from its file and given back where memory is short; the copy of a checkpoint in the host's memory while it is written (without memory for one, training waits), ";
+  for (std::size_t i = 0; i < plans.size(); ++i) std::cout << (i == 0 ? "" : ", ") << in_gib(plans[i].plan.checkpoint) << " of " << plans[i].name;
+  std::cout << "; what an evaluation needs, of questions keys and values of up to 8192 tokens, " << in_gib(key_value_bytes) << ". ";
   if (const std::int64_t total = system_memory("MemTotal"); total > 0) std::cout << "This machine has " << in_gib(total) << ", of which " << in_gib(system_memory("MemAvailable")) << " are free.";
   std::cout << '\n';
 }
@@ -319,7 +325,7 @@ void check(CheckOptions run, const std::vector<SettingOptions>& settings) {
   }
   if (tokenizer) print_samples(run, *tokenizer, has_weights && of_config == 0 ? config : std::nullopt, problems);
   if (config && of_config > 0) std::cout << "The plan is that of the configuration without what is refused.\n";
-  if (!plans.empty()) print_plans(run, plans, process, dapt::id_bytes(config->vocab_size));
+  if (!plans.empty()) print_plans(run, plans, process, *config);
   if (!plans.empty() && run.planned_devices > 1)
     std::cout << "Of each of " << run.planned_devices << " devices, by a GPU's kernels: " << planned_model(*config, run).placement() << ". Beside that the process needs " << in_gib(process) << " of the host's memory.\n";
   std::cout.flush();

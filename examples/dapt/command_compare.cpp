@@ -101,12 +101,14 @@ void compare(RunOptions run, const std::vector<SettingOptions>& settings, const 
   prepare_process(run);
   check_plans(run, settings);
   Evaluation evaluation(run.tasks, run.packing.max_length, run.held_out > 0);
-  const Run prepared = prepare_run(run, checked_tokenizer(run, !run.tasks.cloze.empty() || (run.held_out > 0 && run.store.empty())));
+  const dapt::AnyTokenizer tokenizer = checked_tokenizer(run, !run.tasks.cloze.empty() || (run.held_out > 0 && run.store.empty()));
+  evaluation.require_embeddings(run.models.front(), tokenizer);
+  const Run prepared = prepare_run(run, tokenizer);
   print_header(std::cerr, prepared.header);
   evaluation.add_pages(prepared.held_out);
   const dapt::ReportOptions options = report_options(prepared, evaluation);
   dapt::RunHeader identity = prepared.identity;
-  identity.add(measured_checksum, evaluation.checksum());
+  identity.add("checksum of tasks and held-out pages", in_one_line(evaluation.checksums()));
 
   std::string scored = "base";
   const BudgetOptions* budget = nullptr;  // of the setting that trains

@@ -69,11 +69,11 @@ void print_table(std::vector<Row> rows) {
 }
 
 /// What cannot be opened, and adapters that do not fit the model, are told before hours are spent on the others.
-void check_models(const RunOptions& run) {
+void check_models(const RunOptions& run, const Evaluation& evaluation) {
   for (const fs::path& folder : run.models) {
     dapt::LlamaConfig::from_file(folder / "config.json");
     const dapt::WeightFolder weights(folder);
-    const dapt::AnyTokenizer tokenizer = dapt::load_tokenizer(folder);
+    evaluation.require_embeddings(folder, dapt::load_tokenizer(folder));
   }
   if (run.peft.empty()) return;
   const auto config = dapt::LlamaConfig::from_file(run.models.front() / "config.json");
@@ -118,7 +118,7 @@ void evaluate(RunOptions run) {
   const Evaluation evaluation(run.tasks, run.pages.pages.empty() ? std::vector<dapt::Page>() : read_all_pages(run.pages), run.packing.max_length);
   dapt::require(!evaluation.empty(), "eval: nothing to measure; give --qa, --cloze or --pages");
   require_same_in_all("what is scored", std::to_string(run.models.size()) + " models and " + std::to_string(run.peft.size()) + " adapters in " + run.dtype + ", quantised: " + run.quantize);
-  if (run.models.size() + run.peft.size() > 1) check_models(run);
+  if (run.models.size() + run.peft.size() > 1) check_models(run, evaluation);
   if (is_first_process() && !run.out.empty()) {
     if (run.out.has_parent_path()) make_folder(run.out.parent_path());
     const dapt::AtomicFile can_be_written(run.out);
@@ -130,6 +130,7 @@ void evaluate(RunOptions run) {
     if (any_stops()) return;
     require_same_in_all("the fingerprint of " + folder.string(), std::to_string(dapt::WeightFolder(folder).fingerprint()));
     const dapt::AnyTokenizer tokenizer = dapt::load_tokenizer(folder);
+    evaluation.require_embeddings(folder, tokenizer);
     dapt::Llama model = dapt::load_llama(folder, dapt::dtype_from_name(run.dtype), llama_options(run));
     if (!peft.empty()) {
       const dapt::PeftAdapter adapter(peft);

@@ -36,7 +36,9 @@ void train(RunOptions run, SettingOptions setting, const ContinuationOptions& co
   setting.name = "train";
   std::optional<Evaluation> evaluation;
   if (evaluates) evaluation.emplace(run.tasks, run.packing.max_length, run.held_out > 0);
-  const Run prepared = prepare_run(run, checked_tokenizer(run, (evaluates && continuation.measures("logp_mrr")) || (measures_pages && run.store.empty())));
+  const dapt::AnyTokenizer tokenizer = checked_tokenizer(run, (evaluates && continuation.measures("logp_mrr")) || (measures_pages && run.store.empty()));
+  if (evaluation) evaluation->only(continuation.eval_metrics).require_embeddings(run.models.front(), tokenizer);
+  const Run prepared = prepare_run(run, tokenizer);
   print_header(std::cerr, prepared.header);
   const auto not_scored = [](dapt::Llama&) { return std::vector<dapt::MetricValue>(); };
   Comparison comparison([&] { return load_base(run); }, [&] { return open_stream(run, setting.budget, prepared.sequences); }, not_scored);
@@ -45,7 +47,7 @@ void train(RunOptions run, SettingOptions setting, const ContinuationOptions& co
   if (evaluates) {
     evaluation->add_pages(measures_pages ? prepared.held_out : std::vector<dapt::Page>());
     evaluate = evaluation_while_training(*evaluation, run, continuation, prepared);
-    identity.add(measured_checksum, evaluate.checksum);
+    for (const auto& [metric, checksum] : evaluate.checksums) identity.add(measured_checksum + metric, checksum);
   }
   print_result(std::cerr, run_setting(comparison, run, setting, run.out, continuation, identity, evaluate));
 }

@@ -155,9 +155,16 @@ CorpusReport filter_corpus(const PageOptions& options, const std::vector<dapt::E
     duplicates = dapt::find_duplicates(read_before, {.threads = threads});
     screen.duplicates = &*duplicates;
   };
+  const auto require_some = [&](const dapt::ScreenSummary& screened) {
+    dapt::require(screened.kept > 0, options.pages.string(), ": --contamination drop leaves none of the ", screened.pages, " pages: ", screened.overlapping_items, " of ", screened.evaluation_items,
+                  " evaluation items stand in them; give report, or other pages");
+  };
   const auto sample = [&](std::size_t max_bytes) {
     search();
-    return dapt::sample_pages(read_before() | dapt::screen_pages(screen), max_bytes);
+    dapt::ScreenSummary screened;
+    auto pages = dapt::sample_pages(read_before() | dapt::screen_pages(screen, &screened), max_bytes);
+    if (screened.pages > 0) require_some(screened);
+    return pages;
   };
   ChosenScorer scorer = choose_scorer(options, sample, threads);
   std::shared_ptr<dapt::ScoreReader> stored;
@@ -195,6 +202,7 @@ CorpusReport filter_corpus(const PageOptions& options, const std::vector<dapt::E
   const auto require_pages = [&] {
     report.read = reader.source().summary();
     dapt::require(report.read.pages > 0, options.pages.string(), ": no page with text in it", left_out(report.read));
+    require_some(report.screen);
   };
   const auto take_one = [&](const dapt::Page& page) {
     stop_where(stop_requested, journal.get());

@@ -8,11 +8,14 @@
 #include <string_view>
 #include <utility>
 
+#include <ATen/Parallel.h>
 #include <zlib.h>
 
 #include <dapt/core/error.hpp>
+#include <dapt/metrics/encode_with_bos.hpp>
 #include <dapt/report/progress_line.hpp>
 
+#include "embeddings.hpp"
 #include "measured.hpp"
 #include "processes.hpp"
 
@@ -97,12 +100,18 @@ Evaluation::Evaluation(const TaskOptions& tasks, std::int64_t max_length, bool h
 void Evaluation::add_pages(std::vector<dapt::Page> held_out) {
   require_start_token_has_effect(tasks_, !held_out.empty());
   if (!held_out.empty()) perplexity_ = dapt::Perplexity{.pages = std::move(held_out), .start_token = tasks_.start_token, .max_length = max_length_};
-  note_checksum();
+  note_checksums();
   if (tasks_.one_by_one) {
     if (questions_) questions_->batch_tokens = 1;
     if (sentences_) sentences_->batch_tokens = 1;
     if (perplexity_) perplexity_->batch_tokens = 1;
   }
+}
+
+std::string in_one_line(const std::map<std::string, std::string>& checksums) {
+  std::string line;
+  for (const auto& [metric, checksum] : checksums) line += (line.empty() ? "" : ", ") + metric + " " + checksum;
+  return line;
 }
 
 Evaluation Evaluation::only(const std::vector<std::string>& metrics) const {
@@ -113,23 +122,31 @@ Evaluation Evaluation::only(const std::vector<std::string>& metrics) const {
   keep(chosen.questions_);
   keep(chosen.sentences_);
   keep(chosen.perplexity_);
-  chosen.note_checksum();
+  std::erase_if(chosen.checksums_, [&](const auto& entry) { return std::ranges::find(metrics, entry.first) == metrics.end(); });
   return chosen;
 }
 
-void Evaluation::note_checksum() {
-  Checksum checksum;
-  checksum << tasks_.start_token << (tasks_.one_by_one ? "one by one" : "") << std::to_string(max_length_);
-  if (questions_)
-    checksum << "questions" << questions_->questions << "exemplars" << questions_->exemplars << "stops" << questions_->stops << questions_->prompt.exemplar << questions_->prompt.query
-             << questions_->normalisation.to_string();
-  if (questions_ && tasks_.max_new_tokens) checksum << "tokens of an answer" << std::to_string(*tasks_.max_new_tokens);
-  if (sentences_)
+void Evaluation::note_checksums() {
+  const auto note = [&](const auto& metric, const auto& add) {
+    if (!metric) return;
+    Checksum checksum;
+    checksum << (tasks_.one_by_one ? "one by one" : "");
+    add(checksum);
+    checksums_[std::string(metric->name)] = checksum.text();
+  };
+  note(questions_, [&](Checksum& checksum) {
+    checksum << questions_->questions << "exemplars" << questions_->exemplars << "stops" << questions_->stops << questions_->prompt.exemplar << questions_->prompt.query << questions_->normalisation.to_string()
+             << std::to_string(questions_->max_new_tokens);
+  });
+  note(sentences_, [&](Checksum& checksum) {
+    checksum << tasks_.start_token;
     for (const dapt::ClozeItem& item : sentences_->items) checksum << "sentence" << item.id << item.sentence << item.answer << item.candidates << item.group;
-  if (perplexity_)
+  });
+  note(perplexity_, [&](Checksum& checksum) {
+    checksum << tasks_.start_token << std::to_string(max_length_);
     for (const dapt::Page& page : perplexity_->pages) checksum << "page" << page.text;
-  checksum_ = checksum.text();
-  require_same_in_all("the checksum of tasks and held-out pages", checksum_);
+  });
+  require_same_in_all("the checksum of tasks and held-out pages", in_one_line(checksums_));
 }
 
 void Evaluation::tell_faults(const dapt::AnyTokenizer& tokenizer) const {
@@ -175,6 +192,19 @@ std::vector<dapt::MetricValue> Evaluation::evaluate(dapt::Llama& model, const da
   }
   progress.update(total, total);
   return values;
+}
+
+void Evaluation::require_embeddings(const fs::path& model, const dapt::AnyTokenizer& tokenizer) const {
+  const Embeddings embeddings(model, tokenizer);
+  if (embeddings.has_all()) return;
+  if (questions_)
+    for (const dapt::Question& question : questions_->questions)
+      embeddings.require_for(dapt::metrics::encode_with_bos(tokenizer, questions_->prompt(questions_->exemplars, question)), "the prompt of question \"" + question.id + "\"");
+  if (perplexity_) embeddings.require_for(perplexity_->pages, at::get_num_threads());
+  if (sentences_)
+    for (const dapt::ClozeItem& item : sentences_->items)
+      for (const std::string& candidate : item.candidates)
+        embeddings.require_for(tokenizer.encode(item.sentence_with(candidate), dapt::SpecialText::as_tokens), "cloze item \"" + item.id + "\" with \"" + candidate + "\"");
 }
 
 std::function<std::string(const std::string& metric, const std::string& id)> Evaluation::groups() const {

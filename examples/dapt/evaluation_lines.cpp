@@ -14,14 +14,14 @@
 namespace dapt_program {
 namespace {
 
-constexpr const char *step_key = "step", *checksum_key = "checksum", *checksum_of_before = "held_out_checksum";  // when the perplexity was all that was measured
+constexpr const char *step_key = "step", *checksums_key = "checksums";
 
 }  // namespace
 
 std::string line_of(const dapt::EvaluationRecord& evaluation) {
   nlohmann::ordered_json json{{step_key, evaluation.step}};
   for (const auto& [metric, value] : evaluation.values) json[metric] = value;
-  json[checksum_key] = evaluation.checksum;
+  json[checksums_key] = evaluation.checksums;
   return json.dump() + "\n";
 }
 
@@ -29,11 +29,13 @@ std::optional<dapt::EvaluationRecord> evaluation_from(const std::string& line) {
   try {
     const auto json = dapt::detail::parse_json(line, "");
     if (!json.is_object() || !json.contains(step_key)) return std::nullopt;
-    dapt::EvaluationRecord evaluation{.step = dapt::detail::whole_number<std::int64_t>(json[step_key], step_key), .values = {}, .checksum = {}};
+    dapt::EvaluationRecord evaluation{.step = dapt::detail::whole_number<std::int64_t>(json[step_key], step_key), .values = {}, .checksums = {}};
     for (const auto& [key, value] : json.items()) {
-      if ((key == checksum_key || key == checksum_of_before) && value.is_string()) evaluation.checksum = value.get<std::string>();
-      else if (key != step_key && (value.is_number() || value.is_null())) evaluation.values[key] = dapt::detail::number_or_nan(value);
+      if (key != step_key && (value.is_number() || value.is_null())) evaluation.values[key] = dapt::detail::number_or_nan(value);
     }
+    if (const auto checksums = json.find(checksums_key); checksums != json.end() && checksums->is_object())
+      for (const auto& [metric, checksum] : checksums->items())
+        if (checksum.is_string()) evaluation.checksums[metric] = checksum.get<std::string>();
     if (evaluation.step < 0 || evaluation.values.empty()) return std::nullopt;
     return evaluation;
   } catch (const dapt::Error&) {

@@ -9,6 +9,7 @@
 #include <dapt/core/atomic_file.hpp>
 #include <dapt/core/error.hpp>
 #include <dapt/core/out_of_memory.hpp>
+#include <dapt/dist/shared_model.hpp>
 #include <dapt/train/train_options.hpp>
 
 #include "error_message.hpp"
@@ -52,7 +53,7 @@ void EvaluationLog::catch_up(dapt::Llama& model, std::optional<dapt::TensorBoard
 
 bool EvaluationLog::evaluate(std::int64_t step, dapt::Llama& model, std::optional<dapt::TensorBoard>& events, WriteErrors& errors, const std::function<void()>& gather, const std::function<void(const fs::path&)>& save) {
   if (!is_due(step)) return true;
-  dapt::EvaluationRecord evaluation{.step = step, .values = {}, .checksum = evaluate_.checksum};
+  dapt::EvaluationRecord evaluation{.step = step, .values = {}, .checksums = evaluate_.checksums};
   const std::vector<dapt::MetricValue> measured = measure(step, model);
   if (measured.empty()) return false;
   for (const dapt::MetricValue& metric : measured) evaluation.values[metric.name] = metric.value;
@@ -70,13 +71,13 @@ bool EvaluationLog::evaluate(std::int64_t step, dapt::Llama& model, std::optiona
   return true;
 }
 
-/// What it throws ends the training as what training throws: with a checkpoint of the step. Not of several processes, which may be at different points of it.
+/// What it throws ends the training as what training throws: with a checkpoint of the step. Of several processes where it is the same in all, or they would be at different points.
 std::vector<dapt::MetricValue> EvaluationLog::measure(std::int64_t step, dapt::Llama& model) const {
   const std::string what = "evaluation after step " + std::to_string(step);
   try {
     return evaluate_.measure(model, setting_ + ", " + what);
   } catch (const std::exception& error) {
-    if (processes() != nullptr) throw;
+    if (processes() != nullptr && dynamic_cast<const dapt::RankFailed*>(&error) == nullptr) throw;
     const auto refused = dapt::refused_memory(error);
     dapt::fail<dapt::TrainingFailed>(what, ": ", refused ? "out of memory, " + *refused + " could not be had; --one-by-one takes less" : message_of(error));
   }
@@ -99,10 +100,12 @@ void EvaluationLog::finish(WriteErrors& errors) {
   if (best_) std::cerr << "best " << metric_ << " while training: " << best_->value << " after step " << best_->step << (keeps_best_ ? ", in " + (folder_ / "best").string() : "") << '\n';
 }
 
-/// Not so what was measured on other pages or tasks (--allow-changes): nothing is better or worse than that. There was a time when no checksum was written.
+/// Not so what was measured on other pages or tasks (--allow-changes): nothing is better or worse than that.
 std::optional<EvaluationLog::Best> EvaluationLog::deciding(const dapt::EvaluationRecord& evaluation) const {
   const auto found = evaluation.values.find(metric_);
-  if (found == evaluation.values.end() || !std::isfinite(found->second) || (!evaluation.checksum.empty() && evaluation.checksum != evaluate_.checksum)) return std::nullopt;
+  const auto there = evaluation.checksums.find(metric_), here = evaluate_.checksums.find(metric_);
+  const bool compares = there != evaluation.checksums.end() && here != evaluate_.checksums.end() && there->second == here->second;
+  if (!compares || found == evaluation.values.end() || !std::isfinite(found->second)) return std::nullopt;
   return Best{evaluation.step, found->second};
 }
 

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <map>
 #include <optional>
 #include <string>
 #include <vector>
@@ -20,7 +21,7 @@ namespace dapt_program {
 /// What is measured while training; nothing where there is nothing to measure.
 struct Evaluate {
   std::function<std::vector<dapt::MetricValue>(dapt::Llama&, const std::string& what)> measure = {};  // with a progress line that begins with `what`; none where it was stopped
-  std::string checksum = {};  // of tasks and pages and how they are measured: numbers of one checksum can be compared
+  std::map<std::string, std::string> checksums = {};  // by the metric's name, of its task or pages and how they are measured: numbers of one checksum can be compared
   explicit operator bool() const { return measure != nullptr; }
 };
 

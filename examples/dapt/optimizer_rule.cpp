@@ -49,6 +49,7 @@ dapt::GaLore<Inner> galore(const Inner& inner, const OptimizerOptions& options) 
           .subspace_source = options.subspace_source == "window" ? dapt::SubspaceSource::window : dapt::SubspaceSource::first_micro_batch,
           .scale = options.scale.value_or(0.25),
           .projector = options.projector == "exact" ? dapt::Projector::exact : dapt::Projector::randomized,
+          .power_iterations = options.power_iterations,
           .inner = inner};
 }
 
@@ -96,6 +97,7 @@ void check_optimizer(const OptimizerOptions& options, bool bf16_weights, const s
   };
   const std::string& chosen = options.optimizer;
   only_with(chosen == "galore-adamw", {"--galore-rank", "--projector", "--refresh-schedule", "--subspace-source"}, "--optimizer galore-adamw");
+  only_with(chosen == "galore-adamw" && options.projector == "randomized", {"--power-iterations"}, "--optimizer galore-adamw and --projector randomized");
   only_with(chosen == "apollo", {"--apollo-rank"}, "--optimizer apollo");
   only_with(projects_gradients(options), {"--update-proj-gap", "--scale"}, "--optimizer galore-adamw, apollo or apollo-mini");
   only_with(chosen != "adafactor", {"--beta2"}, "--optimizer adamw, galore-adamw, lion, apollo or apollo-mini");

@@ -105,6 +105,7 @@ void add_setting_options(CLI::App& app, SettingOptions& setting) {
   app.add_option("--scale", optimizer.scale,
                  "of the projected matrices' updates: their effective lr is lr * scale with GaLore (default 0.25), lr * sqrt(scale) with apollo (1) and apollo-mini (128)");
   app.add_option("--projector", optimizer.projector, "how GaLore finds its subspaces: exact (SVD, as galore_torch), randomized (range finder, a tenth of the time or less)")->check(CLI::IsMember({"exact", "randomized"}))->capture_default_str();
+  app.add_option("--power-iterations", optimizer.power_iterations, "of the randomized projector, at most: each brings its subspace nearer to the exact one")->check(whole_above_zero)->capture_default_str();
   app.add_option("--subspace-source", optimizer.subspace_source, "the gradient that GaLore takes a new subspace from: the sum over the window's micro-batches, as galore_torch, or the first micro-batch's, so that no full gradient is kept")->check(CLI::IsMember({"window", "first-micro-batch"}))->capture_default_str();
   app.add_option("--refresh-schedule", optimizer.refresh_schedule, "when GaLore's matrices take new subspaces: spread over the gap, or together at every gap-th step, as galore_torch")->check(CLI::IsMember({"spread", "together"}))->capture_default_str();
   app.add_option("--beta1", optimizer.beta1, "memory of the first moment (default: 0.9; adafactor 0, which keeps none)");

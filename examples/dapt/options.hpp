@@ -79,6 +79,7 @@ struct OptimizerOptions {
   std::int64_t galore_rank = 128, apollo_rank = 256, update_proj_gap = 200;
   std::optional<double> scale;
   std::string projector = "randomized";    // exact | randomized
+  std::int64_t power_iterations = 1;
   std::string refresh_schedule = "spread"; // spread | together
   std::string subspace_source = "window";  // window | first-micro-batch
   std::string gradient_sums = "fp32";      // fp32 | bf16

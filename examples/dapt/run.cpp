@@ -34,7 +34,6 @@
 #include <dapt/core/error.hpp>
 #include <dapt/core/precision.hpp>
 #include <dapt/data/token_store.hpp>
-#include <dapt/data/tokenize.hpp>
 #include <dapt/data/utf8.hpp>
 #include <dapt/io/hf_model.hpp>
 #include <dapt/io/weight_folder.hpp>
@@ -43,6 +42,7 @@
 #include <dapt/version.hpp>
 
 #include "corpus.hpp"
+#include "embeddings.hpp"
 #include "interrupt.hpp"
 #include "processes.hpp"
 
@@ -101,41 +101,6 @@ dapt::TokenStore open_store(const RunOptions& run, const dapt::AnyTokenizer& tok
   fs::remove(file, ignored);  // what is mapped stays until the process ends
   return store;
 }
-
-/// Ids without an embedding are refused here: where training comes upon the first, all since the last checkpoint is lost. A tokenizer may have some, such as a padding token, as long as none is read.
-class Embeddings {
- public:
-  Embeddings(const fs::path& folder, const dapt::AnyTokenizer& tokenizer) : folder_(folder), tokenizer_(tokenizer), size_(dapt::LlamaConfig::from_file(folder / "config.json").vocab_size) {}
-
-  void require_for(const dapt::PackOptions& packing) const {
-    if (packing.separator) require_one(*packing.separator, "the end-of-document token, which is put between documents (--no-eos leaves it out),");
-    if (packing.bos) require_one(*packing.bos, "BOS, which is put before each document,");
-  }
-  void require_for(const dapt::TokenStore& store) const {
-    if (has_all() || store.largest_id() < size_) return;
-    for (const dapt::StoredPage& page : store.pages()) require_for_page(page);
-  }
-  void require_for(const std::vector<dapt::Page>& pages, int threads) const {
-    if (has_all()) return;
-    for (const dapt::TokenizedPage& page : pages | dapt::tokenize(tokenizer_, {.threads = threads})) require_for_page(page);
-  }
-
- private:
-  /// As most bases do: no page need be looked at then.
-  bool has_all() const { return tokenizer_.vocab_size() <= size_; }
-  template <class Page>
-  void require_for_page(const Page& page) const {
-    for (const std::int32_t id : page.input_ids)
-      if (id >= size_) require_one(id, "work \"" + std::string(page.work) + "\", page " + std::to_string(page.page) + " has a token, \"" + tokenizer_.decode({id}) + "\", that");
-  }
-  void require_one(std::int32_t id, const std::string& what) const {
-    dapt::require(id < size_, folder_.string(), ": ", what, " has the id ", id, " in the tokenizer, but the model's embeddings are for 0 to ", size_ - 1, "; enlarge the model's embedding, or take the tokenizer that it was trained with");
-  }
-
-  const fs::path& folder_;
-  const dapt::AnyTokenizer& tokenizer_;
-  std::int64_t size_;
-};
 
 /// No other run writes to the folder until this process ends, however it ends.
 void hold_folder(const fs::path& folder) {

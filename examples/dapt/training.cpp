@@ -263,7 +263,7 @@ void require_same_run(const dapt::RunHeader& now, const dapt::RunHeader& then, b
   const bool other_processes = std::any_of(all.begin(), all.end(), [](const auto& difference) { return difference.key == "processes"; });
   for (const auto& [key, here, there] : all) {
     if (key == "--on-bad-loss" || one_spelling(here) == one_spelling(there)) continue;  // the former decides no step but one that would end the run
-    if (key == measured_checksum && (here.empty() || there.empty())) continue;  // nothing was measured, or nothing will be
+    if (key.starts_with(measured_checksum) && (here.empty() || there.empty())) continue;  // nothing was measured, or nothing will be
     const std::string difference = key + " is \"" + here + "\" and was \"" + there + "\"";
     if (other_processes && (key == "processes" || key == "threads")) {  // the data come as they would have
       std::cerr << "resumed although " << difference << ": the last bits of sums differ\n";
@@ -294,8 +294,8 @@ Evaluate evaluation_while_training(const Evaluation& evaluation, const RunOption
     dapt::metrics::start_token(prepared.tokenizer, run.tasks.start_token);  // of pages from a store; of others it is known
   }
   Evaluation chosen = evaluation.only(continuation.eval_metrics);
-  std::string checksum = chosen.checksum();
-  return {[chosen = std::move(chosen), &prepared](dapt::Llama& model, const std::string& what) { return chosen.evaluate(model, prepared.tokenizer, what); }, std::move(checksum)};
+  auto checksums = chosen.checksums();
+  return {[chosen = std::move(chosen), &prepared](dapt::Llama& model, const std::string& what) { return chosen.evaluate(model, prepared.tokenizer, what); }, std::move(checksums)};
 }
 
 dapt::Llama planned_model(const dapt::LlamaConfig& config, const RunOptions& run) {

@@ -56,8 +56,8 @@ void check_inputs_stay(const RunOptions& run, const SettingOptions& setting, con
 
 dapt::TrainOptions train_options(const RunOptions& run, const BudgetOptions& budget);
 
-/// The key under which a run says what is measured: it decides no step, and matters where it was measured before and is again.
-inline constexpr const char* measured_checksum = "checksum of tasks and held-out pages";
+/// Begins the keys under which `train` says what each metric is measured on: it decides no step, and matters where the metric was measured before and is again.
+inline const std::string measured_checksum = "checksum of what is measured as ";
 
 /// Refuses by name what differs between two runs, or says it where `allow_changes` is set; a setting's options ("--rank") may never differ.
 void require_same_run(const dapt::RunHeader& now, const dapt::RunHeader& then, bool allow_changes);

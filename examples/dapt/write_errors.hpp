@@ -1,16 +1,19 @@
 // What a run could not write while it trained: said when it begins, and at the end. The run goes on, or stops as after Ctrl-C and then fails, as --on-write-error says.
 #pragma once
 
-#include <filesystem>
+#include <exception>
 #include <functional>
 #include <iostream>
 #include <map>
 #include <string>
+#include <system_error>
 #include <utility>
 
 #include <dapt/core/error.hpp>
+#include <dapt/core/out_of_memory.hpp>
 #include <dapt/core/step_record.hpp>
 
+#include "error_message.hpp"
 #include "interrupt.hpp"
 
 namespace dapt_program {
@@ -20,7 +23,7 @@ class WriteErrors {
   /// `before_message` clears the screen's progress line.
   WriteErrors(bool stops, std::function<void()> before_message = [] {}) : stops_(stops), before_message_(std::move(before_message)) {}
 
-  /// write(); its dapt::Error, or that of a file system, is said and remembered under `what`.
+  /// write(); its dapt::Error, that of the system, or of memory that was refused, is said and remembered under `what`.
   template <class Write>
   void attempt(const std::string& what, Write&& write) {
     std::string& failing = failing_[what];
@@ -29,8 +32,10 @@ class WriteErrors {
       failing.clear();
     } catch (const dapt::Error& error) {
       failed(what, failing, error.what());
-    } catch (const std::filesystem::filesystem_error& error) {
-      failed(what, failing, error.path1().string() + ": " + error.code().message());
+    } catch (const std::exception& error) {
+      const auto refused = dapt::refused_memory(error);
+      if (!refused && dynamic_cast<const std::system_error*>(&error) == nullptr) throw;  // std::filesystem's are the system's
+      failed(what, failing, refused ? "out of memory: " + *refused + " could not be had" : message_of(error));
     }
   }
 

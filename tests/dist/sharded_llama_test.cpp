@@ -80,6 +80,21 @@ void refuse_unlike_bases(dapt::ProcessGroup& group) {
   }
 }
 
+/// Its second row and its second prompt are rank 1's. After that the ranks make the same calls again.
+void throw_together_what_one_rank_throws(dapt::ProcessGroup& group) {
+  dapt::Llama model = small_llama({.name = "together"});
+  dapt::SharedModel shared(model, group);
+  auto rows = dapt::testing::toy_batches({.rows = 3, .length = 9});
+  const dapt::Batch sound = *rows.next();
+  dapt::Batch unsound = sound;
+  unsound.input_ids = sound.input_ids.clone();
+  unsound.input_ids[1][2].fill_(70000);
+  REQUIRE_THROWS_AS(shared.token_log_probs(unsound), dapt::RankFailed);
+  REQUIRE_THROWS_WITH(shared.token_log_probs(unsound), Catch::StartsWith("rank 1: ") && Catch::Contains("70000"));
+  REQUIRE_THROWS_WITH(shared.generate_greedy({{1, 2, 3}, {1, 70000}}, 2, {}), Catch::StartsWith("rank 1: ") && Catch::Contains("70000"));
+  REQUIRE(at::allclose(shared.token_log_probs(sound), model.token_log_probs(sound), 1e-5, 1e-5));  // of other row counts
+}
+
 LlamaOutcome train_llama(const LlamaCase& which, dapt::ProcessGroup& group, bool shards_weights) {
   dapt::Llama model = small_llama(which);
   auto stream = dapt::testing::toy_batches({.length = which.length, .batches = 19});  // four windows of four, and three quarters of one
@@ -119,6 +134,7 @@ TEST_CASE("rank: trains a Llama with and without sharded weights", "[.rank]") {
   at::set_num_threads(1);
   dapt::ProcessGroup group(*dapt::rendezvous_from_environment(), {.timeout = std::chrono::seconds(60)});
   refuse_unlike_bases(group);
+  throw_together_what_one_rank_throws(group);
   for (const LlamaCase& which : llama_cases) {
     CAPTURE(which.name);
     const LlamaOutcome whole = train_llama(which, group, false), sharded = train_llama(which, group, true);

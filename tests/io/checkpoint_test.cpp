@@ -3,6 +3,7 @@
 #include <chrono>
 #include <cmath>
 #include <filesystem>
+#include <functional>
 #include <iterator>
 #include <limits>
 #include <string>
@@ -582,7 +583,17 @@ TEST_CASE("CheckpointWriter writes without a copy where memory for one is refuse
     Trainer trainer(model, FullParameter{}, AdamW{}, options_of(watch));
     PackedStream stream = rows_to_train_on();
     int told = 0;
-    CheckpointWriter writer(trainer, folder.path(), {.every_steps = 4, .every_minutes = 0, .keep = 3, .without_copy = [&] { ++told; }});
+    bool others_wait = false;
+    const auto tell = [&] {
+      REQUIRE(others_wait);
+      ++told;
+    };
+    const auto after_first = [&](const std::function<void()>& work) {
+      others_wait = true;
+      work();
+      others_wait = false;
+    };
+    CheckpointWriter writer(trainer, folder.path(), {.every_steps = 4, .every_minutes = 0, .keep = 3, .without_copy = tell, .after_first = after_first});
     struct Refusing {
       RefusingMemory& memory;
       int copied;

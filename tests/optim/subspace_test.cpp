@@ -36,14 +36,15 @@ TEST_CASE("the range finder keeps the energy of the exact subspace") {
   for (const auto& [m, n] : {std::pair<std::int64_t, std::int64_t>{576, 192}, {192, 576}, {300, 300}}) {
     const Tensor g = gradient_like(m, n);
     const double exact = energy(g, dapt::exact_singular_vectors(g, 48).right);
-    const Tensor found = dapt::approximate_right_vectors(g, 48, {}, {});
+    const Tensor found = dapt::approximate_right_vectors(g, 48, {}, {.power_iterations = 2});
     REQUIRE(found.sizes() == at::IntArrayRef{48, n});
     REQUIRE(at::allclose(at::mm(found, found.t()), at::eye(48), 0, 1e-5));
     REQUIRE(energy(g, found) > 0.995 * exact);
     REQUIRE(energy(g, found) <= exact * (1 + 1e-5));
-    REQUIRE(energy(g, dapt::approximate_right_vectors(g, 48, {}, {.is_rounded = true})) > 0.99 * exact);
-    const double once = energy(g, dapt::approximate_right_vectors(g, 48, {}, {.power_iterations = 1}));
-    REQUIRE(energy(g, dapt::approximate_right_vectors(g, 48, found, {.power_iterations = 1})) > once);  // a warm start is worth an iteration
+    REQUIRE(energy(g, dapt::approximate_right_vectors(g, 48, {}, {.is_rounded = true, .power_iterations = 2})) > 0.99 * exact);
+    const double once = energy(g, dapt::approximate_right_vectors(g, 48, {}, {}));
+    REQUIRE(once > 0.98 * exact);  // of a spectrum that falls more slowly than those of a model's gradients
+    REQUIRE(energy(g, dapt::approximate_right_vectors(g, 48, found, {})) > once);  // a warm start is worth an iteration
   }
 }
 

@@ -4,7 +4,6 @@ usage: eval_test.py SOURCE_DIR BUILD_DIR        the model folder is in DAPT_SMOL
 """
 import json
 import os
-import resource
 import shutil
 import subprocess
 import sys
@@ -38,18 +37,14 @@ class Eval(ProgramTest):
         small.mkdir()
         write_model(small, source)
 
-        def within(mib, *words):
-            limit = lambda: resource.setrlimit(resource.RLIMIT_AS, (mib << 20, mib << 20))
-            return subprocess.run([program, *map(str, words), "--threads", "1"], capture_output=True, text=True, preexec_fn=limit)
-
         self.write_pages([{"work": "w", "page": i, "text": f"Page {i} tells how dpkg unpacks package {i * i}. " * 20} for i in range(800)])  # 128 x 1,024 tokens take 2 GB
-        training = ("train", "--model", small, "--pages", self.pages, "--duplicates", "off", "--max-length", 1024, "--dtype", "fp32", "--rank", 2, "--max-steps", 1, "--out", out)
-        result = within(1200, *training, "--batch-size", 128, "--micro-batch-size", 128)
+        training = ("train", "--model", small, "--pages", self.pages, "--duplicates", "off", "--max-length", 1024, "--dtype", "fp32", "--threads", 1, "--rank", 2, "--max-steps", 1, "--out", out)
+        result = run(*training, "--batch-size", 128, "--micro-batch-size", 128, mib=1200)
         self.assertEqual(result.returncode, 1, result.stderr)
         self.assertRegex(result.stderr, r"\ndapt: error: Trainer: out of memory in the (forward|backward) pass of micro-batch 1 of 1 \(128 x 1024 tokens\) at step 1: \d+ MiB more could not be had, the peak was \d+ MiB\."
                                         r".*the weights are those before the step; --micro-batch-size, --max-length, .* lower what a run needs")
         self.write_pages([{"work": "w", "page": 0, "text": "Page 0 tells how dpkg unpacks. " * 8}])
-        result = within(1075, "eval", "--model", small, "--model", model, "--pages", self.pages, "--dtype", "fp32", "--max-length", 64, "--out", results)
+        result = run("eval", "--model", small, "--model", model, "--pages", self.pages, "--dtype", "fp32", "--max-length", 64, "--threads", 1, "--out", results, mib=1075)
         self.assertEqual(result.returncode, 1, result.stderr)
         self.assertRegex(result.stderr, rf"dapt: error: out of memory: \d+ MiB more could not be had; .*; 1 of 2 models and adapters were scored before; their results are in {results}\n$")
         self.assertEqual([entry["model"] for entry in json.loads(results.read_text())], [str(small)])

@@ -8,7 +8,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 import unittest
 
 from program_case import ProgramTest, domain, model, program, run, source
@@ -16,6 +15,14 @@ from tiny_model import write_model
 
 
 class Filter(ProgramTest):
+    def stop(self, process):
+        """Returns when the process knows of it."""
+        process.send_signal(signal.SIGTERM)
+        for line in process.stderr:
+            if line.startswith("stopping as soon as"):
+                return
+        self.fail("the process ended")
+
     def test_filter_keeps_by_score_and_says_what(self):
         kept = self.folder / "kept.jsonl"
         result = run("filter", "--pages", self.pages, "--scorer", "field", "--min-score", 0.5, "--model", model, "--out", kept)
@@ -56,6 +63,20 @@ class Filter(ProgramTest):
         messages = filtered("--duplicates", "off", "--contamination", "off")[1]
         self.assertNotIn("duplicates:", messages)
         self.assertNotIn("contamination:", messages)
+
+    def test_pages_that_all_hold_evaluation_items_are_said_to_be_the_reason_that_none_is_left(self):
+        """Past papers, say: with any scorer, and where the tokens are read."""
+        qa, terms, out, scores = (self.folder / name for name in ("qa.jsonl", "terms.txt", "out.jsonl", "scores.jsonl"))
+        question = "What is the name of the low-level package tool of Debian?"
+        qa.write_text(json.dumps({"id": "q7", "question": question, "answers": ["dpkg"]}) + "\n")
+        terms.write_text("dpkg\n")
+        self.write_pages([{"work": "w", "page": i, "text": f"{i}. {question}"} for i in range(3)])
+        asked = ("--pages", self.pages, "--qa", qa, "--contamination", "drop", "--duplicates", "off")
+        message = f"{self.pages}: --contamination drop leaves none of the 3 pages: 1 of 1 evaluation items stand in them"
+        for scorer in (("none",), ("terms", "--terms", terms, "--min-score", 1, "--write-scores", scores), ("ngram", "--terms", terms)):
+            self.assertRefused(run("filter", *asked, "--scorer", *scorer, "--out", out), message)
+            self.assertFalse(out.exists() or scores.exists())
+        self.assertRefused(run("tokenize", "--model", model, *asked, "--store", out), message)
 
     def test_filter_is_fitted_to_a_part_of_a_large_corpus_and_scores_all_of_it(self):
         words = ["dpkg unpacks the archive and apt asks for what it depends on".split(), "the cook peels an onion and lets it fry in a pan of butter".split()]
@@ -159,7 +180,7 @@ class Filter(ProgramTest):
         process = subprocess.Popen(list(map(str, [program, *scored, "--scorer", "field", "--min-score", 0, "--labels", labels])), stderr=subprocess.PIPE, text=True)
         self.addCleanup(process.kill)
         with labels.open("w") as writer:  # opened when the program reads
-            process.send_signal(signal.SIGTERM)
+            self.stop(process)
             writer.write('{"work": "w", "page": 1, "domain": true}\n')
         self.assertIn("stopped before the last page; nothing was written", process.communicate(timeout=60)[1])
         self.assertEqual(process.returncode, 1)
@@ -170,8 +191,7 @@ class Filter(ProgramTest):
         process = subprocess.Popen([program, "tokenize", "--packed", "--model", model, "--pages", pages], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         self.addCleanup(process.kill)
         with pages.open("w") as writer:
-            process.send_signal(signal.SIGTERM)
-            time.sleep(0.1)
+            self.stop(process)
             writer.write(self.pages.read_text() + "no page\n")  # which it would come to
         self.assertIn("stopped before the last page", process.communicate(timeout=60)[1])
 

@@ -2,6 +2,7 @@
 import json
 import os
 import pathlib
+import resource
 import subprocess
 import sys
 import tempfile
@@ -13,8 +14,10 @@ model = os.environ.get("DAPT_SMOLLM2") or sys.exit("DAPT_SMOLLM2 is not set; tes
 domain = source / "examples" / "debian"
 
 
-def run(*arguments, folder=None):
-    return subprocess.run([program, *map(str, arguments)], capture_output=True, text=True, cwd=folder)
+def run(*arguments, folder=None, mib=None):
+    """`mib` is the most memory that the system gives to a process."""
+    limit = None if mib is None else lambda: resource.setrlimit(resource.RLIMIT_AS, (mib << 20, mib << 20))
+    return subprocess.run([program, *map(str, arguments)], capture_output=True, text=True, cwd=folder, preexec_fn=limit)
 
 
 class ProgramTest(unittest.TestCase):
@@ -38,8 +41,8 @@ class ProgramTest(unittest.TestCase):
                 (folder / file.name).symlink_to(file.resolve())
         return folder
 
-    def train(self, out, *options, base=model, dtype="fp32"):
-        return run("train", "--model", base, "--pages", self.pages, "--max-length", 64, "--batch-size", 2, "--dtype", dtype, "--threads", 1, "--out", out, *options)
+    def train(self, out, *options, base=model, dtype="fp32", launcher=(), mib=None):
+        return run(*launcher, "train", "--model", base, "--pages", self.pages, "--max-length", 64, "--batch-size", 2, "--dtype", dtype, "--threads", 1, "--out", out, *options, mib=mib)
 
     def assertRefused(self, result, *parts):
         self.assertNotEqual(result.returncode, 0, result.stderr)

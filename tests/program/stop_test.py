@@ -362,10 +362,10 @@ class Stop(unittest.TestCase):
         write_store("The cook peels an onion and lets it fry. " * 20)
         refused = train(22, *evaluating)
         self.assertEqual(refused.returncode, 1)
-        self.assertIn("--resume: checksum of tasks and held-out pages is ", refused.stderr)
+        self.assertIn("--resume: checksum of what is measured as perplexity is ", refused.stderr)
         result = train(22, *evaluating, "--allow-changes")
         self.assertGood(result)
-        self.assertIn("resumed although checksum of tasks and held-out pages is ", result.stderr)
+        self.assertIn("resumed although checksum of what is measured as perplexity is ", result.stderr)
         *_, before, after = [json.loads(line) for line in (out / "evaluations.jsonl").read_text().splitlines()]
         self.assertEqual((before["step"], after["step"]), (21, 22))
         self.assertLess(before["perplexity"], after["perplexity"])  # of other pages, and so no better
@@ -607,6 +607,27 @@ class Stop(unittest.TestCase):
             self.assertIn("small: is a complete setting of a comparison", refused.stderr)
         self.assertEqual(before, {file: (compared / "small" / file).read_bytes() for file in before})
 
+    def test_a_comparison_goes_on_with_fewer_metrics_while_training_and_keeps_its_best_weights(self):
+        """The sentence is learned before the run is stopped: no later evaluation is better."""
+        cloze, out = self.folder / "cloze.jsonl", self.folder / "out"
+        cloze.write_text(json.dumps({"id": "c", "sentence": "Page 3 tells how {word} unpacks package 9.", "answer": "dpkg", "candidates": ["dpkg", "rpm", "a cook", "the onion", "it", "butter"]}) + "\n")
+        options = ("--cloze", cloze, "--held-out", 0.3, "--eval-steps", 2, "--keep-best=logp_mrr", "--setting", "a = --rank 4")
+        process = self.start("compare", out, *options, "--eval-metrics", "perplexity,logp_mrr", "--max-steps", 400, lr="1e-2")
+        best = out / "a/best/evaluation.json"
+        self.wait_for(process, lambda: best.exists() and json.loads(best.read_text())["logp_mrr"] == 1 and self.steps(out / "a") > json.loads(best.read_text())["step"] + 4)
+        process.send_signal(signal.SIGINT)
+        process.communicate()
+        self.assertEqual(process.returncode, 0)
+        before, done = best.read_text(), self.steps(out / "a")
+        self.assertLess(done, 400)
+        self.assertGood(self.run_to_its_end("compare", out, *options, "--eval-metrics", "logp_mrr", "--max-steps", 400, "--resume", lr="1e-2"))
+        self.assertEqual(best.read_text(), before)
+        curve, = json.loads((out / "report.html").read_text().split('id="curve-data">')[1].split("</script>")[0])
+        self.assertEqual(curve["eval/logp_mrr"]["step"], list(range(0, 401, 2)))
+        measured = [line["step"] for line in map(json.loads, (out / "a/evaluations.jsonl").read_text().splitlines()) if "perplexity" in line]
+        self.assertIn(measured[-1], (done, done - 1, done - 2))
+        self.assertEqual(curve["eval/perplexity"]["step"], [0, *measured, 400])
+
     def test_questions_and_terms_are_measured_while_training_and_the_best_weights_kept_by_them(self):
         """The sentence is of the field that is learned; what is measured after a step is what `dapt eval` says of the adapter of that step."""
         cloze, qa = self.folder / "cloze.jsonl", self.folder / "qa.jsonl"
@@ -618,7 +639,7 @@ class Stop(unittest.TestCase):
         result = self.run_to_its_end("train", whole, *options, lr=lr)
         self.assertGood(result)
         lines = [json.loads(line) for line in (whole / "evaluations.jsonl").read_text().splitlines()]
-        self.assertEqual([(line["step"], sorted(line)) for line in lines], [(step, ["checksum", "logp_mrr", "qa_exact", "step"]) for step in range(2, 13, 2)])
+        self.assertEqual([(line["step"], sorted(line)) for line in lines], [(step, ["checksums", "logp_mrr", "qa_exact", "step"]) for step in range(2, 13, 2)])
         best = max(lines, key=lambda line: line["logp_mrr"])  # the first of equals
         self.assertEqual(json.loads((whole / "best/evaluation.json").read_text()), best)
         self.assertIn(f"best logp_mrr while training: {best['logp_mrr']:g} after step {best['step']}, in {whole}/best", result.stderr)

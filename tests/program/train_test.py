@@ -34,21 +34,37 @@ class Train(ProgramTest):
         for key in ("step", "tokens", "loss", "lr", "grad_norm", "tokens_per_second", "peak_memory_bytes", "phase_seconds"):
             self.assertIn(key, record)
 
-    def test_an_evaluation_that_fails_ends_a_run_with_a_checkpoint_of_its_step(self):
-        base, cloze, out = self.folder / "base", self.folder / "cloze.jsonl", self.folder / "out"
+    def test_an_id_without_an_embedding_is_refused_by_the_items_name_before_the_first_step(self):
+        base, cloze, qa, out = self.folder / "base", self.folder / "cloze.jsonl", self.folder / "qa.jsonl", self.folder / "out"
         base.mkdir()
         write_model(base, source, vocabulary=923)
         token = {"content": "frobnicator", "single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": False}  # in the tokenizer alone
         (base / "tokenizer_config.json").write_text(json.dumps({"eos_token": "<|endoftext|>", "added_tokens_decoder": {"923": token}}))
-        cloze.write_text(json.dumps({"id": "1", "sentence": "This is a {word}.", "answer": "frobnicator", "candidates": ["frobnicator", "package"]}) + "\n")
+        cloze.write_text(json.dumps({"id": "seven", "sentence": "This is a {word}.", "answer": "frobnicator", "candidates": ["package", "frobnicator"]}) + "\n")
+        qa.write_text(json.dumps({"id": "eight", "question": "What is a frobnicator?", "answers": ["package"]}) + "\n")
+        for metric, name in (("logp_mrr", 'cloze item "seven" with "frobnicator"'), ("qa_exact", 'the prompt of question "eight"')):
+            result = self.train(out, "--rank", 2, "--max-steps", 4, "--cloze", cloze, "--qa", qa, "--eval-steps", 2, "--eval-metrics", metric, base=base)
+            self.assertRefused(result, f'{name} has a token, "frobnicator", that has the id 923 in the tokenizer, but the model\'s embeddings are for 0 to 922')
+            self.assertFalse((out / "log.jsonl").exists())
+            task = {"logp_mrr": ("--cloze", cloze), "qa_exact": ("--qa", qa)}[metric]
+            self.assertRefused(run("eval", "--model", base, *task, "--dtype", "fp32"), name)
+
+    def test_an_evaluation_that_fails_ends_a_run_with_a_checkpoint_of_its_step(self):
+        base, cloze, out = self.folder / "base", self.folder / "cloze.jsonl", self.folder / "out"
+        base.mkdir()
+        write_model(base, source)
+        words = "This tells how dpkg unpacks packages. " * 40000  # a batch of its own, which one of two processes computes
+        cloze.write_text(json.dumps({"id": "1", "sentence": words + "{word}", "answer": "dpkg", "candidates": ["dpkg", "apt"]}) + "\n")
         options = ("--rank", 2, "--max-steps", 4, "--cloze", cloze)
-        result = self.train(out, *options, "--eval-steps", 2, "--eval-metrics", "logp_mrr", base=base)
-        self.assertRefused(result, "dapt: error: evaluation after step 2: ", "923")
-        self.assertEqual([folder.name for folder in (out / "checkpoints").iterdir()], ["step-000000002"])
-        self.assertTrue((out / "adapter/adapter_model.safetensors").exists())
-        resumed = self.train(out, "--rank", 2, "--max-steps", 4, "--resume", base=base)
-        self.assertEqual(resumed.returncode, 0, resumed.stderr)
-        self.assertEqual(len(self.losses(out)), 4)
+        for launcher in ((), ("launch", "-n", 2, "--")):
+            result = self.train(out, *options, "--eval-steps", 2, "--eval-metrics", "logp_mrr", base=base, launcher=launcher, mib=1500)
+            self.assertRefused(result, "evaluation after step 2: ", "could not be had")
+            self.assertEqual([folder.name for folder in (out / "checkpoints").iterdir()], ["step-000000002"])
+            self.assertTrue((out / "adapter/adapter_model.safetensors").exists())
+            resumed = self.train(out, "--rank", 2, "--max-steps", 4, "--resume", base=base, launcher=launcher)
+            self.assertEqual(resumed.returncode, 0, resumed.stderr)
+            self.assertEqual(len(self.losses(out)), 4)
+            shutil.rmtree(out)
 
     def test_a_run_that_begins_keeps_nothing_of_evaluations_before_it_and_none_is_asked_for_in_vain(self):
         base, out = self.folder / "base", self.folder / "out"
@@ -145,6 +161,9 @@ class Train(ProgramTest):
                             "--lr", "1e-4", "--max-steps", 1)
         self.assertEqual(result.returncode, 0, result.stderr)
         self.assertIn("effective lr: 5e-05 (210 projected matrices: lr * scale), 0.0001 (62 other parameters)", result.stderr)
+        self.assertIn("power_iterations 1", result.stderr)
+        self.assertRefused(self.train(self.folder / "no", "--adapter", "full", "--optimizer", "galore-adamw", "--projector", "exact", "--power-iterations", 2, "--max-steps", 1),
+                           "--power-iterations has no effect without --optimizer galore-adamw and --projector randomized")
         result = self.train(self.folder / "lora", "--rank", 2, "--targets", "q_proj", "--lr", "1e-4", "--loraplus-lr-ratio", 4, "--max-steps", 1)
         self.assertEqual(result.returncode, 0, result.stderr)
         header = result.stderr[:result.stderr.index("train (LoRA")]

@@ -172,16 +172,18 @@ TEST_CASE("html: what was measured while training is drawn from the base on, whe
     record.seconds = step / 4.0;
   }
   REQUIRE(evaluation_curve(result, setting).empty());
-  setting.evaluations = {{.step = 1, .values = {{"qa_exact", 0.5}}, .checksum = "other pages"},
-                         {.step = 2, .values = {{"qa_exact", 0.25}}, .checksum = "these"},
-                         {.step = 4, .values = {{"qa_exact", 0.5}, {"perplexity", 8}}, .checksum = "these"}};
+  setting.evaluations = {{.step = 1, .values = {{"qa_exact", 0.5}, {"perplexity", 9}}, .checksums = {{"qa_exact", "other questions"}, {"perplexity", "pages"}}},
+                         {.step = 2, .values = {{"qa_exact", 0.25}, {"perplexity", 8}}, .checksums = {{"qa_exact", "these"}, {"perplexity", "pages"}}},
+                         {.step = 4, .values = {{"qa_exact", 0.5}}, .checksums = {{"qa_exact", "these"}}}};
   auto data = curve_data(setting, 2000, evaluation_curve(result, setting));
   REQUIRE(data["eval/qa_exact"].dump() == R"({"step":[0,2,4,5],"tokens":[0,20,40,50],"seconds":[0.0,0.5,1.0,1.25],"value":[0.125,0.25,0.5,0.75]})");
-  REQUIRE(data["eval/perplexity"]["value"].dump() == "[null,8.0,null]");  // which neither the base nor the end has
+  REQUIRE(data["eval/perplexity"]["step"].dump() == "[0,1,2,5]");  // each by what it was last measured on itself
+  REQUIRE(data["eval/perplexity"]["value"].dump() == "[null,9.0,8.0,null]");  // which neither the base nor the end has
   REQUIRE(data["loss"].size() == 5);
 
   setting.evaluations.back().step = 5;  // the end was measured already
   data = curve_data(setting, 2000, evaluation_curve(result, setting));
   REQUIRE(data["eval/qa_exact"]["step"].dump() == "[0,2,5]");
   REQUIRE(data["eval/qa_exact"]["value"].dump() == "[0.125,0.25,0.5]");
+  REQUIRE(data["eval/perplexity"]["step"].dump() == "[0,1,2,5]");  // and that of another metric was not
 }

@@ -176,6 +176,27 @@ TEST_CASE("What a layer keeps for the backward pass of its adapter is what saved
       }
 }
 
+TEST_CASE("A plan's checkpoint is as large as the trainer's") {
+  const auto check = [](const auto& adapter, const auto& rule) {
+    const LlamaConfig config = config_of(2, 128);
+    const dapt::TrainOptions options{.batch_size = 2, .max_steps = 1};
+    Llama shapes = Llama::without_storage(config, at::kBFloat16);
+    const MemoryPlan plan = dapt::plan_memory(shapes, adapter, rule, options, 32);
+    Llama model = random_model(config, {});
+    dapt::Trainer trainer(model, adapter, rule, options);
+    trainer.train(sequences(32, 2));
+    std::int64_t bytes = 0;
+    const dapt::Checkpoint checkpoint = trainer.checkpoint();
+    for (const auto& [name, tensor] : checkpoint.tensors) bytes += static_cast<std::int64_t>(tensor.nbytes());
+    bytes += static_cast<std::int64_t>((checkpoint.numbers.size() - 1) * sizeof(std::int64_t));  // the trainer's own is how many steps it took
+    REQUIRE(plan.checkpoint == bytes);
+  };
+  check(Lora{.rank = 8}, AdamW{});
+  check(FullParameter{}, Fp32Master<AdamW>{});
+  check(FullParameter{}, dapt::StochasticRounding<dapt::StoredState<AdamW>>{});
+  check(FullParameter{}, dapt::StochasticRounding<GaLoreAdamW>{.inner = galore_64});
+}
+
 TEST_CASE("The parts of a plan are those that can be counted by hand") {
   const LlamaConfig config = config_of(2, 128);  // heads 2 of 64, one of keys; feed-forward 384
   constexpr std::int64_t C = 128, I = 384, K = 64, V = 16384, layer = 2 * C * C + 2 * C * K + 3 * C * I, norms = 2 * C, P = V * C + 2 * (layer + norms) + C;

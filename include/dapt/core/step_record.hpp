@@ -60,9 +60,9 @@ struct MetricValue {
 
 /// What was measured of a model between two steps of its training.
 struct EvaluationRecord {
-  std::int64_t step = 0;                 ///< the last one before it
-  std::map<std::string, double> values;  ///< by the metric's name; NaN where it is no number
-  std::string checksum;                  ///< of what was measured on: values of another one cannot be compared
+  std::int64_t step = 0;                         ///< the last one before it
+  std::map<std::string, double> values;          ///< by the metric's name; NaN where it is no number
+  std::map<std::string, std::string> checksums;  ///< by the metric's name, of what it was measured on: values of another one, or of none, cannot be compared
 };
 
 }  // namespace dapt

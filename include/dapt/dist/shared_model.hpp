@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cstdint>
 #include <cstring>
+#include <exception>
 #include <span>
 #include <string>
 #include <utility>
@@ -14,13 +15,20 @@
 
 #include <dapt/concepts/causal_lm.hpp>
 #include <dapt/core/error.hpp>
+#include <dapt/core/out_of_memory.hpp>
 #include <dapt/core/ranks.hpp>
 
 namespace dapt {
 
+/// One of the ranks could not compute its share; all of them throw this, at the same call.
+class RankFailed : public Error {
+ public:
+  using Error::Error;
+};
+
 /// CausalLM, and GeneratingLM where `M` is. Every rank holds the model and makes the same calls; of the rows of one call rank r computes r, r + n, r + 2n, ... A row's
 /// values do not depend on the rows beside it, within what the model promises. Where the ranks share the model's weights too (WeightGate), one without a row computes the first, and all answer
-/// all prompts, because each needs the others in every part of the model.
+/// all prompts, because each needs the others in every part of the model. What a share throws on one rank is thrown on all as RankFailed, but where they share the weights.
 template <CausalLM M>
 class SharedModel {
  public:
@@ -30,13 +38,14 @@ class SharedModel {
   Tensor token_log_probs(const Batch& batch) {
     const std::int64_t rows = batch.input_ids.size(0), first = ranks_.rank(), step = ranks_.size();
     Tensor all = at::zeros(batch.input_ids.sizes(), batch.input_ids.options().dtype(at::kFloat));
-    if (first < rows || in_step()) {
+    together([&] {
+      if (first >= rows && !in_step()) return;
       const auto own = [&](const Tensor& tensor) { return (first < rows ? tensor.slice(0, first, rows, step) : tensor.slice(0, 0, 1)).contiguous(); };
       Batch share{own(batch.input_ids), own(batch.labels), own(batch.position_ids), own(batch.document_starts), 0};
       share.supervised_tokens = share.labels.ne(ignore_index).sum().template item<std::int64_t>();
       const Tensor scores = model_.token_log_probs(share);
       if (first < rows) all.slice(0, first, rows, step).copy_(scores);
-    }
+    });
     ranks_.sum(all, "scores")();  // zeros but from one rank: exact
     return all;
   }
@@ -50,9 +59,10 @@ class SharedModel {
     const auto first = static_cast<std::size_t>(ranks_.rank()), step = static_cast<std::size_t>(ranks_.size());
     std::vector<std::vector<std::int32_t>> own;
     for (std::size_t row = first; row < prompts.size(); row += step) own.push_back(prompts[row]);
-    if (!own.empty()) {
+    together([&] {
+      if (own.empty()) return;
       own = model_.generate_greedy(own, max_new_tokens, [&](std::size_t row, std::span<const std::int32_t> generated) { return stop && stop(first + row * step, generated); });
-    }
+    });
     std::string text;  // of each answer its length and its tokens
     const auto write = [&](std::int32_t number) { text.append(reinterpret_cast<const char*>(&number), sizeof number); };
     for (const std::vector<std::int32_t>& answer : own) {
@@ -79,6 +89,21 @@ class SharedModel {
   }
 
  private:
+  template <class Compute>
+  void together(Compute&& compute) {
+    if (in_step()) return compute();  // one that throws leaves the others inside the model
+    std::string failure;
+    try {
+      compute();
+    } catch (const std::exception& error) {
+      const auto refused = refused_memory(error);
+      failure = refused ? "out of memory, " + *refused + " could not be had" : error.what();
+    }
+    const std::vector<std::string> failures = ranks_.gather(failure);
+    for (std::size_t rank = 0; rank < failures.size(); ++rank)
+      if (!failures[rank].empty()) fail<RankFailed>("rank ", rank, ": ", failures[rank]);
+  }
+
   bool in_step() {
     if constexpr (PartedLM<M>) return model_.weight_gate() != nullptr;
     else return false;

@@ -224,11 +224,11 @@ class CheckpointWriter {
     });
     last_ = record.wall_seconds;
     const auto checkpoint = std::make_shared<Checkpoint>(take());
-    if (!options_.writes) return;
-    if (!write_beside_training(checkpoint)) {
+    of_first([&] {
+      if (write_beside_training(checkpoint)) return;
       if (options_.without_copy) options_.without_copy();
       write(*checkpoint);  // what has been copied is what it is a copy of
-    }
+    });
     if (failure) std::rethrow_exception(failure);
   }
 

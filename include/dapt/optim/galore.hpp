@@ -63,7 +63,7 @@ struct GaLore {
   ProjType proj_type = ProjType::std;
   std::vector<std::string> targets = {};         ///< parts of names; empty: every 2-D weight with "attn" or "mlp" in its name
   Projector projector = Projector::randomized;
-  std::int64_t power_iterations = 2;             ///< >= 1, of the randomized projector, at most: a subspace with 99.5 % of the gradient's energy is taken as it is
+  std::int64_t power_iterations = 1;             ///< >= 1, of the randomized projector, at most: a subspace with 99.5 % of the gradient's energy is taken as it is
   Inner inner = {};                              ///< steps in the subspace, and alone on what is not projected
 
   struct State {

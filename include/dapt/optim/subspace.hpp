@@ -89,7 +89,7 @@ inline Tensor random_signs(std::int64_t rows, std::int64_t columns, std::uint64_
 
 struct RangeFinder {
   bool is_rounded = false;            ///< what is found is rounded to 16 bits: the products with the matrix read bf16 where the device multiplies it fast, eigenvectors are fp32 instead of fp64
-  std::int64_t power_iterations = 2;  ///< >= 1, at most; each sharpens the subspace
+  std::int64_t power_iterations = 1;  ///< >= 1, at most; each sharpens the subspace
   double enough_energy = 0.995;       ///< share of the matrix's squared norm: a subspace that holds it is taken without further iterations
   std::int64_t oversampling = 16;     ///< extra columns that are dropped at the end
 

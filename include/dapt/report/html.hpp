@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <cstdlib>
 #include <iterator>
+#include <map>
 #include <set>
 #include <string>
 #include <string_view>
@@ -148,19 +149,29 @@ inline std::string html_settings(const ComparisonResult& result, const std::vect
   return html + "</section>\n";
 }
 
-/// Of what the last evaluation while training measured all values, from the base's on and to that after training; in the order of the steps. Others were of other questions or pages.
+/// What was measured while training on what the metric was last measured on, from the base's value on and to that after training; in the order of the steps. Other values were of other questions or pages.
 inline std::vector<EvaluationRecord> evaluation_curve(const ComparisonResult& result, const SettingResult& setting) {
   if (setting.evaluations.empty()) return {};
-  const EvaluationRecord& last = setting.evaluations.back();
+  const auto checksum_of = [](const EvaluationRecord& record, const std::string& metric) {
+    const auto found = record.checksums.find(metric);
+    return found == record.checksums.end() ? std::string() : found->second;
+  };
+  std::map<std::string, const EvaluationRecord*> last;
+  for (const EvaluationRecord& record : setting.evaluations)
+    for (const auto& [metric, value] : record.values) last[metric] = &record;
   std::vector<EvaluationRecord> curve;
   const auto add_model = [&](std::int64_t step, const SettingResult& model) {
     EvaluationRecord& record = curve.emplace_back();
     record.step = step;
-    for (const auto& [metric, unused] : last.values) record.values[metric] = metric_value(model, metric);
+    for (const auto& [metric, measured] : last)
+      if (step == 0 || step > measured->step) record.values[metric] = metric_value(model, metric);
   };
   add_model(0, result.base);
-  std::ranges::copy_if(setting.evaluations, std::back_inserter(curve), [&](const EvaluationRecord& record) { return record.checksum == last.checksum; });
-  if (!setting.steps.empty() && setting.steps.back().step > last.step) add_model(setting.steps.back().step, setting);
+  for (const EvaluationRecord& record : setting.evaluations) {
+    EvaluationRecord& point = curve.emplace_back(record);
+    std::erase_if(point.values, [&](const auto& value) { return checksum_of(record, value.first) != checksum_of(*last.at(value.first), value.first); });
+  }
+  if (!setting.steps.empty()) add_model(setting.steps.back().step, setting);
   return curve;
 }
 

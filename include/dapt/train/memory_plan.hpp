@@ -48,6 +48,7 @@ struct MemoryPlan {
   std::int64_t optimizer_state = 0;       ///< after the first step
   std::vector<std::int64_t> rank_states = {};  ///< of sharded states: on each rank; optimizer_state is that of the rank with most of both
   std::vector<std::int64_t> rank_weights = {}; ///< of sharded weights: the most that each rank has at once
+  std::int64_t checkpoint = 0;            ///< trained values and optimizer state, of all ranks: the copy that rank 0 has of them in the host's memory while it writes them, beside what the plan sums up
   MemoryMoment peak;                      ///< of the first window
   std::optional<MemoryMoment> usual_peak; ///< of most windows, where the first is unlike them (GaLore's refresh)
   std::vector<std::string> not_counted;   ///< one sentence for each policy that does not say all
@@ -215,9 +216,11 @@ MemoryPlan plan_memory(Model& model, const Adapter& adapter, const Rule& rule, c
       if (!model.holds(parameter)) continue;
     plan.trainable_parameters += parameter.value.numel();
     if (std::none_of(own.begin(), own.end(), [&](const NamedParameter& other) { return other.value.is_same(parameter.value); })) plan.adapter += detail::bytes_of_entry(parameter.value);
+    plan.checkpoint += detail::bytes_of_entry(parameter.value);
     trained.add(rule, parameter, micro_batches);
   }
   plan.optimizer_state = trained.states;
+  plan.checkpoint += trained.states;
   detail::Owners owners;
   if (options.shard_states) {
     const detail::PartedWeights* sharded = options.shard_weights ? &*parted : nullptr;
