@@ -109,6 +109,7 @@
 #include <dapt/kernels/cpu/cross_entropy_avx512.hpp>
 #include <dapt/kernels/cpu/elementwise_avx512.hpp>
 #include <dapt/kernels/cpu/quantized_avx512.hpp>
+#include <dapt/kernels/cpu/thin_products_avx512.hpp>
 #include <dapt/kernels/cpu/workspace.hpp>
 #include <dapt/kernels/cuda/rows.hpp>
 #include <dapt/kernels/documents.hpp>

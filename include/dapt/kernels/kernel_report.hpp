@@ -11,6 +11,7 @@
 #include <dapt/core/cuda_kernels.hpp>
 #include <dapt/core/instruction_set.hpp>
 #include <dapt/core/product_choice.hpp>
+#include <dapt/kernels/lora_linear.hpp>
 
 namespace dapt {
 
@@ -39,6 +40,7 @@ inline std::vector<std::string> kernel_report(c10::Device device = c10::kCPU) {
       "linear + cross entropy: products as above" + std::string(bf16_products() == Bf16Products::native && detail::has_bf16_inner_product() ? ", the hidden states' gradient in bf16 by oneDNN's inner product" : "") + ", softmax " +
           (own ? "of fp32 and bf16 in own AVX-512 code, else " + torch : torch),
       "rms_norm, rope, swiglu: " + (own ? "fp32 and bf16 in own AVX-512 code, else " + torch : torch),
+      "LoRA: products with A and B " + (own && bf16_products() == Bf16Products::native ? "of bf16 and even ranks up to " + std::to_string(largest_thin_rank) + " in own AVX-512 code, else " : std::string()) + "as above",
       "AdamW: " + (own ? "where weights, gradients or moments are bf16 one pass of own AVX-512 code, else " + torch : torch),
   };
 }
