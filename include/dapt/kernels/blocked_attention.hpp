@@ -86,11 +86,12 @@ class BlockedAttention {
     return {ungrouped(dq).to(dtype_), dk.permute({0, 2, 1, 3}).to(dtype_), dv.permute({0, 2, 1, 3}).to(dtype_)};
   }
 
-  /// Wide copies of queries, keys, values and the output's gradient, and wide gradients; and five tensors of scores of one block at once.
+  /// Wide copies of queries, keys, values and the output's gradient, and wide gradients; and five tensors of scores of one block at once, or after the last one the queries' gradient in its rows' order.
   static AttentionMemory memory(const AttentionSizes& of) {
     const std::int64_t size = static_cast<std::int64_t>(c10::elementSize(wide_dtype(of.dtype))), rows = std::min(of.length, block_rows);
     const std::int64_t keys = of.sliding_window == 0 ? of.length : std::min(of.length, of.sliding_window + rows - 1);
-    return {.working = (of.tokens() * 4 * (of.heads + of.key_heads) * of.head_size + 5 * of.heads * rows * keys) * size};
+    const std::int64_t queries = of.tokens() * of.heads * of.head_size, keys_or_values = of.tokens() * of.key_heads * of.head_size;
+    return {.working = (3 * queries + 4 * keys_or_values + std::max(5 * of.heads * rows * keys, queries)) * size};
   }
 
  private:
