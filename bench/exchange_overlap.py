@@ -62,7 +62,7 @@ def sent_bytes(space):
 def run(a, options, rate, folder):
     """Seconds of a step and of waiting in it, medians; bytes that a process sends in one."""
     out = pathlib.Path(folder) / "out"
-    command = [a.dapt, "train", "--model", os.environ["DAPT_SMOLLM2"], "--pages", pathlib.Path(os.environ["DAPT_DEBIAN"]) / "pages.jsonl", "--store", pathlib.Path(folder) / "store", "--duplicates", "off",
+    command = [a.dapt, "train", "--model", os.environ["DAPT_SMOLLM2"], "--pages", pathlib.Path(os.environ["DAPT_DEBIAN"]) / "pages.jsonl", "--duplicates", "off",
                "--dtype", "bf16", "--max-length", 1024, "--batch-size", 4, "--micro-batch-size", 1, "--lr", "1e-4", "--threads", 1, "--out", out, "--checkpoint-steps", 1000, "--max-steps"]
 
     def start(steps):
