@@ -253,7 +253,7 @@ struct Planned {
 /// `host_process`: what it holds anyway, on the host; `id_bytes`: of a token in a store.
 void print_plans(const CheckOptions& run, const std::vector<Planned>& plans, std::int64_t host_process, const dapt::LlamaConfig& config) {
   const std::size_t id_bytes = dapt::id_bytes(config.vocab_size);
-  const std::int64_t key_value_bytes = dapt::ExactMatch().batch_tokens * config.num_hidden_layers * 2 * config.num_key_value_heads * config.head_dim * static_cast<std::int64_t>(c10::elementSize(dapt::dtype_from_name(run.dtype)));
+  const std::int64_t cached_tokens = dapt::ExactMatch().batch_tokens, key_value_bytes = cached_tokens * config.num_hidden_layers * 2 * config.num_key_value_heads * config.head_dim * static_cast<std::int64_t>(c10::elementSize(dapt::dtype_from_name(run.dtype)));
   const std::int64_t process = run.planned_devices > 1 ? 0 : host_process;
   std::int64_t largest = 0;
   std::size_t width = 7;
@@ -295,7 +295,7 @@ void print_plans(const CheckOptions& run, const std::vector<Planned>& plans, std
   }
   std::cout << "Not counted: the token store, " << id_bytes << " bytes a token, which is mapped from its file and given back where memory is short; the copy of a checkpoint in the host's memory while it is written (without memory for one, training waits), ";
   for (std::size_t i = 0; i < plans.size(); ++i) std::cout << (i == 0 ? "" : ", ") << in_gib(plans[i].plan.checkpoint) << " of " << plans[i].name;
-  std::cout << "; what an evaluation needs, of questions keys and values of up to 8192 tokens, " << in_gib(key_value_bytes) << ". ";
+  std::cout << "; what an evaluation needs, of questions keys and values of up to " << cached_tokens << " tokens, " << in_gib(key_value_bytes) << ". ";
   if (const std::int64_t total = system_memory("MemTotal"); total > 0) std::cout << "This machine has " << in_gib(total) << ", of which " << in_gib(system_memory("MemAvailable")) << " are free.";
   std::cout << '\n';
 }

@@ -12,6 +12,7 @@
 
 #include <ATen/ops/arange.h>
 #include <ATen/ops/zeros.h>
+#include <c10/util/Exception.h>
 
 #include <dapt/concepts/causal_lm.hpp>
 #include <dapt/core/error.hpp>
@@ -97,11 +98,11 @@ class SharedModel {
       compute();
     } catch (const std::exception& error) {
       const auto refused = refused_memory(error);
-      failure = refused ? "out of memory, " + *refused + " could not be had" : error.what();
+      const auto* of_torch = dynamic_cast<const c10::Error*>(&error);
+      failure = "rank " + std::to_string(ranks_.rank()) + ": " + (refused ? "out of memory, " + *refused + " could not be had" : of_torch != nullptr ? of_torch->what_without_backtrace() : error.what());
     }
-    const std::vector<std::string> failures = ranks_.gather(failure);
-    for (std::size_t rank = 0; rank < failures.size(); ++rank)
-      if (!failures[rank].empty()) fail<RankFailed>("rank ", rank, ": ", failures[rank]);
+    for (const std::string& of_rank : ranks_.gather(failure))
+      if (!of_rank.empty()) fail<RankFailed>(of_rank);
   }
 
   bool in_step() {
