@@ -27,9 +27,11 @@
 #include "lora_options.hpp"
 #include "optimizer_rule.hpp"
 #include "options.hpp"
+#include "planning.hpp"
 #include "processes.hpp"
 #include "run.hpp"
-#include "training.hpp"
+#include "run_checks.hpp"
+#include "setting_checks.hpp"
 
 namespace dapt_program {
 namespace {

@@ -16,12 +16,15 @@
 
 #include "commands.hpp"
 #include "corpus.hpp"
-#include "processes.hpp"
 #include "evaluation.hpp"
 #include "evaluation_lines.hpp"
 #include "interrupt.hpp"
 #include "named_files.hpp"
+#include "processes.hpp"
 #include "run.hpp"
+#include "run_checks.hpp"
+#include "setting_checks.hpp"
+#include "setting_policies.hpp"
 #include "training.hpp"
 #include "write_errors.hpp"
 

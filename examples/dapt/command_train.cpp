@@ -13,6 +13,8 @@
 #include "named_files.hpp"
 #include "processes.hpp"
 #include "run.hpp"
+#include "run_checks.hpp"
+#include "setting_checks.hpp"
 #include "training.hpp"
 
 namespace dapt_program {

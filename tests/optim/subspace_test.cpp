@@ -1,3 +1,7 @@
+#include <cmath>
+#include <utility>
+#include <vector>
+
 #include <catch2/catch.hpp>
 
 #include <ATen/ops/allclose.h>
@@ -29,7 +33,33 @@ double energy(const Tensor& g, const Tensor& right) {
   return inside * inside / (all * all);
 }
 
+/// What the textbook's range finder keeps of `g`: Halko, Martinsson & Tropp 2011, algorithms 4.4 and 5.1, with normal numbers and Householder QR. Mean and standard deviation of 16 draws.
+std::pair<double, double> textbook_energy(const Tensor& g, std::int64_t count, std::int64_t oversampling, std::int64_t iterations) {
+  std::vector<double> found;
+  for (int draw = 0; draw < 16; ++draw) {
+    Tensor q = std::get<0>(at::linalg_qr(at::mm(g, at::randn({g.size(1), count + oversampling}))));
+    for (std::int64_t i = 1; i < iterations; ++i) q = std::get<0>(at::linalg_qr(at::mm(g, std::get<0>(at::linalg_qr(at::mm(g.t(), q))))));
+    found.push_back(energy(g, std::get<2>(at::linalg_svd(at::mm(q.t(), g), /*full_matrices=*/false)).narrow(0, 0, count)));
+  }
+  double mean = 0, square = 0;
+  for (const double x : found) mean += x / 16;
+  for (const double x : found) square += (x - mean) * (x - mean) / 15;
+  return {mean, std::sqrt(square)};
+}
+
 }  // namespace
+
+TEST_CASE("the range finder keeps the energy that the textbook's keeps, with the same number of products") {
+  at::manual_seed(6);
+  for (const auto& [m, n] : {std::pair<std::int64_t, std::int64_t>{576, 192}, {192, 576}, {300, 300}})
+    for (const std::int64_t iterations : {1, 2, 3}) {
+      const Tensor g = gradient_like(m, n);
+      const auto [mean, deviation] = textbook_energy(g, 48, 16, iterations);
+      const double found = energy(g, dapt::approximate_right_vectors(g, 48, {}, {.power_iterations = iterations, .enough_energy = 1, .oversampling = 16}));
+      CAPTURE(m, n, iterations, mean, deviation, found);
+      REQUIRE(std::abs(found - mean) < 5 * deviation + 1e-6);
+    }
+}
 
 TEST_CASE("the range finder keeps the energy of the exact subspace") {
   at::manual_seed(3);
@@ -43,7 +73,6 @@ TEST_CASE("the range finder keeps the energy of the exact subspace") {
     REQUIRE(energy(g, found) <= exact * (1 + 1e-5));
     REQUIRE(energy(g, dapt::approximate_right_vectors(g, 48, {}, {.is_rounded = true, .power_iterations = 2})) > 0.99 * exact);
     const double once = energy(g, dapt::approximate_right_vectors(g, 48, {}, {}));
-    REQUIRE(once > 0.98 * exact);  // of a spectrum that falls more slowly than those of a model's gradients
     REQUIRE(energy(g, dapt::approximate_right_vectors(g, 48, found, {})) > once);  // a warm start is worth an iteration
   }
 }
