@@ -15,6 +15,7 @@
 
 #include <dlfcn.h>
 #include <fcntl.h>
+#include <malloc.h>
 #ifdef _OPENMP
 #include <omp.h>
 #endif
@@ -57,6 +58,12 @@ std::string processor() {
 }
 
 std::string memory_allocator() { return dlsym(RTLD_DEFAULT, "tc_version") != nullptr ? "tcmalloc" : "the C library's"; }
+
+/// Gives the system what the allocator keeps of freed memory.
+void release_freed_memory() {
+  if (void* const release = dlsym(RTLD_DEFAULT, "MallocExtension_ReleaseFreeMemory")) reinterpret_cast<void (*)()>(release)();  // tcmalloc's
+  else malloc_trim(0);
+}
 
 std::string version_of_dapt() {
   return std::to_string(DAPT_VERSION_MAJOR) + "." + std::to_string(DAPT_VERSION_MINOR) + "." + std::to_string(DAPT_VERSION_PATCH);
@@ -264,7 +271,10 @@ dapt::LlamaOptions llama_options(const RunOptions& run) {
   return {.gradient_checkpointing = checkpointing(run), .quantization = dapt::quantization_from_name(run.quantize), .devices = dapt::devices_from_names(run.device)};
 }
 
-dapt::Llama load_base(const RunOptions& run) { return dapt::load_llama(run.models.front(), dapt::dtype_from_name(run.dtype), llama_options(run)); }
+dapt::Llama load_base(const RunOptions& run) {
+  release_freed_memory();  // a setting's peak begins with what is held: without this, with what the one before it left
+  return dapt::load_llama(run.models.front(), dapt::dtype_from_name(run.dtype), llama_options(run));
+}
 
 dapt::StoredStream open_stream(const RunOptions& run, const BudgetOptions& budget, const dapt::StoredSequences& sequences) {
   return dapt::StoredStream(sequences, {.micro_batch_size = budget.micro_batch_size, .seed = run.seed});

@@ -1,5 +1,6 @@
 #include "training.hpp"
 
+#include <algorithm>
 #include <iostream>
 #include <iterator>
 #include <optional>
@@ -198,6 +199,7 @@ const dapt::SettingResult& run_setting(Comparison& comparison, const RunOptions&
   with_adapter(setting, train);
   dapt::SettingResult& result = comparison.result().settings.back();
   result.steps.insert(result.steps.begin(), std::make_move_iterator(steps.begin()), std::make_move_iterator(steps.end()));
+  for (const dapt::StepRecord& step : result.steps) result.train.peak_memory_bytes = std::max(result.train.peak_memory_bytes, step.peak_memory_bytes);  // of the processes before this one
   result.evaluations = evaluations.records();
   return result;
 }

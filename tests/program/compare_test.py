@@ -69,6 +69,10 @@ class Compare(ProgramTest):
         for name in ("report.html", "report.md", "settings.csv", "steps.csv", "questions.csv"):
             self.assertTrue((out / name).exists(), name)
         self.assertIn("GaLore", (out / "report.md").read_text())
+        with open(out / "settings.csv", newline="") as file:
+            peak = {row["setting"]: int(row["peak_memory_bytes"]) for row in csv.DictReader(file) if row["setting"] != "base"}
+        self.assertGreater(peak["APOLLO"], 1.5 * peak["small"])
+        self.assertLess(peak["Adafactor"], 1.1 * peak["small"])  # not what the allocator kept of all parameters' training before it
 
     def test_evaluations_while_training_have_a_line_of_their_own_on_a_terminal_and_faults_of_questions_are_told_once(self):
         base, qa = self.folder / "base", self.folder / "qa.jsonl"

@@ -466,6 +466,9 @@ class Stop(unittest.TestCase):
         def assertWhole(out):
             for file in ("settings.csv", "steps.csv", "questions.csv"):
                 self.assertEqual(table(out, file), table(whole, file), file)
+            peaks = lambda file, setting: [int(row["peak_memory_bytes"]) for row in csv.DictReader((out / file).read_text(encoding="utf-8").splitlines(True)) if row["setting"] == setting]
+            for setting in ("Small", "All"):
+                self.assertGreaterEqual(peaks("settings.csv", setting)[0], max(peaks("steps.csv", setting)))
             for file in ("small/adapter/adapter_model.safetensors", "all/model/model.safetensors"):
                 self.assertEqual((out / file).read_bytes(), (whole / file).read_bytes())
             for setting in ("small", "all"):

@@ -87,6 +87,18 @@ struct RarelyGoodLM : ToyLM {
   }
 };
 
+/// ToyLM whose first layer has no gradient in every second forward pass, as an expert that was not chosen.
+struct IdleLayerLM : ToyLM {
+  std::int64_t calls = 0;
+  dapt::LossSum loss(const dapt::Batch& batch) {
+    Tensor& weight = linears()[0]->weight;
+    weight.requires_grad_(++calls % 2 != 0);
+    dapt::LossSum loss = ToyLM::loss(batch);
+    weight.requires_grad_(true);
+    return loss;
+  }
+};
+
 /// For runs that have no end of their own.
 struct GiveUpAfter {
   std::int64_t last;
@@ -282,9 +294,9 @@ TEST_CASE("clipping scales all gradients to the norm") {
   REQUIRE(change(100).first == Approx(free));
 }
 
-TEST_CASE("layer-wise, clipping scales each parameter's accumulated gradient to the norm") {
+TEMPLATE_TEST_CASE("layer-wise, clipping scales each parameter's accumulated gradient to the norm", "", ToyLM, IdleLayerLM) {
   const auto changes = [](double max_grad_norm, bool layer_wise) {
-    ToyLM model;
+    TestType model;
     const auto before = weights(model);
     Trainer trainer(model, FullParameter{}, dapt::testing::OptimizerArchetype(0),
                     TrainOptions{.lr = 0.5, .batch_size = 2, .max_steps = 1, .max_grad_norm = max_grad_norm, .layer_wise = layer_wise});
@@ -296,7 +308,7 @@ TEST_CASE("layer-wise, clipping scales each parameter's accumulated gradient to 
   const auto gradients = changes(0, false), clipped = changes(0.05, true);
   int longer = 0;
   for (std::size_t i = 0; i < gradients.size(); ++i) {  // the formula of torch's clip_grad_norm_, for one parameter
-    const double norm = gradients[i].norm().item<double>();
+    const double norm = gradients[i].norm().template item<double>();
     longer += norm > 0.05;
     const Tensor expected = norm > 0.05 ? gradients[i] * (0.05 / (norm + 1e-6)) : gradients[i];
     REQUIRE(at::allclose(clipped[i], expected, 1e-4, 1e-6));

@@ -84,9 +84,9 @@ struct FrozenLinearFunction : torch::autograd::Function<FrozenLinearFunction> {
 /// x [..., in], weight [out, in], bias [out] or undefined, of one type -> x weight^T + bias, [..., out]. Differentiable in all three.
 inline Tensor plain_linear(const Tensor& x, const Tensor& weight, const Tensor& bias = {}) {
   const auto optional_bias = bias.defined() ? std::optional<Tensor>(bias) : std::nullopt;
-  const bool trains = weight.requires_grad() && c10::GradMode::is_enabled();
+  const bool records = c10::GradMode::is_enabled(), trains = records && weight.requires_grad();
   if (detail::takes_onednn(x)) {
-    if (!trains && !(x.requires_grad() && c10::GradMode::is_enabled())) return detail::as_output_of(x, detail::linear_rows(x.reshape({-1, x.size(-1)}), weight, optional_bias));
+    if (!trains && !(records && (x.requires_grad() || (bias.defined() && bias.requires_grad())))) return detail::as_output_of(x, detail::linear_rows(x.reshape({-1, x.size(-1)}), weight, optional_bias));
   } else if (!trains && (!widens(x) || x.numel() < fewest_widened_rows * x.size(-1))) {
     return at::linear(x, weight, optional_bias);
   }

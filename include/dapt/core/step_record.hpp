@@ -10,7 +10,7 @@ namespace dapt {
 
 /// What an optimizer's rule is told about the step it takes.
 struct StepInfo {
-  std::int64_t step = 1;  ///< counts from 1
+  std::int64_t step = 1;  ///< of the run, from 1, also for a parameter that had no gradient before
   double lr = 0;          ///< after the schedule
   std::int64_t first = 0; ///< where the step is taken on a piece of the flat weight (optim/pieces.hpp): the index of the piece's first entry
 };

@@ -32,8 +32,8 @@ inline std::vector<std::string> kernel_report(c10::Device device = c10::kCPU) {
   const std::string torch = "LibTorch operations", operands = bf16_products() == Bf16Products::widened ? "widened to fp32 from " + std::to_string(fewest_widened_rows) + " rows on" : std::string("bf16");
   return {
       "instruction set: " + std::string(instruction_set_name(instruction_set())) + " (the processor has " +
-          std::string(instruction_set_name(detail::processor_instruction_set())) + "), threads: " + std::to_string(at::get_num_threads()) +
-          (detail::own_code_uses_all_threads ? "" : ", own code on one: it was compiled without -fopenmp"),
+          std::string(instruction_set_name(detail::processor_instruction_set())) + ")" +
+          (detail::own_code_uses_all_threads ? "" : ", own code on one thread: it was compiled without -fopenmp"),
       std::string("products of fp32: ") + (fp32_products() == Fp32Products::onednn ? "oneDNN" : "LibTorch's choice") + "; a row's last bits " + (products_are_independent_of_the_batch() ? "are the same in batches of any size" : "depend on the number of rows"),
       "products of bf16: operands " + operands + ", sums fp32",
       "attention: " + (own ? "fp32 and bf16 with head sizes that are multiples of 16 in own AVX-512 code, else " + torch : torch) + " in blocks",

@@ -209,7 +209,7 @@ std::optional<double> GradientSteps<Rule>::finish_window(std::int64_t number) {
   const double norm = std::sqrt(squared_norm);
   for (Trained& trained : trained_) {
     if (!waiting(trained)) continue;
-    clip(trained, norm);
+    clip(trained, options_.layer_wise ? trained.norm : norm);  // layer-wise, those wait that had no gradient in the last micro-batch
     step(trained);
   }
   if (shared_ != nullptr) shared_->finish_steps(true);
