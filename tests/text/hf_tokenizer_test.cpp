@@ -309,7 +309,7 @@ TEST_CASE("a missing, truncated or wrong tokenizer.json is named") {
   CHECK_THROWS_WITH(HfTokenizer::from_folder(small.folder.path()), Catch::Contains("\"model\" is missing"));
 }
 
-TEST_CASE("roles of special tokens: tokenizer_config.json, special_tokens_map.json, config.json, post-processor") {
+TEST_CASE("roles of special tokens: special_tokens_map.json, tokenizer_config.json, config.json, post-processor") {
   SmallFolder small;
   const auto template_of = [&](const char* token) {
     auto json = nlohmann::json::parse(std::string(R"({"type": "TemplateProcessing", "single": [{"SpecialToken": {"id": ")") + token +
@@ -332,8 +332,8 @@ TEST_CASE("roles of special tokens: tokenizer_config.json, special_tokens_map.js
   }
   SECTION("names before ids, a null is an answer, and without <|endoftext|> eos ends documents") {
     small.json["model"]["vocab"].erase("<|endoftext|>");
-    small.write("tokenizer_config.json", R"({"bos_token": {"content": "<s>"}, "unk_token": null, "pad_token": "not there"})");
-    small.write("special_tokens_map.json", R"({"eos_token": "</s>", "unk_token": "a"})");
+    small.write("tokenizer_config.json", R"({"bos_token": {"content": "<s>"}, "unk_token": "a", "pad_token": "not there"})");
+    small.write("special_tokens_map.json", R"({"eos_token": "</s>", "unk_token": null})");
     small.write("config.json", R"({"bos_token_id": 0, "eos_token_id": [1, 2], "unk_token_id": 2})");
     const SpecialTokens special = small.open().special_tokens();
     REQUIRE(special.bos == 3);
@@ -342,6 +342,12 @@ TEST_CASE("roles of special tokens: tokenizer_config.json, special_tokens_map.js
     CHECK_FALSE(special.pad.has_value());
     REQUIRE(special.end_of_document == 4);
     CHECK_FALSE(special.adds_bos);
+  }
+  SECTION("an empty string names none, as a null, and the ids of config.json are not asked") {
+    small.write("tokenizer_config.json", R"({"bos_token": "<s>", "eos_token": ""})");
+    small.write("config.json", R"({"bos_token_id": 0, "eos_token_id": 1})");
+    CHECK(small.open().special_tokens().bos == 3);
+    CHECK_FALSE(small.open().special_tokens().eos.has_value());
   }
   SECTION("ids of config.json, the first of several") {
     small.write("config.json", R"({"bos_token_id": 3, "eos_token_id": [4, 5]})");

@@ -3,6 +3,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -57,6 +58,23 @@ TEST_CASE("a folder's other files change the ids as they do in transformers: a r
     CHECK(tokenizer.vocab_size() == recorded.at("size"));
     CHECK_FALSE(tokenizer_hash(folder.path()) == plain);  // a store of the one's ids is none of the other's
   }
+}
+
+TEST_CASE("special tokens are of the file that transformers takes them of: special_tokens_map.json before tokenizer_config.json, and not at all beside added_tokens_decoder") {
+  std::size_t number = 0;
+  for (const auto& recorded : recorded_json("roles.json")) {
+    const TemporaryFolder folder;
+    std::filesystem::copy(text_parity() / "llama2.tokenizer.json", folder.path() / "tokenizer.json");
+    for (const auto& [name, content] : recorded.at("files").items()) write_bytes(folder.path() / name, content.dump());
+    CAPTURE(number++);
+    const SpecialTokens special = load_tokenizer(folder.path()).special_tokens();
+    const auto expected = [&](const char* role) { return recorded.at(role).is_null() ? std::nullopt : std::optional(recorded.at(role).get<std::int32_t>()); };
+    CHECK(special.bos == expected("bos"));
+    CHECK(special.eos == expected("eos"));
+    CHECK(special.unk == expected("unk"));
+    CHECK(special.pad == expected("pad"));
+  }
+  REQUIRE(number == 7);
 }
 
 TEST_CASE("a bos or eos that the vocabulary lacks is refused by name, and a token store's tokenizer is told by what changes its ids") {

@@ -39,8 +39,8 @@ class HfTokenizer {
   /// Throws dapt::Error naming the file and the component if the file is missing, damaged or needs what dapt does not have.
   static HfTokenizer from_file(const std::filesystem::path& file) { return HfTokenizer(file, nullptr); }
 
-  /// tokenizer.json of a model folder, with the special tokens that tokenizer_config.json, special_tokens_map.json and config.json
-  /// name, in this order, and the added tokens that tokenizer_config.json or added_tokens.json has beyond it. `add_bos_token` and `add_eos_token` of tokenizer_config.json, where they are given,
+  /// tokenizer.json of a model folder, with the special tokens that special_tokens_map.json, tokenizer_config.json and config.json
+  /// name, in this order (the first is not read where the second has `added_tokens_decoder`), and the added tokens that tokenizer_config.json or added_tokens.json has beyond it. `add_bos_token` and `add_eos_token` of tokenizer_config.json, where they are given,
   /// decide over the post-processor; `add_prefix_space` false takes the space before a text away where the class is Llama's.
   static HfTokenizer from_folder(const std::filesystem::path& folder) {
     const text::SpecialTokenFiles files(folder);

@@ -53,13 +53,12 @@ class SpecialTokenFiles {
   };
   Added added_tokens() const;
 
-  /// The id of the token with `role` ("bos", "eos", "unk", "pad"): tokenizer_config.json and special_tokens_map.json name the token,
-  /// where null means that there is none; then config.json gives the id, if it is below `vocab_size`. A bos or eos that is no token of the vocabulary is refused, an unk or pad counts as
-  /// none. `otherwise` where no file says anything.
+  /// The id of the token with `role` ("bos", "eos", "unk", "pad"): role_files() name the token, where null and an empty string mean that there is none; then config.json gives the id, if it is
+  /// below `vocab_size`. A bos or eos that is no token of the vocabulary is refused, an unk or pad counts as none. `otherwise` where no file says anything.
   template <class Lookup>
   std::optional<std::int32_t> id(const std::string& role, Lookup&& token_to_id, std::int64_t vocab_size, std::optional<std::int32_t> otherwise = std::nullopt) const {
     const std::string name_key = role + "_token", id_key = name_key + "_id";
-    for (const File* file : {&tokenizer_config_, &special_tokens_map_}) {
+    for (const File* file : role_files()) {
       if (!file->json.is_object() || !file->json.contains(name_key)) continue;
       const JsonNode named = file->node().at(name_key.c_str());
       if (named.value().is_null()) return std::nullopt;
@@ -87,12 +86,18 @@ class SpecialTokenFiles {
   static std::string content_of(const JsonNode& named) { return named.value().is_object() ? named.get<std::string>("content") : named.as<std::string>(); }
   std::set<std::string> tokens_with_a_role() const;
 
+  /// The files that name roles, the one that counts first. As in transformers: special_tokens_map.json overwrites tokenizer_config.json, and is not read where that has `added_tokens_decoder`.
+  std::vector<const File*> role_files() const {
+    if (tokenizer_config_.node().has("added_tokens_decoder")) return {&tokenizer_config_};
+    return {&special_tokens_map_, &tokenizer_config_};
+  }
+
   File tokenizer_config_, special_tokens_map_, added_tokens_, config_;
 };
 
 inline std::set<std::string> SpecialTokenFiles::tokens_with_a_role() const {
   std::set<std::string> tokens;
-  for (const File* file : {&tokenizer_config_, &special_tokens_map_}) {
+  for (const File* file : role_files()) {
     for (const char* key : {"bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"})
       if (file->node().has(key)) tokens.insert(content_of(file->node().at(key)));
     for (const char* key : {"additional_special_tokens", "extra_special_tokens"})

@@ -404,6 +404,30 @@ def record_folders(arguments):
     write(arguments.out / "folders.json", result)
 
 
+def record_roles(arguments):
+    """Which of a folder's files transformers takes the special tokens of."""
+    import tempfile
+
+    from transformers import AutoTokenizer
+
+    fast = {"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": "<s>"}
+    empty = {**fast, "bos_token": "", "eos_token": "", "unk_token": ""}  # as Alpaca's day saved them
+    decoder = {"added_tokens_decoder": {"1": {"content": "<s>", "normalized": False, "special": True}}}
+    cases = [(empty, {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}), ({**fast, "eos_token": "<s>", "pad_token": "<unk>"}, {"eos_token": "</s>"}),
+             ({**fast, "eos_token": "<s>"}, {"eos_token": {"content": "</s>"}}), ({**fast, "eos_token": "</s>"}, {"eos_token": None}), ({**fast, "eos_token": None}, {"eos_token": "</s>"}),
+             ({**fast, **decoder, "eos_token": "<s>"}, {"eos_token": "</s>", "pad_token": "<unk>"}), ({**fast, "added_tokens_decoder": {}, "eos_token": "</s>"}, {"eos_token": "<s>", "unk_token": "<unk>"})]
+    result = []
+    for config, special_map in cases:
+        files = {"tokenizer_config.json": config, "special_tokens_map.json": special_map}
+        with tempfile.TemporaryDirectory() as folder:
+            (pathlib.Path(folder) / "tokenizer.json").write_bytes((arguments.out / "llama2.tokenizer.json").read_bytes())
+            for name, content in files.items():
+                (pathlib.Path(folder) / name).write_text(json.dumps(content))
+            tokenizer = AutoTokenizer.from_pretrained(folder)
+        result.append({"files": files, **{role: getattr(tokenizer, f"{role}_token_id") for role in ("bos", "eos", "unk", "pad")}})
+    write(arguments.out / "roles.json", result)
+
+
 def is_tie(model, text):
     """Two segmentations of the same score: rounding decides between them, and versions of the library round differently."""
     best = model.nbest_encode(text, nbest_size=2, return_type="proto").nbests if text else []
@@ -442,6 +466,7 @@ def main():
     record_sentencepiece(arguments, english, japanese)
     record_behind_tokens(arguments)
     record_folders(arguments)
+    record_roles(arguments)
     record_encoder_tokenizers(arguments, english, japanese)
     record_smollm2(arguments, english, japanese)
 
