@@ -37,27 +37,54 @@ TEST_CASE("a model folder's tokenizer is chosen by its files") {
   REQUIRE(json.decode(ids) == "Debian ");
 }
 
-TEST_CASE("a folder's other files change the ids as they do in transformers: a refused prefix space, tokens that the tokenizer's own file lacks") {
+/// A folder of a record: its tokenizer's file, maybe with another pre-tokenizer; beside it nothing yet.
+static void write_tokenizer(const std::filesystem::path& folder, const nlohmann::json& recorded) {
+  const std::string file = recorded.at("file");
+  const auto target = folder / (file.ends_with(".json") ? "tokenizer.json" : "tokenizer.model");
+  std::filesystem::copy(text_parity() / file, target);
+  if (!recorded.contains("pre_tokenizer")) return;
+  auto json = nlohmann::json::parse(read_bytes(target));
+  json["pre_tokenizer"] = recorded.at("pre_tokenizer");
+  write_bytes(target, json.dump());
+}
+
+TEST_CASE("a folder's other files change the ids as they do in transformers: a prefix space that is refused or set, tokens that the tokenizer's own file lacks") {
   std::size_t number = 0;
-  for (const auto& recorded : recorded_json("folders.json")) {
-    const TemporaryFolder folder;
-    const std::string file = recorded.at("file");
-    const bool is_json = file.ends_with(".json");
-    std::filesystem::copy(text_parity() / file, folder.path() / (is_json ? "tokenizer.json" : "tokenizer.model"));
-    const auto plain = tokenizer_hash(folder.path());
-    for (const auto& [name, content] : recorded.at("files").items()) write_bytes(folder.path() / name, content.dump());
-    CAPTURE(number++, file);
-    const AnyTokenizer tokenizer = load_tokenizer(folder.path());
-    for (const auto& entry : recorded.at("strings")) {
-      CAPTURE(entry.at("text").dump(-1, ' ', true));
-      const std::vector<std::int32_t> ids = entry.at("as_tokens");
-      CHECK(tokenizer.encode(entry.at("text").get<std::string>(), SpecialText::as_tokens) == ids);
-      CHECK(tokenizer.decode(ids) == entry.at("decoded"));
+  for (const char* record : {"folders.json", "byte_level_folders.json"}) {
+    for (const auto& recorded : recorded_json(record)) {
+      const TemporaryFolder folder;
+      write_tokenizer(folder.path(), recorded);
+      const auto plain = tokenizer_hash(folder.path());
+      for (const auto& [name, content] : recorded.at("files").items()) write_bytes(folder.path() / name, content.dump());
+      CAPTURE(number++, record);
+      const AnyTokenizer tokenizer = load_tokenizer(folder.path());
+      for (const auto& entry : recorded.at("strings")) {
+        CAPTURE(entry.at("text").dump(-1, ' ', true));
+        const std::vector<std::int32_t> ids = entry.at("as_tokens");
+        CHECK(tokenizer.encode(entry.at("text").get<std::string>(), SpecialText::as_tokens) == ids);
+        CHECK(tokenizer.decode(ids) == entry.at("decoded"));
+      }
+      CHECK(tokenizer.special_tokens().eos == recorded.at("eos").get<std::int32_t>());
+      CHECK(tokenizer.vocab_size() == recorded.at("size"));
+      CHECK_FALSE(tokenizer_hash(folder.path()) == plain);  // a store of the one's ids is none of the other's
     }
-    CHECK(tokenizer.special_tokens().eos == recorded.at("eos").get<std::int32_t>());
-    CHECK(tokenizer.vocab_size() == recorded.at("size"));
-    CHECK_FALSE(tokenizer_hash(folder.path()) == plain);  // a store of the one's ids is none of the other's
   }
+}
+
+TEST_CASE("a ByteLevel in a Sequence, and that of a class which is no model's own, is the file's whatever add_prefix_space says") {
+  auto json = nlohmann::json::parse(read_bytes(text_parity() / "gpt_neox.tokenizer.json"));
+  json["pre_tokenizer"]["add_prefix_space"] = true;
+  auto in_sequence = json;
+  in_sequence["pre_tokenizer"] = {{"type", "Sequence"}, {"pretokenizers", {{{"type", "Digits"}, {"individual_digits", true}}, json["pre_tokenizer"]}}};
+  const TemporaryFolder folder;
+  const auto ids_of = [&](const nlohmann::json& tokenizer, const std::string& type) {
+    write_bytes(folder.path() / "tokenizer.json", tokenizer.dump());
+    write_bytes(folder.path() / "tokenizer_config.json", R"({"add_prefix_space": false, "tokenizer_class": ")" + type + "\"}");
+    return load_tokenizer(folder.path()).encode("Day one", SpecialText::as_tokens);
+  };
+  REQUIRE(ids_of(json, "GPTNeoXTokenizer") == std::vector<std::int32_t>{37, 449, 791});
+  REQUIRE(ids_of(json, "PreTrainedTokenizerFast") == std::vector<std::int32_t>{381, 449, 791});
+  REQUIRE(ids_of(in_sequence, "GPT2Tokenizer") == std::vector<std::int32_t>{381, 449, 791});
 }
 
 TEST_CASE("special tokens are of the file that transformers takes them of: special_tokens_map.json before tokenizer_config.json, and not at all beside added_tokens_decoder") {

@@ -41,7 +41,7 @@ class HfTokenizer {
 
   /// tokenizer.json of a model folder, with the special tokens that special_tokens_map.json, tokenizer_config.json and config.json
   /// name, in this order (the first is not read where the second has `added_tokens_decoder`), and the added tokens that tokenizer_config.json or added_tokens.json has beyond it. `add_bos_token` and `add_eos_token` of tokenizer_config.json, where they are given,
-  /// decide over the post-processor; `add_prefix_space` false takes the space before a text away where the class is Llama's.
+  /// decide over the post-processor; `add_prefix_space` puts the space before a text there or takes it away where the class heeds it (text/prefix_space.hpp).
   static HfTokenizer from_folder(const std::filesystem::path& folder) {
     const text::SpecialTokenFiles files(folder);
     return HfTokenizer(folder / "tokenizer.json", &files);
@@ -139,12 +139,14 @@ inline std::vector<PlacedToken> read_added_tokens(const JsonNode& root, const Sp
 /// Of tokenizer.json's folder: what its other files change of the ids. Empty where they change nothing.
 inline std::string changes_beside(const std::filesystem::path& folder) {
   const SpecialTokenFiles files(folder);
-  const bool no_prefix = refuses_prefix_space(files.tokenizer_config());
-  if (!no_prefix && files.added_tokens().tokens.empty()) return {};
+  const JsonNode config = files.tokenizer_config();
+  if (!heeds_prefix_space(config) && files.added_tokens().tokens.empty()) return {};
   const auto json = dapt::detail::read_json_file(folder / "tokenizer.json");
   const JsonNode root(json, (folder / "tokenizer.json").string());
   std::string changes;
-  if (auto changed = json; no_prefix && (remove_prefix_space(changed), changed != json)) changes += "no prefix\n";
+  auto heeded = json;
+  heed_prefix_space(heeded, config);
+  if (heeded != json) changes += refuses_prefix_space(config) ? "no prefix\n" : "other prefix\n";
   const auto own = read_added_tokens(root, nullptr), all = read_added_tokens(root, &files);
   for (std::size_t i = 0; i < all.size(); ++i) {
     const AddedToken& token = all[i].token;
@@ -159,7 +161,7 @@ inline std::string changes_beside(const std::filesystem::path& folder) {
 
 inline HfTokenizer::HfTokenizer(const std::filesystem::path& file, const text::SpecialTokenFiles* files) {
   auto json = detail::read_json_file(file);
-  if (files != nullptr && text::refuses_prefix_space(files->tokenizer_config())) text::remove_prefix_space(json);
+  if (files != nullptr) text::heed_prefix_space(json, files->tokenizer_config());
   const text::JsonNode root(json, file.string());
   const auto state = std::make_shared<State>();
   if (root.has("normalizer")) state->normalizer = text::Normalizer(root.at("normalizer"));

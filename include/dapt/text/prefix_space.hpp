@@ -1,4 +1,4 @@
-// Takes out of a tokenizer.json what puts a space before a text: transformers' Llama classes do so where tokenizer_config.json has "add_prefix_space": false.
+// What transformers' classes change of the space that a tokenizer.json puts before a text, by `add_prefix_space` of tokenizer_config.json.
 #pragma once
 
 #include <string>
@@ -10,11 +10,19 @@
 
 namespace dapt::text {
 
-/// Whether the folder's class is one that builds its tokenizer anew with `add_prefix_space`; others take the file as it is.
+/// Whether the folder's class is Llama's, which builds its tokenizer anew, and `add_prefix_space` is false.
 inline bool refuses_prefix_space(const JsonNode& tokenizer_config) {
   if (tokenizer_config.get_or("add_prefix_space", true)) return false;
   const auto type = tokenizer_config.get_or("tokenizer_class", std::string());
   return type == "LlamaTokenizer" || type == "LlamaTokenizerFast";
+}
+
+/// Whether the folder's class writes `add_prefix_space` over that of a ByteLevel, which must be the whole pre-tokenizer: there transformers 4 and 5 agree. Of one in a Sequence 4 takes the
+/// file's, while 5 builds another pre-tokenizer.
+inline bool sets_byte_level_prefix(const JsonNode& tokenizer_config) {
+  auto type = tokenizer_config.get_or("tokenizer_class", std::string());
+  if (type.ends_with("Fast")) type.resize(type.size() - 4);
+  return type == "GPT2Tokenizer" || type == "GPTNeoXTokenizer" || type == "CodeGenTokenizer" || type == "RobertaTokenizer";
 }
 
 /// Calls change(part) with a component, or with each one of a Sequence; one that it answers with false is left out.
@@ -45,6 +53,21 @@ inline void remove_prefix_space(nlohmann::json& tokenizer) {
   change("normalizer", "normalizers", [&](const nlohmann::json& part) { return !is(part, "Prepend"); });
   change("pre_tokenizer", "pretokenizers", [&](nlohmann::json& part) { return without_prefix(part), true; });
   change("decoder", "decoders", [&](nlohmann::json& part) { return without_prefix(part), !is(part, "Strip"); });
+}
+
+inline void set_byte_level_prefix(nlohmann::json& tokenizer, bool prefix) {
+  if (!tokenizer.is_object()) return;
+  const auto component = tokenizer.find("pre_tokenizer");
+  if (component != tokenizer.end() && component->is_object() && component->value("type", nlohmann::json()) == "ByteLevel") (*component)["add_prefix_space"] = prefix;
+}
+
+/// Whether the folder's class heeds `add_prefix_space`; others take the file as it is.
+inline bool heeds_prefix_space(const JsonNode& tokenizer_config) { return refuses_prefix_space(tokenizer_config) || sets_byte_level_prefix(tokenizer_config); }
+
+/// What such a class makes of the file.
+inline void heed_prefix_space(nlohmann::json& tokenizer, const JsonNode& tokenizer_config) {
+  if (refuses_prefix_space(tokenizer_config)) remove_prefix_space(tokenizer);
+  if (sets_byte_level_prefix(tokenizer_config)) set_byte_level_prefix(tokenizer, tokenizer_config.get_or("add_prefix_space", false));
 }
 
 }  // namespace dapt::text

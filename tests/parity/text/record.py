@@ -365,12 +365,28 @@ def record_behind_tokens(arguments):
     write(arguments.out / "sentencepiece_behind.json", result)
 
 
-def record_folders(arguments):
-    """What transformers makes of folders whose other files change the ids: a prefix space that is refused, added tokens that the tokenizer's own file lacks."""
+def folder_case(arguments, file, files, pre_tokenizer=None):
+    """What AutoTokenizer makes of a folder with the tokenizer `file` of this one, maybe with another pre-tokenizer, and `files`."""
     import tempfile
 
     from transformers import AutoTokenizer
 
+    texts = ["hello world", "本語の文章です。", "a  b", "x\ny", "the</s>the", "<|im_end|>\n<|im_start|>user", "the [x]the", ""]
+    with tempfile.TemporaryDirectory() as folder:
+        name = "tokenizer.json" if file.endswith(".json") else "tokenizer.model"
+        (pathlib.Path(folder) / name).write_bytes((arguments.out / file).read_bytes())
+        changed = {name: json.loads((arguments.out / file).read_text()) | {"pre_tokenizer": pre_tokenizer}} if pre_tokenizer else {}
+        for other, content in {**files, **changed, "config.json": {"model_type": "llama"}}.items():
+            (pathlib.Path(folder) / other).write_text(json.dumps(content))
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+    encoded = [{"text": text, "as_tokens": tokenizer.encode(text, add_special_tokens=False)} for text in texts]
+    for case in encoded:
+        case["decoded"] = tokenizer.decode(case["as_tokens"], skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    return {"file": file, **({"pre_tokenizer": pre_tokenizer} if pre_tokenizer else {}), "files": files, "eos": tokenizer.eos_token_id, "size": len(tokenizer), "strings": encoded}
+
+
+def record_folders(arguments):
+    """What transformers makes of folders whose other files change the ids: a prefix space that is refused, added tokens that the tokenizer's own file lacks."""
     llama = {"tokenizer_class": "LlamaTokenizer", "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
     chat = {**llama, "eos_token": "<|im_end|>"}
     size = len(json.loads((arguments.out / "llama2.tokenizer.json").read_text())["model"]["vocab"])
@@ -388,20 +404,19 @@ def record_folders(arguments):
               ("llama2.tokenizer.json", {"tokenizer_config.json": {**chat, **fast, **decoder(("<|im_end|>", {}), ("<|im_start|>", {}), ("[x]", {"special": False, "normalized": True}))}}),
               ("llama2.tokenizer.json", {"tokenizer_config.json": {**chat, **fast, **decoder(("<|im_end|>", {"special": False}), ("[x]", {"special": False, "lstrip": True}))}}),
               ("llama2.tokenizer.json", {"tokenizer_config.json": {**chat, **fast}, "added_tokens.json": {"<|im_end|>": size, "[x]": size + 1}})]
-    texts = ["hello world", "本語の文章です。", "a  b", "x\ny", "the</s>the", "<|im_end|>\n<|im_start|>user", "the [x]the", ""]
+    write(arguments.out / "folders.json", [folder_case(arguments, file, files) for file, files in cases])
+
+
+def record_byte_level_folders(arguments):
+    """What transformers makes of `add_prefix_space` where the file's ByteLevel says otherwise."""
+    neox = {"bos_token": "<|endoftext|>", "eos_token": "<|endoftext|>", "unk_token": "<|endoftext|>"}
+    cases = [("GPTNeoXTokenizer", True, {"add_prefix_space": False}), ("GPTNeoXTokenizerFast", True, {}), ("GPT2Tokenizer", True, {}), ("GPT2TokenizerFast", False, {"add_prefix_space": True}),
+             ("CodeGenTokenizer", True, {}), ("RobertaTokenizerFast", True, {"add_prefix_space": False, **dict.fromkeys(("sep_token", "cls_token", "pad_token", "mask_token"), "<|endoftext|>")})]
     result = []
-    for file, files in cases:
-        with tempfile.TemporaryDirectory() as folder:
-            name = "tokenizer.json" if file.endswith(".json") else "tokenizer.model"
-            (pathlib.Path(folder) / name).write_bytes((arguments.out / file).read_bytes())
-            for other, content in {**files, "config.json": {"model_type": "llama"}}.items():
-                (pathlib.Path(folder) / other).write_text(json.dumps(content))
-            tokenizer = AutoTokenizer.from_pretrained(folder)
-            encoded = [{"text": text, "as_tokens": tokenizer.encode(text, add_special_tokens=False)} for text in texts]
-            for case in encoded:
-                case["decoded"] = tokenizer.decode(case["as_tokens"], skip_special_tokens=True, clean_up_tokenization_spaces=False)
-            result.append({"file": file, "files": files, "eos": tokenizer.eos_token_id, "size": len(tokenizer), "strings": encoded})
-    write(arguments.out / "folders.json", result)
+    for kind, prefix, added in cases:
+        byte_level = {"type": "ByteLevel", "add_prefix_space": prefix, "trim_offsets": True, "use_regex": True}
+        result.append(folder_case(arguments, "gpt_neox.tokenizer.json", {"tokenizer_config.json": {"tokenizer_class": kind, **neox, **added}}, byte_level))
+    write(arguments.out / "byte_level_folders.json", result)
 
 
 def record_roles(arguments):
@@ -466,6 +481,7 @@ def main():
     record_sentencepiece(arguments, english, japanese)
     record_behind_tokens(arguments)
     record_folders(arguments)
+    record_byte_level_folders(arguments)
     record_roles(arguments)
     record_encoder_tokenizers(arguments, english, japanese)
     record_smollm2(arguments, english, japanese)
