@@ -96,6 +96,54 @@ TEST_CASE("SentencePiece: control tokens in text are text as_text, and tokens as
   }
 }
 
+TEST_CASE("SentencePiece: text becomes no special token where the model holds it as a piece like others") {
+  for (const std::string name : {"sentencepiece_llama", "sentencepiece_unigram"}) {
+    const TemporaryFolder folder;
+    std::filesystem::copy(text_parity() / (name + ".model"), folder.path() / "tokenizer.model");
+    const auto plain = SentencePieceTokenizer::from_folder(folder.path());
+    const auto sep = plain.token_to_id("<sep>").value();  // a user-defined symbol, which the library finds itself
+    REQUIRE(std::ranges::count(plain.encode("a <sep> b", SpecialText::as_text), sep) == 1);
+    const std::string listed = R"({"legacy": true, "added_tokens_decoder": {")" + std::to_string(sep) + R"(": {"content": "<|sep|>", "special": true}}})";  // by another name than the model's
+    for (const std::string& config : {listed, std::string(R"({"eos_token": "<sep>"})"), std::string(R"({"additional_special_tokens": ["<sep>"]})")}) {
+      write_bytes(folder.path() / "tokenizer_config.json", config);
+      const auto tokenizer = SentencePieceTokenizer::from_folder(folder.path());
+      // Cut behind the "<": the rest is as behind a control token, which is held to the reference above, and never with the prefix space of `legacy`.
+      const auto cut = [&](const std::string& before, const std::vector<std::string>& others) {
+        Ids ids = plain.encode(before, SpecialText::as_text);
+        for (const auto& other : others) {
+          const Ids behind = plain.encode("</s>" + other, SpecialText::as_tokens);
+          ids.insert(ids.end(), behind.begin() + 1, behind.end());
+        }
+        return ids;
+      };
+      CAPTURE(name, config);
+      CHECK(tokenizer.encode("a <sep> b", SpecialText::as_text) == cut("a <", {"sep> b"}));
+      CHECK(tokenizer.encode("<sep><sep>", SpecialText::as_text) == cut("<", {"sep><", "sep>"}));
+      CHECK(tokenizer.decode(tokenizer.encode("the<sep> the <sep>", SpecialText::as_text)) == "the<sep> the <sep>");
+      CHECK(tokenizer.encode("the words", SpecialText::as_text) == plain.encode("the words", SpecialText::as_text));
+      const std::string spelled = tokenizer.token_to_id("<|sep|>") ? "<|sep|>" : "<sep>";
+      CHECK(std::ranges::count(tokenizer.encode("a " + spelled + " b", SpecialText::as_tokens), sep) == 1);
+    }
+  }
+}
+
+TEST_CASE("SentencePiece: a special token is kept out of text also where the model's normalization spells it, and one of a single character stays") {
+  const TemporaryFolder folder;
+  std::filesystem::copy(text_parity() / "sentencepiece_unigram.model", folder.path() / "tokenizer.model");  // whose normalization is NFKC
+  write_bytes(folder.path() / "tokenizer_config.json", R"({"additional_special_tokens": ["<sep>", "の"]})");
+  const auto plain = SentencePieceTokenizer::from_file(folder.path() / "tokenizer.model");
+  const auto tokenizer = SentencePieceTokenizer::from_folder(folder.path());
+  const auto sep = plain.token_to_id("<sep>").value(), letter = plain.token_to_id("の").value();
+  for (const std::string text : {"a ＜ｓｅｐ＞ b", "＜sep＞<sep＞", "<sep>＜sep>"}) {
+    CAPTURE(text);
+    const Ids ids = tokenizer.encode(text, SpecialText::as_text);
+    CHECK(std::ranges::count(ids, sep) == 0);
+    CHECK(tokenizer.decode(ids) == plain.decode(plain.encode(text, SpecialText::as_text)));
+  }
+  REQUIRE(std::ranges::count(plain.encode("aのb", SpecialText::as_text), letter) == 1);
+  CHECK(tokenizer.encode("aのb", SpecialText::as_text) == plain.encode("aのb", SpecialText::as_text));
+}
+
 TEST_CASE("SentencePiece: a folder's tokenizer_config.json adds tokens and sets roles") {
   TemporaryFolder folder;
   std::filesystem::copy(llama_model(), folder.path() / "tokenizer.model");

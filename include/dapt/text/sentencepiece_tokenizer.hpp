@@ -1,5 +1,5 @@
 // SentencePiece models (`tokenizer.model`; `sentencepiece.bpe.model` of XLM-R and mLUKE), encoded by the sentencepiece library. Kudo and Richardson 2018.
-// Text alone never yields control tokens there; as_tokens finds the control pieces, and the added tokens of the folder, first.
+// Text alone never yields control tokens there; as_tokens finds the control pieces, and the added tokens of the folder, first. What a folder calls special and the model does not is kept out of text here.
 #pragma once
 
 #include <algorithm>
@@ -93,6 +93,7 @@ class SentencePieceTokenizer {
     text::AddedTokenMatcher always, with_control;  ///< what is an id of its own in any text, and in text that may hold control tokens
     text::Vocabulary added;                        ///< tokens that the model itself does not have
     std::vector<bool> is_special;                  // by id
+    std::vector<bool> made_of_text;                // by piece: special to the folder, and one that the model makes of text; empty where none is
     bool prefix_space = true, legacy = false;
     text::PieceIds ids;
     SpecialTokens special_tokens;
@@ -107,6 +108,19 @@ class SentencePieceTokenizer {
   SentencePieceTokenizer(const std::filesystem::path& file, SentencePieceOptions options, const text::SpecialTokenFiles* files);
   static void load(const std::filesystem::path& file, State& state);
   static void add_token(State& state, text::AddedToken token);
+  static void add_named_pieces(State& state, const text::SpecialTokenFiles& files);
+  static void find_pieces_made_of_text(State& state);
+
+  /// Where a part of a text stands: at its start, behind a token, or behind a cut that no token made.
+  enum class Place { start, behind_token, behind_cut };
+  /// What the library is given of a part; the pieces of `lead` are none of it.
+  struct Framed {
+    const sentencepiece::SentencePieceProcessor& model;
+    std::string lead;
+  };
+  static Framed frame(const State& state, std::string_view part, Place place);
+  static std::vector<std::size_t> cuts(const State& state, const Framed& framed, std::string_view part);
+  static void encode_part(const State& state, std::string_view part, Place place, SpecialText special, std::vector<std::int32_t>& ids);
 
   std::shared_ptr<const State> state_;
 };
@@ -176,7 +190,9 @@ inline SentencePieceTokenizer::SentencePieceTokenizer(const std::filesystem::pat
       else token.special = token.special || (index < state->is_special.size() && state->is_special[index]);  // a control piece stays one, whatever the files name
       add_token(*state, std::move(token));
     }
+    add_named_pieces(*state, *files);
   }
+  find_pieces_made_of_text(*state);
   state_ = state;
 
   const auto model_id = [&](int piece) { return piece < 0 ? std::nullopt : std::optional<std::int32_t>(state->ids.id(piece)); };
@@ -246,29 +262,81 @@ inline void SentencePieceTokenizer::add_token(State& state, text::AddedToken tok
   state.with_control.add(token.content, token);
 }
 
+/// A piece that the folder's files name as eos and the like is special, though no list of added tokens has it.
+inline void SentencePieceTokenizer::add_named_pieces(State& state, const text::SpecialTokenFiles& files) {
+  for (const std::string& content : files.tokens_with_a_role()) {
+    const auto id = state.piece_id(content);
+    if (id && !state.is_special[static_cast<std::size_t>(*id)]) add_token(state, {.content = content, .id = *id, .normalized = false, .special = true});
+  }
+}
+
+inline void SentencePieceTokenizer::find_pieces_made_of_text(State& state) {
+  const auto& model = state.model;
+  for (int piece = 0; piece < model.GetPieceSize(); ++piece) {
+    const auto id = static_cast<std::size_t>(state.ids.id(piece));
+    if (id >= state.is_special.size() || !state.is_special[id] || model.IsControl(piece) || model.IsUnknown(piece) || model.IsByte(piece)) continue;
+    state.made_of_text.resize(static_cast<std::size_t>(model.GetPieceSize()));
+    state.made_of_text[static_cast<std::size_t>(piece)] = true;
+  }
+}
+
+inline SentencePieceTokenizer::Framed SentencePieceTokenizer::frame(const State& state, std::string_view part, Place place) {
+  if (place == Place::start || (place == Place::behind_token && state.legacy)) return {state.prefix_space ? state.model : state.without_prefix, {}};
+  // The model may drop spaces at the start of a text, which this is not: as the reference, behind the text "<unk>".
+  const bool spaced = part.starts_with(' ') || part.starts_with(text::sentencepiece_space);
+  return {state.without_prefix, spaced ? state.unk : std::string()};
+}
+
+/// Where to cut a part so that the model does not make special tokens of it: behind the first character of each.
+inline std::vector<std::size_t> SentencePieceTokenizer::cuts(const State& state, const Framed& framed, std::string_view part) {
+  const std::string whole = framed.lead + std::string(part);
+  sentencepiece::ImmutableSentencePieceText encoded;
+  const auto status = framed.model.Encode(whole, encoded.mutable_proto());
+  require(status.ok(), "sentencepiece: ", status.ToString());
+  std::vector<std::size_t> found;
+  for (std::size_t i = 0; i < encoded.pieces_size(); ++i) {
+    const auto piece = encoded.pieces(static_cast<int>(i));
+    if (!state.made_of_text[piece.id()] || piece.begin() < framed.lead.size()) continue;
+    std::size_t cut = piece.begin() + 1;
+    while (cut < whole.size() && (static_cast<unsigned char>(whole[cut]) & 0xC0) == 0x80) ++cut;
+    if (cut < piece.end()) found.push_back(cut - framed.lead.size());
+  }
+  return found;
+}
+
+inline void SentencePieceTokenizer::encode_part(const State& state, std::string_view part, Place place, SpecialText special, std::vector<std::int32_t>& ids) {
+  const Framed framed = frame(state, part, place);
+  std::vector<int> pieces;
+  const auto pieces_of = [&](std::string_view text) {
+    const auto status = framed.model.Encode({text.data(), text.size()}, &pieces);
+    require(status.ok(), "sentencepiece: ", status.ToString());
+    return pieces.size();
+  };
+  if (framed.lead.empty()) {
+    pieces_of(part);
+  } else {
+    const std::size_t skipped = pieces_of(framed.lead), all = pieces_of(framed.lead + std::string(part));
+    pieces.erase(pieces.begin(), pieces.begin() + static_cast<std::ptrdiff_t>(std::min(skipped, all)));
+  }
+
+  const auto made_of_text = [&](int piece) { return state.made_of_text[static_cast<std::size_t>(piece)]; };
+  if (special == SpecialText::as_text && !state.made_of_text.empty() && std::ranges::any_of(pieces, made_of_text)) {
+    std::size_t done = 0;
+    for (const std::size_t cut : cuts(state, framed, part)) {
+      encode_part(state, part.substr(done, cut - done), done == 0 ? place : Place::behind_cut, special, ids);
+      done = cut;
+    }
+    if (done > 0) return encode_part(state, part.substr(done), Place::behind_cut, special, ids);  // otherwise it is of one character, and stays: a text is to lose nothing
+  }
+  for (const int piece : pieces) ids.push_back(state.ids.id(piece));
+}
+
 inline std::vector<std::int32_t> SentencePieceTokenizer::encode(std::string_view text, SpecialText special) const {
   const State& state = *state_;
   std::vector<std::int32_t> ids;
-  std::vector<int> part_ids;
-  const auto encode_part = [&](std::string_view part, std::size_t begin) {
-    const auto pieces_of = [&](const sentencepiece::SentencePieceProcessor& model, std::string_view whole) {
-      const auto status = model.Encode({whole.data(), whole.size()}, &part_ids);
-      require(status.ok(), "sentencepiece: ", status.ToString());
-      return part_ids.size();
-    };
-    std::size_t skipped = 0;
-    if (begin == 0 || state.legacy) {
-      pieces_of(state.prefix_space ? state.model : state.without_prefix, part);
-    } else if (part.starts_with(' ') || part.starts_with(text::sentencepiece_space)) {
-      skipped = pieces_of(state.without_prefix, state.unk);  // the model may drop spaces at the start of a text, which this is not: as the reference, behind the text "<unk>"
-      pieces_of(state.without_prefix, state.unk + std::string(part));
-    } else {
-      pieces_of(state.without_prefix, part);
-    }
-    for (std::size_t i = std::min(skipped, part_ids.size()); i < part_ids.size(); ++i) ids.push_back(state.ids.id(part_ids[i]));
-  };
+  const auto on_text = [&](std::string_view part, std::size_t begin) { encode_part(state, part, begin == 0 ? Place::start : Place::behind_token, special, ids); };
   const auto on_token = [&](const text::AddedToken& token) { ids.push_back(token.id); };
-  (special == SpecialText::as_tokens ? state.with_control : state.always).split(text, special == SpecialText::as_text, encode_part, on_token);
+  (special == SpecialText::as_tokens ? state.with_control : state.always).split(text, special == SpecialText::as_text, on_text, on_token);
   return ids;
 }
 

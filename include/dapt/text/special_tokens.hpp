@@ -53,6 +53,9 @@ class SpecialTokenFiles {
   };
   Added added_tokens() const;
 
+  /// What the files name as bos, eos and the like, and as further special tokens.
+  std::set<std::string> tokens_with_a_role() const;
+
   /// The id of the token with `role` ("bos", "eos", "unk", "pad"): role_files() name the token, where null and an empty string mean that there is none; then config.json gives the id, if it is
   /// below `vocab_size`. A bos or eos that is no token of the vocabulary is refused, an unk or pad counts as none. `otherwise` where no file says anything.
   template <class Lookup>
@@ -84,7 +87,6 @@ class SpecialTokenFiles {
     nlohmann::json json = nlohmann::json::object();
   };
   static std::string content_of(const JsonNode& named) { return named.value().is_object() ? named.get<std::string>("content") : named.as<std::string>(); }
-  std::set<std::string> tokens_with_a_role() const;
 
   /// The files that name roles, the one that counts first. As in transformers: special_tokens_map.json overwrites tokenizer_config.json, and is not read where that has `added_tokens_decoder`.
   std::vector<const File*> role_files() const {
