@@ -176,6 +176,23 @@ TEST_CASE("SentencePiece: an end of document that was added without an embedding
   }
 }
 
+TEST_CASE("SentencePiece: what tokenizer_config.json calls eod_token ends documents before a padding token of the usual name") {
+  TemporaryFolder folder;  // the names of llm-jp's fourth version, whose eos ends an answer
+  std::filesystem::copy(llama_model(), folder.path() / "tokenizer.model");
+  std::ofstream(folder.path() / "config.json") << R"({"vocab_size": 1202})";
+  const auto end_of_document = [&](const nlohmann::json& eod) {
+    std::ofstream(folder.path() / "tokenizer_config.json") << nlohmann::json{{"eos_token", "</s>"}, {"pad_token", "<|endoftext|>"}, {"eod_token", eod}, {"added_tokens_decoder",
+        {{"1200", {{"content", "<|endoftext|>"}, {"special", true}}}, {"1201", {{"content", "<|eod|>"}, {"special", true}}}, {"1202", {{"content", "<|late|>"}, {"special", true}}}}}};
+    return SentencePieceTokenizer::from_folder(folder.path()).special_tokens().end_of_document;
+  };
+  CHECK(end_of_document("<|eod|>") == 1201);
+  CHECK(end_of_document({{"content", "<|eod|>"}}) == 1201);
+  CHECK(end_of_document("</s>") == 2);
+  CHECK(end_of_document(nullptr) == 1200);
+  CHECK(end_of_document("not there") == 1200);
+  CHECK(end_of_document("<|late|>") == 1200);  // without an embedding
+}
+
 TEST_CASE("SentencePiece: a folder adds BOS unless add_bos_token says no, and EOS only where add_eos_token says so") {
   TemporaryFolder folder;
   std::filesystem::copy(llama_model(), folder.path() / "tokenizer.model");

@@ -13,7 +13,7 @@ namespace dapt {
 /// Ids with a role. Which of them are put around a text is the caller's choice, except `adds_bos`, which says what the reference does.
 struct SpecialTokens {
   std::optional<std::int32_t> bos, eos, unk, pad;
-  std::optional<std::int32_t> end_of_document;  ///< what the pretraining put between documents: "<|endoftext|>", "<|end_of_text|>" if the vocabulary has it and the model an embedding of it, else eos
+  std::optional<std::int32_t> end_of_document;  ///< what the pretraining put between documents: the folder's eod_token, "<|endoftext|>", "<|end_of_text|>" if the vocabulary has it and the model an embedding of it, else eos
   bool adds_bos = false;                        ///< the reference tokenizer puts BOS before each text
   std::vector<std::int32_t> prefix = {}, suffix = {};  ///< all that the reference puts before and behind a text: BOS; "[CLS]" and "[SEP]"
 };

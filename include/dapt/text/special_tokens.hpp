@@ -53,6 +53,9 @@ class SpecialTokenFiles {
   };
   Added added_tokens() const;
 
+  /// `eod_token` of tokenizer_config.json, as llm-jp's folders have it; empty where there is none.
+  std::string end_of_document() const { return tokenizer_config().has("eod_token") ? content_of(tokenizer_config().at("eod_token")) : std::string(); }
+
   /// What the files name as bos, eos and the like, and as further special tokens.
   std::set<std::string> tokens_with_a_role() const;
 
@@ -133,11 +136,13 @@ inline SpecialTokenFiles::Added SpecialTokenFiles::added_tokens() const {
 
 inline bool adds_bos(const SpecialTokens& special) { return special.bos && !special.prefix.empty() && special.prefix.front() == *special.bos; }
 
-/// Fills `end_of_document` from the vocabulary, or with eos. A name that was added without a row in the model's embedding stood between no documents. `files`: absent where the folder is unknown.
+/// Fills `end_of_document` with what tokenizer_config.json names so (`eod_token`), else from the vocabulary, or with eos. A name that was added without a row in the model's embedding stood between no documents. `files`: absent where the folder is unknown.
 template <class Lookup>
 void find_end_of_document(SpecialTokens& special, Lookup&& token_to_id, const SpecialTokenFiles* files) {
   special.end_of_document = special.eos;
-  for (const std::string_view name : {"<|end_of_text|>", "<|endoftext|>"}) {
+  std::vector<std::string> names{"<|end_of_text|>", "<|endoftext|>"};  // the last one that there is
+  if (files != nullptr && !files->end_of_document().empty()) names.push_back(files->end_of_document());
+  for (const std::string& name : names) {
     if (const auto id = token_to_id(name); id && (files == nullptr || *id < files->embeddings())) special.end_of_document = id;
   }
 }
