@@ -115,7 +115,7 @@ void evaluate(RunOptions run) {
   for (const auto& [option, file] : {std::pair("--pages", run.pages.pages), std::pair("--qa", run.tasks.qa), std::pair("--cloze", run.tasks.cloze), std::pair("--fewshot", run.tasks.fewshot)}) require_whole_for_all(option, file);
   prepare_process(run);
   dapt::require(run.peft.empty() || run.models.size() == 1, "--peft adapts one model: found ", run.models.size(), " of --model, expected 1");
-  const Evaluation evaluation(run.tasks, run.pages.pages.empty() ? std::vector<dapt::Page>() : read_all_pages(run.pages), run.packing.max_length);
+  const Evaluation evaluation(run.tasks, run.pages.pages.empty() ? std::vector<dapt::Page>() : read_all_pages(run.pages, run.threads), run.packing.max_length);
   dapt::require(!evaluation.empty(), "eval: nothing to measure; give --qa, --cloze or --pages");
   require_same_in_all("what is scored", std::to_string(run.models.size()) + " models and " + std::to_string(run.peft.size()) + " adapters in " + run.dtype + ", quantised: " + run.quantize);
   if (run.models.size() + run.peft.size() > 1) check_models(run, evaluation);

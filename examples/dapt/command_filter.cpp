@@ -21,7 +21,7 @@ namespace {
 
 void filter(RunOptions run) {
   meet_processes(run);
-  set_threads(run);  // a scorer may be a model
+  set_threads(run);
   std::optional<dapt::AnyTokenizer> tokenizer;
   if (!run.models.empty()) tokenizer = dapt::load_tokenizer(run.models.front());
   std::optional<PageWriter> out;
@@ -51,7 +51,9 @@ void add_filter(CLI::App& app) {
   command->add_option("--out", run->out, "the kept pages with their scores, as JSON lines; without it nothing is written, and no threshold is needed");
   command->callback([run, show] {
     stop_on_signals();
-    dapt::require(show->count() == 0 || run->pages.scorer != "none" || !run->pages.scores.empty(), "--show has no effect with --scorer none");
+    const bool has_scores = run->pages.scorer != "none" || !run->pages.scores.empty();
+    dapt::require(has_scores || show->count() == 0, "--show has no effect with --scorer none");
+    dapt::require(has_scores || run->models.empty(), "--model has no effect with --scorer none: tokens are counted of pages with scores");
     check_outputs(*run, {{"--out", run->out}, {"--write-scores", run->pages.write_scores}, {"--findings", run->pages.findings}}, "--out");
     run->pages.look_only = run->out.empty();
     filter(*run);

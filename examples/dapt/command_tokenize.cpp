@@ -23,6 +23,7 @@
 #include "named_files.hpp"
 #include "options.hpp"
 #include "processes.hpp"
+#include "run.hpp"
 
 namespace dapt_program {
 namespace {
@@ -54,7 +55,7 @@ class Output {
 void require_no_stop() { dapt::require(!stop_requested, "tokenize: stopped before the last page; what it wrote to a file is removed"); }
 
 auto read_stoppably(const RunOptions& run) {
-  return dapt::read_pages(run.pages.pages, {.policy = bad_input(run.pages)}) | dapt::at_each([](const dapt::Page&) { require_no_stop(); });
+  return dapt::read_pages(run.pages.pages, {.policy = bad_input(run.pages), .threads = run.threads}) | dapt::at_each([](const dapt::Page&) { require_no_stop(); });
 }
 
 std::vector<std::int32_t> numbers(const at::Tensor& row) {
@@ -126,6 +127,7 @@ void add_tokenize(CLI::App& app) {
     for (const CLI::Option* option : packing) dapt::require(run->packed || option->count() == 0, "without --packed there is no use for --", CLI::detail::join(option->get_lnames(), " and --"));
     require_one_process("tokenize");
     check_outputs(*run, {{"--out", run->out}, {"--store", run->store}, {"--write-scores", run->pages.write_scores}, {"--findings", run->pages.findings}});
+    set_threads(*run);
     if (!run->store.empty()) tokenize_to_store(*run);
     else if (run->packed) tokenize_packed(*run);
     else tokenize_pages(*run);

@@ -111,8 +111,8 @@ dapt::BadInput bad_input(const PageOptions& options) {
   return options.on_bad_input == "replace" ? dapt::BadInput::replace : dapt::BadInput::stop;
 }
 
-std::vector<dapt::Page> read_all_pages(const PageOptions& options) {
-  auto pages = dapt::read_pages(options.pages, {.policy = bad_input(options)}) | ranges::to<std::vector>();
+std::vector<dapt::Page> read_all_pages(const PageOptions& options, int threads) {
+  auto pages = dapt::read_pages(options.pages, {.policy = bad_input(options), .threads = threads}) | ranges::to<std::vector>();
   dapt::require(!pages.empty(), options.pages.string(), ": no page with text in it");
   return pages;
 }

@@ -22,7 +22,7 @@ namespace dapt_program {
 dapt::BadInput bad_input(const PageOptions& options);
 
 /// All pages of a file or folder, unfiltered.
-std::vector<dapt::Page> read_all_pages(const PageOptions& options);
+std::vector<dapt::Page> read_all_pages(const PageOptions& options, int threads);
 
 /// The questions and cloze sentences of a task, the sentences with their answers.
 std::vector<dapt::EvaluationItem> evaluation_items(const TaskOptions& tasks);

@@ -160,7 +160,7 @@ void add_page_options(CLI::App& app, PageOptions& pages) {
   app.add_option("--scorer", pages.scorer, "none, field (the pages' own score), terms (density of --terms), ngram and lm (cross-entropy difference), classifier")
       ->check(CLI::IsMember({"none", "field", "terms", "ngram", "lm", "classifier"}))
       ->capture_default_str();
-  app.add_option("--min-score", pages.min_score, "drop pages with a lower score (default: the scorer's own rule)")->check(any_number);
+  app.add_option("--min-score", pages.min_score, "drop pages with a lower score (default: the scorer's own rule, where it has one)")->check(any_number);
   take_as_given(app.add_option_function<std::vector<std::string>>("--terms", [&pages](const std::vector<std::string>& words) { pages.terms = named_files(words); },
                                                                   "files of domain terms, one a line, or .jsonl or .ndjson files whose answers they are: what scorers terms and ngram start from"));
   app.add_option("--domain-model", pages.domain_model, "HF folder, scorer lm");

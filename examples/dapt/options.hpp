@@ -131,13 +131,13 @@ struct ContinuationOptions {
 /// Everything that stays the same for all settings of one run.
 struct RunOptions {
   std::vector<fs::path> models;
-  std::vector<fs::path> peft;  // adapter folders, evaluated on the first model
+  std::vector<fs::path> peft;  // adapter folders, evaluated on the model, of which there is one then
   std::string dtype = "bf16";  // bf16 | fp32 | auto, which prepare_process replaces by one of the two
   std::string dtype_choice;    // why, where it was auto
   std::string quantize = "none";  // none | int8 | nf4
   std::string gradient_checkpointing = "none";  // none | layers | every:K | attention | mlp
   std::string device = "cpu";     // cpu | cuda | cuda:N, or several: cuda:0,cuda:1
-  int threads = 0;  // 0: as many as there are cores
+  int threads = 0;  // 0: this process's share of the cores, whose number set_threads puts here
   std::uint64_t seed = 0;
   fs::path out;
   PageOptions pages;

@@ -156,6 +156,7 @@ dapt::LineRule named_rule(const std::string& name) {
 
 ChosenScorer scorer_of_classifier(const PageOptions& options, int threads) {
   dapt::require(!options.classifier.empty(), "--scorer classifier needs --classifier");
+  dapt::require(options.min_score || options.look_only, "--scorer classifier needs --min-score");  // before it is loaded
   struct Classifier {
     Classifier(const PageOptions& options, int threads)
         : tokenizer(dapt::load_tokenizer(options.classifier)),

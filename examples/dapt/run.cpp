@@ -184,10 +184,11 @@ void make_folder(const fs::path& folder) {
   dapt::require(access(folder.c_str(), W_OK) == 0, folder.string(), ": cannot be written to");
 }
 
-void set_threads(const RunOptions& run) {
+void set_threads(RunOptions& run) {
   const int cores = static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));
   const int allowed = cores_of_this_process();
-  at::set_num_threads(run.threads > 0 ? run.threads : std::clamp(cores / processes_on_this_machine(), 1, allowed));
+  if (run.threads == 0) run.threads = std::clamp(cores / processes_on_this_machine(), 1, allowed);  // dapt::parallel_for would take 0 for the whole machine
+  at::set_num_threads(run.threads);
 }
 
 void prepare_process(RunOptions& run) {

@@ -28,8 +28,8 @@ struct Run {
 /// Makes the folder to write to. Throws where it cannot be written to, so that this shows before the work.
 void make_folder(const fs::path& folder);
 
-/// As --threads says, else the cores divided among the processes of this machine, but no more than this one may use.
-void set_threads(const RunOptions& run);
+/// LibTorch's threads, and those that read, tokenize and write pages: as --threads says, else the cores divided among the processes of this machine, but no more than this one may use.
+void set_threads(RunOptions& run);
 
 /// Sets the number of threads and settles `--dtype auto`. Called once, before the first tensor.
 void prepare_process(RunOptions& run);

@@ -4,7 +4,9 @@ usage: filter_test.py SOURCE_DIR BUILD_DIR        the model folder is in DAPT_SM
 """
 import json
 import os
+import pathlib
 import re
+import resource
 import signal
 import subprocess
 import sys
@@ -172,7 +174,8 @@ class Filter(ProgramTest):
         scored = ("filter", "--pages", self.pages, "--out", self.folder / "kept.jsonl")
         for options, message in [(("--scorer", "field"), "--scorer field needs --min-score"), (("--scores", terms), "terms:1: no valid JSON"), (("--scorer", "terms", "--terms", self.folder / "none"), "cannot read "),
                                  (("--scorer", "field", "--min-score", 0, "--labels", terms), "terms:1: "), (("--terms", terms), "--terms has no effect"),
-                                 (("--show", 3), "--show has no effect with --scorer none"), ((), "pages.jsonl:13: ")]:
+                                 (("--show", 3), "--show has no effect with --scorer none"), (("--model", self.folder / "none"), "--model has no effect with --scorer none"),
+                                 (("--scorer", "classifier", "--classifier", self.folder / "none"), "--scorer classifier needs --min-score"), ((), "pages.jsonl:13: ")]:
             with self.subTest(message):
                 self.assertRefused(run(*scored, *options), message)
         labels = self.folder / "labels"
@@ -184,6 +187,32 @@ class Filter(ProgramTest):
             writer.write('{"work": "w", "page": 1, "domain": true}\n')
         self.assertIn("stopped before the last page; nothing was written", process.communicate(timeout=60)[1])
         self.assertEqual(process.returncode, 1)
+
+    def test_pages_are_read_by_no_more_threads_than_the_process_has_cores(self):
+        """A thread's stack is larger than what the system gives from when the program opens the pages: another thread is an error."""
+        pages, stack, more = self.folder / "pipe", 2 << 30, 1 << 30
+        os.mkfifo(pages)
+
+        def ended(*options):
+            def limits():
+                os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+                resource.setrlimit(resource.RLIMIT_STACK, (stack, resource.getrlimit(resource.RLIMIT_STACK)[1]))
+
+            process = subprocess.Popen(list(map(str, [program, *options, "--pages", pages])), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=limits)
+            self.addCleanup(process.kill)
+            with pages.open("w") as writer:  # opened when the program reads
+                size = int(re.search(r"VmSize:\s+(\d+) kB", pathlib.Path(f"/proc/{process.pid}/status").read_text())[1]) << 10
+                resource.prlimit(process.pid, resource.RLIMIT_AS, (size + more, size + more))
+                writer.write(self.pages.read_text())
+            messages = process.communicate(timeout=60)[1]
+            return process.returncode, messages
+
+        for command in (("filter", "--duplicates", "off", "--out", self.folder / "kept.jsonl"), ("tokenize", "--model", model), ("tokenize", "--model", model, "--packed"),
+                        ("tokenize", "--model", model, "--duplicates", "off", "--store", self.folder / "store")):
+            with self.subTest(command):
+                code, messages = ended(*command)
+                self.assertEqual(code, 0, messages)
+                self.assertIn("Resource temporarily unavailable", ended(*command, "--threads", 2)[1])
 
     def test_tokenize_packed_stops_while_it_reads(self):
         pages = self.folder / "pipe"
