@@ -55,7 +55,7 @@ struct MetricValue {
   bool higher_is_better = true;
   std::vector<ItemResult> items;
   std::map<std::string, double> details;       ///< further values, e.g. MRR by mean log probability per token
-  std::map<std::string, std::string> settings;  ///< rules that decided the value, e.g. {"start_token", "<|endoftext|> (0)"}
+  std::map<std::string, std::string> settings;  ///< rules that decided the value, e.g. {"start_token", "end of document (0)"}
 };
 
 /// What was measured of a model between two steps of its training.

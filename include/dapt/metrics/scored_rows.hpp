@@ -31,7 +31,7 @@ struct ScoredRow {
 /// A token that goes before a text, so that the text's first token has something to be predicted from.
 struct StartToken {
   std::int32_t id = 0;
-  std::string description;  ///< "<|endoftext|> (0)"
+  std::string description;  ///< "end of document (0)", "BOS (1)", or the entry that was asked for: "<|endoftext|> (0)"
 };
 
 /// `wanted` as a vocabulary entry; where it is empty, the tokenizer's BOS if the reference puts one, else the end-of-document token.

@@ -36,7 +36,7 @@ enum class ProjType { std, reverse_std, left, right, full };
 /// How the subspace is found at a refresh.
 enum class Projector {
   exact,       ///< SVD, as galore_torch
-  randomized,  ///< range finder: about 0.998 of the exact subspace's energy in a tenth of the time or less
+  randomized,  ///< range finder: about 0.994 of the exact subspace's energy in a tenth of the time or less
 };
 
 /// When the parameters take their new subspaces.
