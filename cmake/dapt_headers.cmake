@@ -218,6 +218,7 @@ set(DAPT_HEADERS
   include/dapt/train/comparison.hpp
   include/dapt/train/describe_training.hpp
   include/dapt/train/evaluator.hpp
+  include/dapt/train/gathered_memory.hpp
   include/dapt/train/gradient_exchange.hpp
   include/dapt/train/gradient_steps.hpp
   include/dapt/train/host_weights.hpp

@@ -11,6 +11,7 @@
 
 #include <dapt/core/error.hpp>
 #include <dapt/core/out_of_memory.hpp>
+#include <dapt/core/ranks.hpp>
 #include <dapt/core/step_record.hpp>
 
 #include "error_message.hpp"
@@ -23,13 +24,15 @@ class WriteErrors {
   /// `before_message` clears the screen's progress line.
   WriteErrors(bool stops, std::function<void()> before_message = [] {}) : stops_(stops), before_message_(std::move(before_message)) {}
 
-  /// write(); its dapt::Error, that of the system, or of memory that was refused, is said and remembered under `what`.
+  /// write(); its dapt::Error, that of the system, or of memory that was refused, is said and remembered under `what`. Not so where this process is parted from the others: each would wait for the rest.
   template <class Write>
   void attempt(const std::string& what, Write&& write) {
     std::string& failing = failing_[what];
     try {
       write();
       failing.clear();
+    } catch (const dapt::RanksParted&) {
+      throw;
     } catch (const dapt::Error& error) {
       failed(what, failing, error.what());
     } catch (const std::exception& error) {

@@ -4,8 +4,10 @@
 #include <array>
 #include <atomic>
 #include <cmath>
+#include <functional>
 #include <iomanip>
 #include <limits>
+#include <new>
 #include <numeric>
 
 #include <catch2/catch.hpp>
@@ -23,6 +25,8 @@
 #include <dapt/train/trainer.hpp>
 
 #include "dist/ranks.hpp"
+#include "support/mute_ranks.hpp"
+#include "support/refusing_memory.hpp"
 
 namespace {
 
@@ -369,4 +373,77 @@ TEST_CASE("a checkpoint of sharded states holds all, and goes on with any number
     for (const std::string& name : {of, of + "-weights"}) REQUIRE(distance(twenty_steps(rule, nullptr, Shards::none, folder / name), of_two[name]) < 1e-5);
   }
   fs::remove_all(folder);
+}
+
+namespace {
+
+/// Who is refused memory for the second checkpoint of three, and for what.
+struct Refusal {
+  Shards shards;
+  int rank, allowed;
+  std::string of;
+};
+
+/// What was thrown while six steps wrote a checkpoint every second one.
+std::vector<std::string> failures_of(const Refusal& refusal, dapt::ProcessGroup& group, const fs::path& folder) {
+  dapt::testing_support::RefusingMemory memory;
+  dapt::testing::ToyLM model;
+  dapt::Trainer trainer(model, dapt::FullParameter{}, dapt::AdamW{}, dapt::TrainOptions{.lr = 1e-2, .batch_size = 8, .max_steps = 6, .ranks = &group, .shard_states = true, .shard_weights = refusal.shards == Shards::weights});
+  dapt::CheckpointWriter writer(trainer, folder, {.every_steps = 2, .every_minutes = 0, .keep = 9, .writes = group.rank() == 0, .after_first = [&](const auto& work) { group.after_first(work); }});
+  memory.spared = 1024;  // of the messages; a moment has 2 KiB and more
+  memory.allowed = refusal.allowed;
+  std::vector<std::string> failures;
+  struct Writing {
+    std::function<void(const dapt::StepRecord&)> write;
+    void observe(const dapt::StepRecord& record) { write(record); }
+  } writing{[&](const dapt::StepRecord& record) {
+    memory.refuses = group.rank() == refusal.rank && record.step == 4;
+    try {
+      writer.observe(record);
+    } catch (const dapt::RanksParted&) {
+      throw;
+    } catch (const dapt::Error& error) {
+      failures.push_back(error.what());
+    }
+    memory.refuses = false;
+  }};
+  REQUIRE(trainer.train(dapt::testing::toy_batches(), writing).steps == 6);
+  writer.write();
+  return failures;
+}
+
+}  // namespace
+
+TEST_CASE("rank: is refused the memory for a checkpoint", "[.rank]") {
+  at::set_num_threads(1);
+  dapt::ProcessGroup group(*dapt::rendezvous_from_environment(), {.timeout = std::chrono::seconds(60)});
+  const fs::path folder = std::getenv("DAPT_TEST_FOLDER");
+  int number = 0;
+  for (const Refusal& refusal : {Refusal{Shards::states, 0, 0, "optimizer states"}, {Shards::states, 0, 1, "optimizer states"}, {Shards::states, 1, 0, "optimizer states"}, {Shards::weights, 1, 1, "weights"}}) {
+    CAPTURE(refusal.rank, refusal.allowed, refusal.of);
+    const fs::path to = folder / std::to_string(number++);
+    REQUIRE(failures_of(refusal, group, to) == std::vector<std::string>{"rank " + std::to_string(refusal.rank) + ": out of memory, 0 MiB more could not be had for the " + refusal.of + " of all ranks in a checkpoint"});
+    group.barrier();
+    std::vector<std::string> names;
+    for (const fs::path& checkpoint : dapt::complete_checkpoints(to)) names.push_back(checkpoint.filename());
+    REQUIRE(names == std::vector<std::string>{"step-000000002", "step-000000006"});
+    for (const fs::path& checkpoint : dapt::complete_checkpoints(to)) REQUIRE_NOTHROW(dapt::read_checkpoint(checkpoint));
+  }
+}
+
+TEST_CASE("memory for a checkpoint of all that one rank is refused fails on all ranks, which go on together") {
+  const fs::path folder = dist_folder("refused");
+  const std::vector<int> statuses = ranks::wait(ranks::start(2, "rank: is refused the memory for a checkpoint", folder), 120);
+  for (int rank = 0; rank < 2; ++rank) {
+    INFO(ranks::read(folder / ("out." + std::to_string(rank))) << ranks::read(folder / ("err." + std::to_string(rank))));
+    REQUIRE(statuses[static_cast<std::size_t>(rank)] == 0);
+  }
+  fs::remove_all(folder);
+}
+
+TEST_CASE("a rank that is refused memory in the midst of an exchange is parted from the others") {
+  dapt::testing_support::MuteRanks ranks(1, 2);
+  REQUIRE_THROWS_AS(dapt::detail::work_together(ranks, "a checkpoint", [] { throw std::bad_alloc(); }), dapt::RanksParted);
+  REQUIRE_THROWS_WITH(dapt::detail::work_together(ranks, "a checkpoint", [] { throw std::bad_alloc(); }), "rank 1: out of memory, more memory could not be had for a checkpoint");
+  REQUIRE_THROWS_WITH(dapt::detail::work_together(ranks, "a checkpoint", [] { dapt::fail("another"); }), "another");
 }

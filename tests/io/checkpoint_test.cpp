@@ -15,8 +15,6 @@
 #include <ATen/ops/equal.h>
 #include <ATen/ops/ones.h>
 #include <ATen/ops/zeros.h>
-#include <c10/core/Allocator.h>
-#include <c10/util/Exception.h>
 
 #include <dapt/adapters/full_parameter.hpp>
 #include <dapt/adapters/lora.hpp>
@@ -38,10 +36,12 @@
 
 #include "support/mute_ranks.hpp"
 #include "support/paths.hpp"
+#include "support/refusing_memory.hpp"
 
 using namespace dapt;
 using dapt::testing::ToyLM;
 using dapt::testing_support::read_bytes;
+using dapt::testing_support::RefusingMemory;
 using dapt::testing_support::TemporaryFolder;
 using dapt::testing_support::write_bytes;
 
@@ -548,30 +548,6 @@ TEST_CASE("CheckpointWriter writes every so many steps while training goes on, a
   const std::vector<Tensor> found = weights_of(again), wanted = weights_of(model);
   for (std::size_t i = 0; i < wanted.size(); ++i) REQUIRE(at::equal(found[i], wanted[i]));
 }
-
-namespace {
-
-/// The CPU's memory, of which nothing is had while `refuses`.
-class RefusingMemory final : public c10::Allocator {
- public:
-  RefusingMemory() : memory_(c10::GetAllocator(c10::kCPU)) { c10::SetAllocator(c10::kCPU, this); }
-  ~RefusingMemory() override { c10::SetAllocator(c10::kCPU, memory_); }
-  RefusingMemory(const RefusingMemory&) = delete;
-  RefusingMemory& operator=(const RefusingMemory&) = delete;
-  c10::DataPtr allocate(std::size_t bytes) override {
-    TORCH_CHECK(!refuses || allowed-- > 0, "DefaultCPUAllocator: can't allocate memory: you tried to allocate ", bytes, " bytes.");
-    return memory_->allocate(bytes);
-  }
-  c10::DeleterFnPtr raw_deleter() const override { return memory_->raw_deleter(); }
-  void copy_data(void* to, const void* from, std::size_t count) const override { memory_->copy_data(to, from, count); }
-  bool refuses = false;
-  int allowed = 0;  // before the first that is refused
-
- private:
-  c10::Allocator* memory_;
-};
-
-}  // namespace
 
 TEST_CASE("CheckpointWriter writes without a copy where memory for one is refused, whole or in part, and training goes on") {
   RefusingMemory memory;

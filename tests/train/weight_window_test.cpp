@@ -85,7 +85,7 @@ TEST_CASE("weights are where they are read, and there alone") {
   REQUIRE(c.sum().item<float>() == 28);
   REQUIRE(tied.sum().item<float>() == 1);
   shards.release();
-  shards.lend(3, [&](const dapt::Tensor& values) { REQUIRE(values.sum().item<float>() == 28); });
+  shards.lend(3, shards.room_for_one(), [&](const dapt::Tensor& values) { REQUIRE(values.sum().item<float>() == 28); });
   REQUIRE(is_away(c));
   REQUIRE(b.sum().item<float>() == 3);
 }

@@ -6,11 +6,18 @@
 #include <string_view>
 #include <vector>
 
+#include <dapt/core/error.hpp>
 #include <dapt/core/tensor.hpp>
 
 namespace dapt {
 
-/// An operation that was begun: called once, it returns when the operation is done. Throws dapt::Error naming the rank that failed.
+/// This rank is not where the others are, or no longer has them: an operation failed, or it could not go on within one. Nothing is left but to end.
+class RanksParted : public Error {
+ public:
+  using Error::Error;
+};
+
+/// An operation that was begun: called once, it returns when the operation is done. Throws RanksParted naming the rank that failed.
 using Pending = std::function<void()>;
 
 /// Every rank calls the same operations in the same order.

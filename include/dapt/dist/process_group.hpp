@@ -164,7 +164,7 @@ class ProcessGroup final : public Ranks {
 
   [[noreturn]] void fail_because_of(const std::exception& error, std::string_view what) {
     const std::string cause = heartbeat_ ? heartbeat_->cause() : "";
-    fail("ProcessGroup: rank ", rank_, " of ", size_, " cannot go on: ", what, " failed", cause.empty() ? "" : "; ", cause, " (", first_line(error), ")");
+    fail<RanksParted>("ProcessGroup: rank ", rank_, " of ", size_, " cannot go on: ", what, " failed", cause.empty() ? "" : "; ", cause, " (", first_line(error), ")");
   }
 
   void meet(c10d::Store& store, const std::string& place, std::chrono::milliseconds timeout) {

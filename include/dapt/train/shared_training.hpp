@@ -16,6 +16,7 @@
 #include <vector>
 
 #include <ATen/core/grad_mode.h>
+#include <ATen/ops/empty.h>
 #include <ATen/ops/zeros_like.h>
 
 #include <dapt/concepts/optimizer.hpp>
@@ -27,6 +28,7 @@
 #include <dapt/core/named_parameter.hpp>
 #include <dapt/core/ranks.hpp>
 #include <dapt/core/run_result.hpp>
+#include <dapt/train/gathered_memory.hpp>
 #include <dapt/train/gradient_exchange.hpp>
 #include <dapt/train/parted_weights.hpp>
 #include <dapt/train/run_clock.hpp>
@@ -126,8 +128,17 @@ class SharedTraining {
   /// that differs.
   void require_equal(const NamedParameters& model, const RunProgress& progress, const char* when);
 
-  /// Adds to rank 0's checkpoint what the others keep.
-  void gather(Checkpoint& checkpoint);
+  /// collect() fills in what this rank keeps; adds to rank 0's checkpoint what the others do. Where a rank is refused the memory for that, all throw the same dapt::Error; in the midst of an exchange, that
+  /// rank throws RanksParted.
+  template <class Collect>
+  void gather(Checkpoint& checkpoint, Collect collect) {
+    work_together(ranks_, "a checkpoint", [&] {
+      collect();
+      if (states_) states_->gather(checkpoint);
+      if (weights_) gather_weights(checkpoint);
+    });
+  }
+  void gather_weights(Checkpoint& checkpoint);
   void describe(RunHeader& header) const {
     header.add("ranks", ranks_.describe());
     if (states_) header.add("optimizer states by rank", states_->describe());
@@ -214,16 +225,23 @@ void SharedTraining<Rule>::require_equal(const NamedParameters& model, const Run
 }
 
 template <class Rule>
-void SharedTraining<Rule>::gather(Checkpoint& checkpoint) {
-  if (states_) states_->gather(checkpoint);
-  if (!weights_) return;
+void SharedTraining<Rule>::gather_weights(Checkpoint& checkpoint) {
   weights_->release();
+  const bool keeps = ranks_.rank() == 0;
+  const auto name_of = [](const Trained& trained) { return "weights/" + trained.parameter.name; };
+  Tensor room;
+  reserve_together(ranks_, "the weights of all ranks in a checkpoint", [&] {
+    room = weights_->room_for_one();
+    for (const Trained& trained : trained_) {
+      if (!trained.is_sharded) continue;
+      if (keeps) checkpoint.tensors[name_of(trained)] = at::empty(trained.weight.sizes(), trained.weight.options().device(at::kCPU));
+      else checkpoint.tensors.erase(name_of(trained));
+    }
+  });
   for (const Trained& trained : trained_) {
     if (!trained.is_sharded) continue;
-    const std::string name = "weights/" + trained.parameter.name;
-    weights_->lend(static_cast<std::size_t>(weights_->find(trained.parameter.value)), [&](const Tensor& values) {
-      if (ranks_.rank() == 0) checkpoint.tensors[name] = values.to(at::kCPU, values.scalar_type(), false, true);
-      else checkpoint.tensors.erase(name);
+    weights_->lend(static_cast<std::size_t>(weights_->find(trained.parameter.value)), room, [&](const Tensor& values) {
+      if (keeps) checkpoint.tensors.at(name_of(trained)).copy_(values);
     });
   }
 }

@@ -11,12 +11,14 @@
 #include <utility>
 #include <vector>
 
+#include <ATen/ops/empty.h>
 #include <ATen/ops/from_blob.h>
 
 #include <dapt/concepts/optimizer.hpp>
 #include <dapt/concepts/optimizer_state.hpp>
 #include <dapt/core/checkpoint.hpp>
 #include <dapt/core/ranks.hpp>
+#include <dapt/train/gathered_memory.hpp>
 #include <dapt/train/trained_parameter.hpp>
 #include <dapt/train/trainer_state.hpp>
 #include <dapt/train/value_exchange.hpp>
@@ -106,16 +108,8 @@ class StateShards {
   void share_read_by_accumulate();
 
   /// Adds to rank 0's checkpoint what the others keep, in the host's memory: all of it may be more than a device holds.
-  void gather(Checkpoint& checkpoint) {
-    NamedValues own;
-    for (Trained& trained : trained_)
-      if (trained.is_own) rule_.visit(trained.state, [&](std::string_view entry, auto& value) { add(own, optimizer_entry(trained.parameter.name, entry), value); });
-    exchange_values(ranks_, own, trained_.front().weight.device(), "checkpoints", [&](const std::string& name, const auto& value) {
-      if (ranks_.rank() != 0) return;
-      if constexpr (!is_tensor<decltype(value)>) checkpoint.numbers[name] = value;
-      else if (!own.tensors.contains(name)) checkpoint.tensors[name] = value.cpu();
-    });
-  }
+  /// Throws the same dapt::Error on all ranks where one is refused the memory.
+  void gather(Checkpoint& checkpoint);
 
  private:
   template <class Value>
@@ -130,6 +124,43 @@ class StateShards {
   std::vector<int> owners_;
   WeightExchange weights_;
 };
+
+template <class Rule>
+void StateShards<Rule>::gather(Checkpoint& checkpoint) {
+  NamedValues own;
+  for (Trained& trained : trained_)
+    if (trained.is_own) rule_.visit(trained.state, [&](std::string_view entry, auto& value) { add(own, optimizer_entry(trained.parameter.name, entry), value); });
+  const at::Device device = trained_.front().weight.device();
+  const bool keeps = ranks_.rank() == 0;
+  const auto is_sent_as_it_is = [&](const Tensor& tensor) { return tensor.device() == device && tensor.is_contiguous(); };
+  const std::vector<AnnouncedValue> all = announce_values(ranks_, own);
+  Tensor room;  // on the device, for one tensor at a time
+  reserve_together(ranks_, "the optimizer states of all ranks in a checkpoint", [&] {
+    std::int64_t largest = 0;
+    for (const AnnouncedValue& value : all) {
+      if (!value.type) continue;
+      const bool is_own = own.tensors.contains(value.name);
+      if (keeps && !is_own) checkpoint.tensors[value.name] = at::empty(value.shape, value.options(at::kCPU));
+      const bool needs_room = is_own ? !is_sent_as_it_is(own.tensors.at(value.name)) : !(keeps && device.is_cpu());
+      if (needs_room) largest = std::max(largest, value.bytes());
+    }
+    room = at::empty({largest}, at::TensorOptions(at::kByte).device(device));
+  });
+  for (const AnnouncedValue& value : all) {
+    const bool is_own = own.tensors.contains(value.name);
+    if (!value.type) {
+      if (keeps) checkpoint.numbers[value.name] = value.number;
+      continue;
+    }
+    if (value.bytes() == 0) continue;
+    const auto in_room = [&] { return room.narrow(0, 0, value.bytes()).view(*value.type).view(value.shape); };
+    Tensor sent;
+    if (is_own) sent = is_sent_as_it_is(own.tensors.at(value.name)) ? own.tensors.at(value.name) : in_room().copy_(own.tensors.at(value.name));
+    else sent = keeps && device.is_cpu() ? checkpoint.tensors.at(value.name) : in_room();
+    ranks_.broadcast(as_bytes(sent), value.rank, "checkpoints")();
+    if (keeps && !is_own && !device.is_cpu()) checkpoint.tensors.at(value.name).copy_(sent);
+  }
+}
 
 template <class Rule>
 void StateShards<Rule>::share_read_by_accumulate() {

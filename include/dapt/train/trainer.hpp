@@ -302,8 +302,9 @@ template <class Model, class Adapter, class Rule, class Schedule>
 Checkpoint Trainer<Model, Adapter, Rule, Schedule>::checkpoint() {
   require_attached();
   Checkpoint result{.progress = progress_, .header = header_};
-  detail::collect_state(result, trained_.weights(), updates_, partial_updates_, [this](auto f) { trained_.visit_own(f); });
-  if (shared_) shared_->gather(result);
+  const auto collect = [&] { detail::collect_state(result, trained_.weights(), updates_, partial_updates_, [this](auto f) { trained_.visit_own(f); }); };
+  if (shared_) shared_->gather(result, collect);
+  else collect();
   return result;
 }
 

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <deque>
 #include <map>
+#include <optional>
 #include <sstream>
 #include <string>
 #include <string_view>
@@ -12,6 +13,7 @@
 #include <vector>
 
 #include <ATen/ops/empty.h>
+#include <c10/util/accumulate.h>
 
 #include <dapt/core/error.hpp>
 #include <dapt/core/ranks.hpp>
@@ -104,10 +106,20 @@ struct NamedValues {
   std::map<std::string, std::int64_t> numbers;
 };
 
-/// Gives the values of every rank to all others: `take(name, value)` with an std::int64_t or a Tensor on `device`, in the order of ranks and names, of a rank's own too. One tensor at a time is
-/// held. Throws as Ranks::gather does.
-template <class Take>
-void exchange_values(Ranks& ranks, const NamedValues& mine, at::Device device, std::string_view kind, Take take) {
+/// A number, or what a tensor will be like.
+struct AnnouncedValue {
+  std::string name;
+  int rank = 0;  ///< that has it
+  std::int64_t number = 0;
+  std::optional<at::ScalarType> type = {};  ///< of a tensor
+  std::vector<std::int64_t> shape = {};
+
+  at::TensorOptions options(at::Device device) const { return at::TensorOptions(*type).device(device); }
+  std::int64_t bytes() const { return c10::multiply_integers(shape) * static_cast<std::int64_t>(c10::elementSize(*type)); }
+};
+
+/// What every rank has, in the order of ranks and names. Throws as Ranks::gather does.
+inline std::vector<AnnouncedValue> announce_values(Ranks& ranks, const NamedValues& mine) {
   std::ostringstream announced;
   for (const auto& [name, number] : mine.numbers) announced << "number " << number << ' ' << name << '\n';
   for (const auto& [name, tensor] : mine.tensors) {
@@ -116,28 +128,39 @@ void exchange_values(Ranks& ranks, const NamedValues& mine, at::Device device, s
     announced << ' ' << name << '\n';
   }
   const std::vector<std::string> all = ranks.gather(announced.str());
+  std::vector<AnnouncedValue> values;
   for (int rank = 0; rank < static_cast<int>(all.size()); ++rank) {
     std::istringstream lines(all[static_cast<std::size_t>(rank)]);
     for (std::string what; lines >> what;) {
-      std::int64_t number = 0, dimensions = 0;
-      std::vector<std::int64_t> shape;
-      lines >> number;
+      AnnouncedValue value{.name = {}, .rank = rank};
+      std::int64_t dimensions = 0;
+      lines >> value.number;
       if (what == "tensor") {
+        value.type = static_cast<at::ScalarType>(value.number);
         lines >> dimensions;
-        shape.resize(static_cast<std::size_t>(dimensions));
-        for (std::int64_t& side : shape) lines >> side;
+        value.shape.resize(static_cast<std::size_t>(dimensions));
+        for (std::int64_t& side : value.shape) lines >> side;
       }
-      std::string name;
-      require(lines.get() == ' ' && std::getline(lines, name), "exchange_values: rank ", rank, " announced values that cannot be read");
-      if (what == "number") {
-        take(name, number);
-        continue;
-      }
-      const bool own = rank == ranks.rank();
-      const Tensor tensor = own ? mine.tensors.at(name).to(device).contiguous() : at::empty(shape, at::TensorOptions(static_cast<at::ScalarType>(number)).device(device));
-      if (tensor.numel() > 0) ranks.broadcast(as_bytes(tensor), rank, kind)();
-      take(name, tensor);
+      require(lines.get() == ' ' && std::getline(lines, value.name), "exchange_values: rank ", rank, " announced values that cannot be read");
+      values.push_back(std::move(value));
     }
+  }
+  return values;
+}
+
+/// Gives the values of every rank to all others: `take(name, value)` with an std::int64_t or a Tensor on `device`, in the order of ranks and names, of a rank's own too. One tensor at a time is
+/// held. Throws as Ranks::gather does.
+template <class Take>
+void exchange_values(Ranks& ranks, const NamedValues& mine, at::Device device, std::string_view kind, Take take) {
+  for (const AnnouncedValue& value : announce_values(ranks, mine)) {
+    if (!value.type) {
+      take(value.name, value.number);
+      continue;
+    }
+    const bool own = value.rank == ranks.rank();
+    const Tensor tensor = own ? mine.tensors.at(value.name).to(device).contiguous() : at::empty(value.shape, value.options(device));
+    if (tensor.numel() > 0) ranks.broadcast(as_bytes(tensor), value.rank, kind)();
+    take(value.name, tensor);
   }
 }
 

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include <ATen/core/grad_mode.h>
+#include <ATen/ops/empty.h>
 #include <c10/core/Allocator.h>
 #include <c10/core/DeviceGuard.h>
 
@@ -66,10 +67,18 @@ class WeightWindow final : public WeightGate {
     }
   }
 
-  /// use(weight i), with its values there. After `release`.
+  /// Memory for `lend`, whichever weight it is of.
+  Tensor room_for_one() const {
+    std::int64_t largest = 0;
+    for (std::size_t i = 0; i < places_.size(); ++i)
+      if (!keeps_[i]) largest = std::max(largest, static_cast<std::int64_t>(places_[i].values.nbytes()));
+    return at::empty({largest}, at::TensorOptions(at::kByte).device(places_.front().values.device()));
+  }
+  /// use(weight i), with its values there: in `room` where it is not kept. After `release`.
   template <class Use>
-  void lend(std::size_t i, Use use) {
+  void lend(std::size_t i, const Tensor& room, Use use) {
     const at::NoGradGuard no_grad;
+    if (!places_[i].is_here) put(places_[i], c10::DataPtr(room.mutable_data_ptr(), room.device()), places_[i].values.nbytes());
     fetch(i);
     wait(i);
     use(std::as_const(places_[i].values));
@@ -128,7 +137,11 @@ class WeightWindow final : public WeightGate {
     const std::size_t bytes = place.values.nbytes();
     const c10::DeviceGuard guard(storage->device());  // allocators give memory of the current device
     c10::Allocator* allocator = storage->allocator() != nullptr ? storage->allocator() : c10::GetAllocator(storage->device_type());
-    storage->set_data_ptr_noswap(allocator->allocate(bytes));
+    put(place, allocator->allocate(bytes), bytes);
+  }
+  void put(Place& place, c10::DataPtr memory, std::size_t bytes) {
+    c10::StorageImpl* storage = place.values.storage().unsafeGetStorageImpl();
+    storage->set_data_ptr_noswap(std::move(memory));
     storage->set_nbytes(bytes);
     bytes_ += static_cast<std::int64_t>(bytes);
     most_bytes_ = std::max(most_bytes_, bytes_);
