@@ -1,6 +1,9 @@
 #include <dapt/dist/process_group.hpp>
+#include <dapt/dist/shared_scorer.hpp>
 
 #include <csignal>
+#include <span>
+#include <string_view>
 
 #include <catch2/catch.hpp>
 
@@ -220,6 +223,57 @@ TEST_CASE("what rank 0 does is waited for beyond the timeout, and no longer than
     REQUIRE(ready);
     REQUIRE((WIFEXITED(status) && WEXITSTATUS(status) == 1));
     REQUIRE(message == "ProcessGroup: rank " + std::to_string(rank) + " of 3 cannot go on: waiting for the work of rank 0 failed; rank 0 closed its connections: it was killed or its machine failed");
+  }
+  fs::remove_all(folder);
+}
+
+namespace {
+
+/// Rank 1 takes longer than the others may wait.
+struct SlowScorer {
+  static constexpr std::string_view name = "slow";
+  int rank;
+  std::chrono::milliseconds pause;
+  std::vector<double> score(std::span<const dapt::Page> pages) const {
+    if (rank == 1) std::this_thread::sleep_for(pause);
+    return std::vector<double>(pages.size(), rank + 1);
+  }
+};
+
+}  // namespace
+
+TEST_CASE("rank: scores pages while one takes long", "[.rank]") {
+  try {
+    std::ofstream(own_file("here")) << "here";
+    REQUIRE(all_have(std::getenv("DAPT_TEST_FOLDER"), "here", 3));  // so that the timeout can be short
+    dapt::ProcessGroup group(*dapt::rendezvous_from_environment(), {.timeout = std::chrono::milliseconds(1500)});
+    group.after_first([] {});  // counted alike
+    const std::vector<dapt::Page> pages(2);  // none for rank 2
+    for (int times = 0; times < 2; ++times)
+      REQUIRE(dapt::SharedScorer(SlowScorer{group.rank(), std::chrono::milliseconds(2500)}, group, 1).score(pages) == std::vector<double>{1, 2});
+    group.after_first([] {});
+    std::ofstream(own_file("ready")) << "ready";
+    dapt::SharedScorer(SlowScorer{group.rank(), std::chrono::minutes(1)}, group, 1).score(pages);
+  } catch (const dapt::Error& error) {
+    std::ofstream(own_file("message")) << error.what();
+    std::_Exit(1);
+  }
+}
+
+TEST_CASE("a rank that scores its pages for longer than the timeout is waited for, and no longer than it lives") {
+  const fs::path folder = group_folder("scores");
+  const std::vector<pid_t> processes = ranks::start(3, "rank: scores pages while one takes long", folder);
+  const bool ready = all_have(folder, "ready", 3);
+  kill(processes[1], SIGKILL);
+  const std::vector<int> statuses = ranks::wait(processes, 15);
+  for (const int rank : {0, 2}) {
+    const std::string message = ranks::read(folder / ("message." + std::to_string(rank)));
+    const int status = statuses[static_cast<std::size_t>(rank)];
+    INFO(ranks::read(folder / ("out." + std::to_string(rank))));
+    CAPTURE(rank, message, status);
+    REQUIRE(ready);
+    REQUIRE((WIFEXITED(status) && WEXITSTATUS(status) == 1));
+    REQUIRE_THAT(message, Catch::Matchers::Contains("of 3 cannot go on: ") && Catch::Matchers::Contains("rank 1 gives no sign of life: killed, stopped or cut off"));
   }
   fs::remove_all(folder);
 }

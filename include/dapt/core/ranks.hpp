@@ -38,6 +38,8 @@ class Ranks {
   virtual Pending broadcast(Tensor tensor, int from, std::string_view kind) = 0;
   /// The text of every rank, on every rank.
   virtual std::vector<std::string> gather(const std::string& text) = 0;
+  /// Returns when all ranks are here. Before an operation that some come to much later than others: longer than an operation may wait.
+  virtual void wait_for_all() { gather(""); }
 };
 
 }  // namespace dapt

@@ -59,17 +59,19 @@ class Heartbeat {
     shared_->beat_at_once();
   }
 
-  /// Waits until rank 0 has finished `count` works, however long that takes, while its beats come. Else returns what became of it: it ended, its connections broke, or nothing was heard of it for `patience`.
-  std::string wait_for_first(std::int64_t count, std::chrono::milliseconds patience) {
+  /// Waits until rank 0, or all where `all` says so, have finished `count` works, however long that takes, while their beats come. Else returns what became of one: it ended, its connections broke, or
+  /// nothing was heard of it for `patience`.
+  std::string wait_for(bool all, std::int64_t count, std::chrono::milliseconds patience) {
     std::unique_lock lock(shared_->mutex);
     shared_->pause = std::chrono::milliseconds(10);
     shared_->beat_at_once();
     std::string found;
-    while (shared_->others[0].finished < count && found.empty()) {
+    const std::size_t ranks = all ? shared_->others.size() : 1;
+    while (!shared_->have_finished(ranks, count) && found.empty()) {
       shared_->changed.wait_for(lock, interval);
-      found = shared_->judge_first(std::max(patience, silence));
+      found = shared_->judge_first(ranks, std::max(patience, silence));
     }
-    if (shared_->others[0].finished >= count) return "";
+    if (shared_->have_finished(ranks, count)) return "";
     lock.unlock();
     shared_->say("lost " + found);
     return found;
@@ -172,14 +174,22 @@ class Heartbeat {
       return gone.empty() ? gone : gone + no_sign;
     }
 
-    /// The same of rank 0 alone, by one who holds the mutex.
-    std::string judge_first(std::chrono::milliseconds patience) const {
-      const std::string& state = others[0].state;
-      if (state.starts_with("left ")) return "rank 0 ended: " + state.substr(5);
-      if (state.starts_with("lost ")) return state.substr(5);
+    /// Whether the first `ranks` have. By one who holds the mutex.
+    bool have_finished(std::size_t ranks, std::int64_t count) const {
+      return std::all_of(others.begin(), others.begin() + static_cast<std::ptrdiff_t>(ranks), [&](const Other& other) { return other.finished >= count; });
+    }
+
+    /// What judge() says, of the first `ranks` alone, by one who holds the mutex.
+    std::string judge_first(std::size_t ranks, std::chrono::milliseconds patience) const {
+      for (std::size_t i = 0; i < ranks; ++i)
+        if (others[i].state.starts_with("left ")) return "rank " + std::to_string(i) + " ended: " + others[i].state.substr(5);
+      for (std::size_t i = 0; i < ranks; ++i)
+        if (others[i].state.starts_with("lost ")) return others[i].state.substr(5);
       const auto silent = Clock::now() - patience;
       if (const std::string store_gone = judge_store(silent); !store_gone.empty()) return store_gone;
-      return others[0].changed < silent ? std::string("rank 0") + no_sign : "";
+      for (std::size_t i = 0; i < ranks; ++i)
+        if (static_cast<int>(i) != rank && others[i].changed < silent) return "rank " + std::to_string(i) + no_sign;
+      return "";
     }
 
     std::string judge_store(Clock::time_point silent) const {

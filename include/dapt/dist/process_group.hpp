@@ -148,6 +148,14 @@ class ProcessGroup final : public Ranks {
   /// ended, and where nothing was heard of it for the timeout. What `work` throws is thrown on rank 0 alone.
   void after_first(const std::function<void()>& work);
 
+  /// As in after_first, of all ranks: those that come first wait without an end while the others live.
+  void wait_for_all() override {
+    ++works_;
+    heartbeat_->finish();
+    wait_for_works(/*of_all=*/true);
+    barrier();  // none goes on, and may end, before all could read that it was here
+  }
+
   /// Tells the others that this rank stops before its time, so that they can name it and say why.
   void leave(const std::string& why) {
     if (heartbeat_) heartbeat_->leave(why);
@@ -194,6 +202,11 @@ class ProcessGroup final : public Ranks {
     return *found->second;
   }
 
+  void wait_for_works(bool of_all) {
+    const std::string gone = heartbeat_->wait_for(of_all, works_, timeout_);
+    if (!gone.empty()) fail<RanksParted>("ProcessGroup: rank ", rank_, " of ", size_, " cannot go on: waiting for the work of ", of_all ? "all ranks" : "rank 0", " failed; ", gone);
+  }
+
   template <class Begin>
   Pending begin(std::string_view kind, Tensor tensor, Begin call) {
     c10d::Backend& backend = backend_of(tensor);
@@ -220,7 +233,7 @@ class ProcessGroup final : public Ranks {
 
   int rank_, size_;
   std::chrono::milliseconds timeout_;
-  std::int64_t works_ = 0;  // that rank 0 was waited for
+  std::int64_t works_ = 0;  // that rank 0, or all, were waited for
   c10::intrusive_ptr<c10d::Store> store_;  // with the server, on the rank that hosts it
   std::unique_ptr<detail::Heartbeat> heartbeat_;
   std::map<c10::DeviceType, c10::intrusive_ptr<c10d::Backend>> backends_;  // the CPU's is first
@@ -230,8 +243,8 @@ class ProcessGroup final : public Ranks {
 inline void ProcessGroup::after_first(const std::function<void()>& work) {
   ++works_;
   if (rank_ != 0) {
-    const std::string gone = heartbeat_->wait_for_first(works_, timeout_);
-    require(gone.empty(), "ProcessGroup: rank ", rank_, " of ", size_, " cannot go on: waiting for the work of rank 0 failed; ", gone);
+    heartbeat_->finish();  // its own part in it: all count alike
+    wait_for_works(/*of_all=*/false);
     return barrier();
   }
   std::exception_ptr failure;

@@ -40,7 +40,9 @@ class SharedScorer {
       require(own.size() == piece.size(), "scorer ", S::name, ": found ", own.size(), " scores for ", piece.size(), " pages, expected one each");
       std::copy(own.begin(), own.end(), scores.begin() + static_cast<std::ptrdiff_t>(first));
     }
-    if (!scores.empty()) ranks_->sum(at::from_blob(scores.data(), {static_cast<std::int64_t>(scores.size())}, at::kDouble), "page scores")();  // zeros but from one rank: exact
+    if (scores.empty()) return scores;
+    ranks_->wait_for_all();  // one may still score, for longer than an operation may wait
+    ranks_->sum(at::from_blob(scores.data(), {static_cast<std::int64_t>(scores.size())}, at::kDouble), "page scores")();  // zeros but from one rank: exact
     return scores;
   }
 
