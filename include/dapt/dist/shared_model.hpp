@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <cstddef>
 #include <cstdint>
 #include <cstring>
 #include <exception>
@@ -36,16 +37,20 @@ class SharedModel {
   SharedModel(M& model, Ranks& ranks) : model_(model), ranks_(ranks) {}
 
   LossSum loss(const Batch& batch) { return model_.loss(batch); }
+  /// A metric gives one call as many rows as all ranks' batches have. Where they share the weights, one batch: what arrives of them goes by the parts of the model, not by the rows.
+  std::size_t batches_a_call() { return in_step() ? 1 : static_cast<std::size_t>(ranks_.size()); }
   Tensor token_log_probs(const Batch& batch) {
     const std::int64_t rows = batch.input_ids.size(0), first = ranks_.rank(), step = ranks_.size();
     Tensor all = at::zeros(batch.input_ids.sizes(), batch.input_ids.options().dtype(at::kFloat));
     together([&] {
       if (first >= rows && !in_step()) return;
-      const auto own = [&](const Tensor& tensor) { return (first < rows ? tensor.slice(0, first, rows, step) : tensor.slice(0, 0, 1)).contiguous(); };
+      const auto rows_of = [&](const Tensor& tensor) { return first < rows ? tensor.slice(0, first, rows, step) : tensor.slice(0, 0, 1); };
+      const std::int64_t width = scored_width(rows_of(batch.labels));
+      const auto own = [&](const Tensor& tensor) { return rows_of(tensor).slice(1, 0, width).contiguous(); };
       Batch share{own(batch.input_ids), own(batch.labels), own(batch.position_ids), own(batch.document_starts), 0};
       share.supervised_tokens = share.labels.ne(ignore_index).sum().template item<std::int64_t>();
       const Tensor scores = model_.token_log_probs(share);
-      if (first < rows) all.slice(0, first, rows, step).copy_(scores);
+      if (first < rows) rows_of(all).slice(1, 0, width).copy_(scores);
     });
     ranks_.sum(all, "scores")();  // zeros but from one rank: exact
     return all;
@@ -90,6 +95,12 @@ class SharedModel {
   }
 
  private:
+  /// Without the padding of longer rows, which are another rank's: no row is computed wider for them than in one process. After the last label nothing is scored.
+  static std::int64_t scored_width(const Tensor& labels) {
+    const Tensor columns = labels.ne(ignore_index).any(0).nonzero();
+    return columns.numel() == 0 ? 1 : columns.max().item<std::int64_t>() + 1;
+  }
+
   template <class Compute>
   void together(Compute&& compute) {
     if (in_step()) return compute();  // one that throws leaves the others inside the model

@@ -25,6 +25,7 @@
 #include <dapt/metrics/item_means.hpp>
 #include <dapt/metrics/normalise.hpp>
 #include <dapt/metrics/question_set.hpp>
+#include <dapt/metrics/scored_rows.hpp>
 
 namespace dapt {
 
@@ -151,7 +152,7 @@ MetricValue ExactMatch::evaluate(M& model, const K& tokenizer) const {
   };
   for (std::size_t from = 0; from < order.size();) {
     const std::size_t width = prompts[order[from]].size() + static_cast<std::size_t>(max_new_tokens);  // the longest comes first
-    const std::size_t count = std::clamp<std::size_t>(static_cast<std::size_t>(batch_tokens) / width, 1, order.size() - from);
+    const std::size_t count = metrics::rows_a_call(batch_tokens, width, metrics::batches_a_call(model), order.size() - from);
     std::vector<std::vector<std::int32_t>> together;
     for (std::size_t r = from; r < from + count; ++r) together.push_back(prompts[order[r]]);
     const std::vector<std::vector<std::int32_t>> generated = model.generate_greedy(together, max_new_tokens, stop);

@@ -69,8 +69,20 @@ inline Batch collate(std::span<const ScoredRow* const> rows) {
   return batch;
 }
 
+/// How many batches one call of the model takes: of a model that several ranks share (dist/shared_model.hpp), one for each.
+template <class M>
+std::size_t batches_a_call(M& model) {
+  if constexpr (requires { model.batches_a_call(); }) return model.batches_a_call();
+  else return 1;
+}
+
+/// How many rows a call has, of `left` of which the longest has `width` tokens: as many batches as the model takes, of at most `batch_tokens` tokens and at least one row each.
+inline std::size_t rows_a_call(std::int64_t batch_tokens, std::size_t width, std::size_t batches, std::size_t left) {
+  return std::min(batches * std::max<std::size_t>(static_cast<std::size_t>(batch_tokens) / width, 1), left);
+}
+
 /// For each row, the sum of the log probabilities (natural logarithm) of its labels, added in fp64. Batches hold at most `batch_tokens`
-/// tokens, padding included, and at least one row.
+/// tokens, padding included, and at least one row; a call has one for each rank that shares the model.
 template <CausalLM M>
 std::vector<double> sum_log_probs(M& model, std::span<const ScoredRow> rows, std::int64_t batch_tokens) {
   require(batch_tokens >= 1, "batch_tokens: found ", batch_tokens, ", expected at least 1");
@@ -82,7 +94,7 @@ std::vector<double> sum_log_probs(M& model, std::span<const ScoredRow> rows, std
   std::vector<const ScoredRow*> together;
   for (std::size_t from = 0; from < order.size();) {
     const std::size_t width = std::max<std::size_t>(rows[order[from]].input_ids.size(), 1);  // the longest comes first
-    const std::size_t count = std::clamp<std::size_t>(static_cast<std::size_t>(batch_tokens) / width, 1, order.size() - from);
+    const std::size_t count = rows_a_call(batch_tokens, width, batches_a_call(model), order.size() - from);
     together.clear();
     for (std::size_t r = from; r < from + count; ++r) together.push_back(&rows[order[r]]);
     const Tensor row_sums = model.token_log_probs(collate(together)).to(at::kDouble).sum(-1).cpu();

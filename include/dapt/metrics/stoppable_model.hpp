@@ -1,6 +1,7 @@
 // A model whose scoring can be stopped: any metric over it ends between two of its batches.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <functional>
 #include <utility>
@@ -8,6 +9,7 @@
 
 #include <dapt/concepts/causal_lm.hpp>
 #include <dapt/core/error.hpp>
+#include <dapt/metrics/scored_rows.hpp>
 
 namespace dapt {
 
@@ -25,6 +27,7 @@ class StoppableModel {
 
   LossSum loss(const Batch& batch) { return running().loss(batch); }
   Tensor token_log_probs(const Batch& batch) { return running().token_log_probs(batch); }
+  std::size_t batches_a_call() { return metrics::batches_a_call(model_); }
   NamedParameters parameters() { return model_.parameters(); }
   std::vector<Linear*> linears() { return model_.linears(); }
   std::vector<std::vector<std::int32_t>> generate_greedy(const std::vector<std::vector<std::int32_t>>& prompts, std::int64_t max_new_tokens, const StopRule& stop)
