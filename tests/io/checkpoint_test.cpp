@@ -34,6 +34,7 @@
 #include <dapt/testing/toy.hpp>
 #include <dapt/train/trainer.hpp>
 
+#include "support/file_size_limit.hpp"
 #include "support/mute_ranks.hpp"
 #include "support/paths.hpp"
 #include "support/refusing_memory.hpp"
@@ -547,6 +548,15 @@ TEST_CASE("CheckpointWriter writes every so many steps while training goes on, a
   continued.train(rows);
   const std::vector<Tensor> found = weights_of(again), wanted = weights_of(model);
   for (std::size_t i = 0; i < wanted.size(); ++i) REQUIRE(at::equal(found[i], wanted[i]));
+}
+
+TEST_CASE("a checkpoint's first tensor is on its way to the disk before the next one's checksum is computed") {
+  const TemporaryFolder folder;
+  Checkpoint checkpoint;
+  checkpoint.tensors["a"] = at::zeros({1 << 18});
+  checkpoint.tensors["b"] = at::zeros({2}, at::kMeta);  // whose values cannot be had
+  const dapt::testing_support::FileSizeLimit limit(1 << 16);
+  REQUIRE_THROWS_WITH(write_checkpoint(folder.path(), checkpoint), Catch::Contains("state.safetensors") && Catch::Contains("File too large"));
 }
 
 TEST_CASE("CheckpointWriter writes without a copy where memory for one is refused, whole or in part, and training goes on") {
