@@ -49,7 +49,7 @@ install_packages() {
   python3 -c 'import ensurepip, venv' 2>/dev/null || missing+=(python3-venv)
   local packages=(ca-certificates librange-v3-dev nlohmann-json3-dev libicu-dev zlib1g-dev libzstd-dev libsentencepiece-dev libcli11-dev libtomlplusplus-dev catch2 libbenchmark-dev libgloo-dev libtcmalloc-minimal4)
   [ "$clang$fuzz" = nono ] || packages+=(clang-19)
-  [ "$fuzz" = no ] || packages+=(libclang-rt-19-dev libomp-19-dev)  # clang may be there without them
+  [ "$fuzz" = no ] || packages+=(libclang-rt-19-dev libomp-19-dev llvm-19)  # clang may be there without them
   for package in "${packages[@]}"; do
     [ "$(dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null)" = installed ] || missing+=("$package")
   done
