@@ -209,22 +209,34 @@ TEST_CASE("rank: waits for the first one", "[.rank]") {
   }
 }
 
-TEST_CASE("what rank 0 does is waited for beyond the timeout, and no longer than rank 0 lives") {
-  const fs::path folder = group_folder("first");
-  const std::vector<pid_t> processes = ranks::start(3, "rank: waits for the first one", folder);
+namespace {
+
+/// Starts three ranks with `test`, kills one when all are ready, and gives what each of the others said before it ended with 1.
+std::vector<std::string> said_without(int killed, const char* test, const std::string& name, int seconds) {
+  const fs::path folder = group_folder(name);
+  const std::vector<pid_t> processes = ranks::start(3, test, folder);
   const bool ready = all_have(folder, "ready", 3);
-  kill(processes[0], SIGKILL);
-  const std::vector<int> statuses = ranks::wait(processes, 10);
-  for (const int rank : {1, 2}) {
-    const std::string message = ranks::read(folder / ("message." + std::to_string(rank)));
+  kill(processes[static_cast<std::size_t>(killed)], SIGKILL);
+  const std::vector<int> statuses = ranks::wait(processes, seconds);
+  std::vector<std::string> said;
+  for (int rank = 0; rank < 3; ++rank) {
+    if (rank == killed) continue;
     const int status = statuses[static_cast<std::size_t>(rank)];
+    said.push_back(ranks::read(folder / ("message." + std::to_string(rank))));
     INFO(ranks::read(folder / ("out." + std::to_string(rank))));
-    CAPTURE(rank, message, status);
+    CAPTURE(rank, said.back(), status);
     REQUIRE(ready);
     REQUIRE((WIFEXITED(status) && WEXITSTATUS(status) == 1));
-    REQUIRE(message == "ProcessGroup: rank " + std::to_string(rank) + " of 3 cannot go on: waiting for the work of rank 0 failed; rank 0 closed its connections: it was killed or its machine failed");
   }
   fs::remove_all(folder);
+  return said;
+}
+
+}  // namespace
+
+TEST_CASE("what rank 0 does is waited for beyond the timeout, and no longer than rank 0 lives") {
+  const std::string why = " of 3 cannot go on: waiting for the work of rank 0 failed; rank 0 closed its connections: it was killed or its machine failed";
+  REQUIRE(said_without(0, "rank: waits for the first one", "first", 10) == std::vector<std::string>{"ProcessGroup: rank 1" + why, "ProcessGroup: rank 2" + why});
 }
 
 namespace {
@@ -261,21 +273,8 @@ TEST_CASE("rank: scores pages while one takes long", "[.rank]") {
 }
 
 TEST_CASE("a rank that scores its pages for longer than the timeout is waited for, and no longer than it lives") {
-  const fs::path folder = group_folder("scores");
-  const std::vector<pid_t> processes = ranks::start(3, "rank: scores pages while one takes long", folder);
-  const bool ready = all_have(folder, "ready", 3);
-  kill(processes[1], SIGKILL);
-  const std::vector<int> statuses = ranks::wait(processes, 15);
-  for (const int rank : {0, 2}) {
-    const std::string message = ranks::read(folder / ("message." + std::to_string(rank)));
-    const int status = statuses[static_cast<std::size_t>(rank)];
-    INFO(ranks::read(folder / ("out." + std::to_string(rank))));
-    CAPTURE(rank, message, status);
-    REQUIRE(ready);
-    REQUIRE((WIFEXITED(status) && WEXITSTATUS(status) == 1));
+  for (const std::string& message : said_without(1, "rank: scores pages while one takes long", "scores", 15))
     REQUIRE_THAT(message, Catch::Matchers::Contains("of 3 cannot go on: ") && Catch::Matchers::Contains("rank 1 gives no sign of life: killed, stopped or cut off"));
-  }
-  fs::remove_all(folder);
 }
 
 TEST_CASE("a rank that does not come is named when the time is over") {
